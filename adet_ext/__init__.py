@@ -1,0 +1,17 @@
+"""adet-ext: fully convolutional instance and panoptic segmenters for Detectron2, with or without Detectron2.
+
+Importing the package registers its meta-architectures (``OneStageDetector``, ``BlendMask``), its proposal
+generator (``FCOS``), its backbones and its built-in data sets with whichever engine is on, so that a script
+written for Detectron2 needs two lines more::
+
+    import adet_ext
+    adet_ext.add_adet_config(cfg)   # before cfg.merge_from_file(...)
+"""
+
+__version__ = "0.1.0"
+
+from . import modeling  # noqa: F401  (registers the models)
+from .config import add_adet_config, get_cfg, load_config
+from .data import shapes  # noqa: F401  (registers the built-in data sets)
+
+__all__ = ["add_adet_config", "get_cfg", "load_config", "__version__"]

@@ -1,0 +1,99 @@
+"""Paired rounds: every contestant once a round, in changing order, so that a slow minute of the machine hits all alike."""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..errors import UserError
+
+__all__ = ["Partner", "Spread", "ratios", "run_rounds", "spread"]
+
+
+@dataclass
+class Partner:
+    """A contestant in a process of its own; see :mod:`adet_ext.benchmark.worker`."""
+
+    label: str
+    config: str
+    engine: str
+    opts: list[str] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
+    rounds: list[dict[str, float]] = field(default_factory=list)
+    process: subprocess.Popen | None = None
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-m", "adet_ext.benchmark.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "ADET_EXT_ENGINE": self.engine},
+        )
+
+    def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
+        """Have it do something and wait for the answer.
+
+        Raises:
+            UserError: it could not, or its process ended.
+        """
+        try:
+            self.process.stdin.write(json.dumps({"do": do, **arguments}) + "\n")
+            self.process.stdin.flush()
+            line = self.process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        if not line:
+            status = self.process.wait()
+            raise UserError(f"{self.label} ended with status {status} on {do!r}; its last words are above")
+        answer = json.loads(line)
+        if "error" in answer:
+            raise UserError(f"{self.label}: {answer['error']}")
+        return answer
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.stdin.close()
+            try:
+                self.process.wait(timeout=20)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Median, quartiles and least of a series."""
+
+    median: float
+    lower: float
+    upper: float
+    least: float
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """The series' median with its quartiles; a single value is its own."""
+    if len(values) == 1:
+        return Spread(values[0], values[0], values[0], values[0])
+    lower, median, upper = statistics.quantiles(values, n=4, method="inclusive")
+    return Spread(median, lower, upper, min(values))
+
+
+def ratios(times: Sequence[float], baseline: Sequence[float]) -> Spread:
+    """How ``times`` compare with ``baseline`` round by round: the spread of their quotients."""
+    return spread([mine / theirs for mine, theirs in zip(times, baseline, strict=True)])
+
+
+def run_rounds(partners: Sequence[Partner], rounds: int, warmup: int, tick: Callable[[], None]) -> None:
+    """Time ``rounds`` rounds into every partner's ``rounds``; ``tick`` is called after each."""
+    for i in range(-warmup, rounds):
+        order = list(partners) if i % 2 == 0 else list(reversed(partners))
+        for partner in order:
+            result = partner.ask("time")
+            if i >= 0:
+                partner.rounds.append(result)
+        tick()

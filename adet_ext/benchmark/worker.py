@@ -1,0 +1,190 @@
+"""One contestant of a benchmark, in a process of its own: it is told what to do in lines of JSON and answers in such.
+
+Its own process lets each contestant have its own engine, chosen by ``ADET_EXT_ENGINE`` before anything is imported.
+"""
+
+import importlib.util
+import json
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..config import load_config
+from ..d2 import ENGINE
+from ..d2.modeling import build_model
+from ..errors import UserError
+from .calibrate import calibrate, count_detections
+
+__all__ = ["Contestant", "main"]
+
+_DETECTRON2 = "detectron2:"  # prefix of configs of Detectron2's own model zoo
+
+
+class Contestant:
+    """A model and its inputs, timed forward pass by forward pass."""
+
+    def __init__(self):
+        self.model: torch.nn.Module = None
+        self.inputs: list[dict] = []
+        self.stages: dict[str, float] = {}
+
+    def build(
+        self,
+        *,
+        config: str,
+        opts: list[str],
+        height: int,
+        width: int,
+        batch: int,
+        images: list[str],
+        threads: int | None,
+        device: str,
+        seed: int,
+    ) -> dict[str, Any]:
+        """Make the model and its inputs. Weights are loaded where ``opts`` names MODEL.WEIGHTS, else random."""
+        if threads:
+            torch.set_num_threads(threads)
+        torch.manual_seed(seed)
+        named = "MODEL.WEIGHTS" in opts
+        cfg = load_config(_config_file(config), [*opts, "MODEL.DEVICE", device])
+        self.model = build_model(cfg).eval()
+        if named:
+            from ..d2.checkpoint import DetectionCheckpointer
+
+            DetectionCheckpointer(self.model).load(cfg.MODEL.WEIGHTS)
+        self.inputs = _read(images, height, width) or _noise(batch, height, width, seed)
+        self._watch_stages()
+        return {
+            "engine": ENGINE,
+            "class": type(self.model).__name__,
+            "torch": torch.__version__,
+            "threads": torch.get_num_threads(),
+            "device": torch.cuda.get_device_name() if device.startswith("cuda") else "CPU",
+            "trained": named,
+        }
+
+    def calibrate(self, *, low: int, high: int) -> dict[str, Any]:
+        return {"detections": calibrate(self.model, self.inputs, low, high)}
+
+    def save(self, *, path: str) -> dict[str, Any]:
+        torch.save(self.model.state_dict(), path)
+        return {}
+
+    def load(self, *, path: str) -> dict[str, Any]:
+        self.model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+        return {}
+
+    def time(self) -> dict[str, Any]:
+        """One forward pass in milliseconds, as a whole and by stages, with what it found."""
+        self.stages = dict.fromkeys(("preprocess", "backbone", "postprocess"), 0.0)
+        with torch.inference_mode():
+            start = self._now()
+            outputs = self.model(self.inputs)
+            total = self._now() - start
+        instances = outputs[0]["instances"]
+        boxes = instances.pred_boxes.area().sqrt() if len(instances) else torch.zeros(1)
+        return {
+            "total": total,
+            **self.stages,
+            "heads": total - sum(self.stages.values()),
+            "detections": count_detections(outputs),
+            "box": float(boxes.mean()),
+        }
+
+    def _now(self) -> float:
+        if self.inputs and next(self.model.parameters()).is_cuda:
+            torch.cuda.synchronize()
+        return time.perf_counter() * 1e3
+
+    def _watch_stages(self) -> None:
+        """Add up the time spent before and after the network and in the backbone with its FPN.
+
+        Detectron2 calls its post-processing by the class, we by the object; patching the class serves both.
+        """
+        for stage, names in {"preprocess": ["preprocess_image"], "postprocess": ["_postprocess", "postprocess"]}.items():
+            for name in names:
+                for owner in type(self.model).__mro__:
+                    if name in vars(owner):
+                        self._wrap(owner, name, stage)
+                        break
+        start = [0.0]
+        backbone = getattr(self.model, "backbone", None)
+        if backbone is not None:
+            backbone.register_forward_pre_hook(lambda module, args: start.__setitem__(0, self._now()))
+            backbone.register_forward_hook(lambda module, args, output: self._add("backbone", start[0]))
+
+    def _wrap(self, owner: type, name: str, stage: str) -> None:
+        original = vars(owner)[name]
+        function = original.__func__ if isinstance(original, staticmethod) else original
+
+        def timed(*args, **kwargs):
+            start = self._now()
+            result = function(*args, **kwargs)
+            self._add(stage, start)
+            return result
+
+        setattr(owner, name, staticmethod(timed) if isinstance(original, staticmethod) else timed)
+
+    def _add(self, stage: str, start: float) -> None:
+        self.stages[stage] = self.stages.get(stage, 0.0) + self._now() - start
+
+
+def _config_file(name: str) -> str:
+    if not name.startswith(_DETECTRON2):
+        return name
+    spec = importlib.util.find_spec("detectron2")
+    if spec is None or ENGINE != "detectron2":
+        raise UserError(f"{name} needs Detectron2, which is not installed or does not import here")
+    path = Path(spec.origin).parent / "model_zoo" / "configs" / name.removeprefix(_DETECTRON2)
+    if not path.is_file():
+        raise UserError(f"this Detectron2 has no config {path}")
+    return str(path)
+
+
+def _noise(batch: int, height: int, width: int, seed: int) -> list[dict]:
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randint(0, 256, (batch, 3, height, width), generator=generator, dtype=torch.uint8)
+    return [{"image": image, "height": height, "width": width} for image in images]
+
+
+def _read(paths: list[str], height: int, width: int) -> list[dict]:
+    """Pictures in BGR, brought to ``height`` x ``width``; results are asked for at their own size."""
+    import cv2
+
+    inputs = []
+    for path in paths:
+        image = cv2.imread(path)
+        if image is None:
+            raise UserError(f"{path} is not a picture that can be read")
+        resized = torch.from_numpy(cv2.resize(image, (width, height))).permute(2, 0, 1).contiguous()  # (3, H, W)
+        inputs.append({"image": resized, "height": image.shape[0], "width": image.shape[1]})
+    return inputs
+
+
+def main() -> None:
+    """Answer requests from the standard input until it ends."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever libraries print goes to the standard error, not among the answers
+    contestant = Contestant()
+    for line in sys.stdin:
+        request = json.loads(line)
+        action: Callable = getattr(contestant, request.pop("do"))
+        try:
+            answer = action(**request)
+        except (UserError, ValueError) as error:
+            answer = {"error": str(error)}
+        except Exception as error:  # handed to the parent, which ends the benchmark
+            traceback.print_exc()
+            answer = {"error": f"{type(error).__name__}: {error}"}
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
+
+if __name__ == "__main__":
+    main()

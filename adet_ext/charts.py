@@ -1,0 +1,91 @@
+"""Line charts as SVG that take their colours from the page they stand on, so that they follow light and dark."""
+
+import hashlib
+import io
+import re
+from collections.abc import Mapping, Sequence
+
+__all__ = ["CHART_STYLE", "line_chart"]
+
+# Matplotlib paints with these stand-ins; each becomes a CSS variable of the page.
+_INK, _FAINT = "#010203", "#010204"
+_SERIES = tuple(f"#0102{value:02x}" for value in range(0x10, 0x18))
+_VARIABLES = {_INK: "var(--ink-soft)", _FAINT: "var(--rule)"} | {
+    colour: f"var(--series-{index})" for index, colour in enumerate(_SERIES)
+}
+
+# What a page has to define once for its charts.
+CHART_STYLE = """
+:root { --series-0: #2563eb; --series-1: #dc2626; --series-2: #d08700; --series-3: #16a34a;
+        --series-4: #9333ea; --series-5: #0891b2; --series-6: #db2777; --series-7: #65a30d; }
+@media (prefers-color-scheme: dark) {
+:root { --series-0: #60a5fa; --series-1: #f87171; --series-2: #fbbf24; --series-3: #4ade80;
+        --series-4: #c084fc; --series-5: #22d3ee; --series-6: #f472b6; --series-7: #a3e635; } }
+.chart svg { width: 100%; height: auto; display: block; }
+.chart text { font-family: inherit !important; }
+"""
+
+Series = Mapping[str, tuple[Sequence[float], Sequence[float]]]
+
+
+def line_chart(
+    series: Series,
+    *,
+    x_label: str,
+    y_label: str,
+    log: bool = False,
+    bottom: float | None = None,
+    top: float | None = None,
+    size: tuple[float, float] = (9.5, 4.0),
+) -> str:
+    """Return an ``<svg>`` element with one line per series, for the body of an HTML page with CHART_STYLE.
+
+    Args:
+        series: name -> (x values, y values); a series of one value becomes a dot. Colours repeat after eight.
+        x_label, y_label: what the axes show, with units.
+        log: a logarithmic y axis.
+        bottom, top: ends of the y axis; by default they follow the values.
+        size: width and height in inches; the page scales the chart to its column.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure  # not pyplot: no global state, no display
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    # Text stays text; element ids differ from chart to chart on one page, and not from run to run.
+    salt = hashlib.sha256(repr((sorted(series), x_label, y_label)).encode()).hexdigest()[:8]
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": salt, "font.size": 9}):
+        figure = Figure(figsize=size, layout="constrained")
+        axes = figure.add_subplot()
+        for index, (name, (xs, ys)) in enumerate(series.items()):
+            colour = _SERIES[index % len(_SERIES)]
+            marker = "o" if len(xs) < 12 else None
+            axes.plot(xs, ys, color=colour, linewidth=1.8, marker=marker, markersize=4, label=name)
+        _dress(axes, x_label, y_label, len(series))
+        if log:
+            axes.set_yscale("log")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_locator(NullLocator())
+        axes.set_ylim(bottom=bottom, top=top)
+        text = io.StringIO()
+        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    svg = text.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    for colour, variable in _VARIABLES.items():
+        svg = svg.replace(colour, variable)
+    return svg
+
+
+def _dress(axes, x_label: str, y_label: str, count: int) -> None:
+    """Quiet axes: two thin spines, a faint horizontal grid, soft labels, a legend without a frame."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(_FAINT)
+    axes.tick_params(colors=_INK, which="both", length=0)
+    axes.grid(axis="y", color=_FAINT, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.set_xlabel(x_label, color=_INK)
+    axes.set_ylabel(y_label, color=_INK)
+    axes.margins(x=0.02)
+    if count > 1:
+        axes.legend(frameon=False, labelcolor=_INK, ncols=2 if count > 4 else 1, handlelength=1.4)

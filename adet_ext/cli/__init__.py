@@ -1,0 +1,87 @@
+"""The command line: one module per verb, imported only when its verb is used.
+
+A verb's module has ``main(argv: list[str] | None = None) -> int | None``; ``None`` stands for ``sys.argv[1:]``.
+"""
+
+import difflib
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+from ..errors import UserError
+
+__all__ = ["VERBS", "main", "run"]
+
+VERBS = {
+    "train": "train a model, or evaluate it with --eval-only",
+    "eval": "evaluate a checkpoint",
+    "demo": "draw a model's predictions on images, folders or videos",
+    "data": "list, check, draw and register data sets",
+    "bench": "time models against one another in paired rounds",
+    "analyze": "parameters, multiply-adds and activations, per module",
+    "env": "versions, the engine that is on and why, native operators",
+}
+
+USAGE = "python -m adet_ext VERB [arguments]"
+
+
+def run(verb: str, argv: Sequence[str] | None = None) -> int:
+    """Run a verb and return its exit status.
+
+    A :class:`UserError` becomes one sentence on the standard error and status 2; with ``ADET_EXT_DEBUG=1`` its
+    traceback comes before it. Other exceptions are defects and pass through.
+    """
+    try:
+        module = importlib.import_module(f"{__name__}.{verb}")
+        return module.main(None if argv is None else list(argv)) or 0
+    except UserError as error:
+        if os.environ.get("ADET_EXT_DEBUG", "") not in ("", "0"):
+            traceback.print_exc()
+        sys.stdout.flush()
+        print(f"adet_ext {verb}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"adet_ext {verb}: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader of our output went away, as in "... | head". Python would complain once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Dispatch ``VERB arguments``; return the exit status."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(_help())
+        return 0 if argv else 2
+    if argv[0] in ("-V", "--version"):
+        from .. import __version__
+
+        print(f"adet_ext {__version__}")
+        return 0
+    verb, rest = argv[0], argv[1:]
+    if verb not in VERBS:
+        near = difflib.get_close_matches(verb, VERBS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"the verbs are {', '.join(VERBS)}"
+        print(f"adet_ext: there is no verb {verb!r}; {hint}", file=sys.stderr)
+        return 2
+    sys.argv = [f"python -m adet_ext {verb}", *rest]  # what argparse and the printed command lines show
+    return run(verb, rest)
+
+
+def _help() -> str:
+    lines = [f"usage: {USAGE}", "", "Fully convolutional segmenters, with or without Detectron2.", "", "verbs:"]
+    lines += [f"  {verb:<9}{what}" for verb, what in VERBS.items()]
+    lines += [
+        "",
+        "'python -m adet_ext VERB --help' lists a verb's arguments.",
+        "",
+        "environment:",
+        "  ADET_EXT_ENGINE   auto (default), detectron2 or embedded",
+        "  ADET_EXT_DEBUG=1  print the traceback of errors in the input too",
+        "  ADET_EXT_OPS      auto (default) or reference: leave the compiled operators out",
+    ]
+    return "\n".join(lines)

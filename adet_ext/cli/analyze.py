@@ -1,0 +1,115 @@
+"""Parameters, multiply-adds and activations of a model at a given input size, per module."""
+
+import argparse
+import json
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from ..config import load_config
+from ..cost import Cost, measure
+from ..d2 import ENGINE
+from ..d2.config import CfgNode
+from ..d2.modeling import build_model
+from ..errors import UserError
+
+__all__ = ["analyze", "build_for_costs", "main", "random_input", "test_size"]
+
+NOTE = "multiply-adds of convolutions and matrix products (twice as many floating-point operations); one image"
+
+
+def test_size(cfg: CfgNode) -> tuple[int, int]:
+    """Height and width that the config tests a 4:3 picture at: 800 x 1088 for a shorter side of 800.
+
+    The width is rounded up to a multiple of 32, as the backbones pad it, and kept within INPUT.MAX_SIZE_TEST.
+    """
+    height = cfg.INPUT.MIN_SIZE_TEST or 800
+    width = min(-(-height * 4 // 3 // 32) * 32, cfg.INPUT.MAX_SIZE_TEST)
+    return height, width
+
+
+def random_input(height: int, width: int, seed: int = 0) -> list[dict]:
+    """A batch of one image of noise, in the form of Detectron2's models."""
+    generator = torch.Generator().manual_seed(seed)
+    image = torch.randint(0, 256, (3, height, width), generator=generator, dtype=torch.uint8)
+    return [{"image": image, "height": height, "width": width}]
+
+
+def build_for_costs(cfg: CfgNode) -> nn.Module:
+    """The config's model on the CPU with random weights; nothing is downloaded."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.WEIGHTS = ""
+    return build_model(cfg).eval()
+
+
+def analyze(cfg: CfgNode, height: int, width: int) -> Cost:
+    """Count one evaluation of the config's model on an image of ``height`` x ``width``."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = build_for_costs(cfg)
+        try:
+            return measure(model, [random_input(height, width)])
+        except NotImplementedError as error:  # Detectron2's deformable convolutions know no CPU
+            raise UserError(
+                f"the {ENGINE} engine cannot run this model on the CPU ({error}); try ADET_EXT_ENGINE=embedded"
+            ) from error
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line of this verb."""
+    parser = argparse.ArgumentParser(description=f"Count parameters, activations, and {NOTE}.")
+    parser.add_argument("--config-file", required=True, metavar="FILE", help="a YAML file, or a packaged config's name")
+    parser.add_argument("--height", type=int, help="of the image; the config's test size if left out")
+    parser.add_argument("--width", type=int, help="of the image; the config's test size if left out")
+    parser.add_argument("--depth", type=int, default=2, help="how many names deep the table goes (2)")
+    parser.add_argument("--json", action="store_true", help="as JSON")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config overrides, at the end")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the table, or JSON."""
+    arguments = build_parser().parse_args(argv)
+    cfg = load_config(arguments.config_file, arguments.opts)
+    height, width = test_size(cfg)
+    height, width = arguments.height or height, arguments.width or width
+    if min(height, width) < 32:
+        raise UserError(f"an image of {height} x {width} is too small; give --height and --width of 32 or more")
+    cost = analyze(cfg, height, width)
+    if arguments.json:
+        report = {
+            "config": arguments.config_file,
+            "overrides": arguments.opts,
+            "height": height,
+            "width": width,
+            "parameters": cost.parameters[""],
+            "multiply_adds": cost.multiply_adds[""],
+            "activations": cost.activations[""],
+            "modules": [
+                dict(zip(("name", "class", "parameters", "multiply_adds", "activations"), row))
+                for row in cost.table(arguments.depth)
+            ],
+        }
+        print(json.dumps(report, indent=2))
+    else:
+        print(render(cost, arguments.depth))
+        print(f"\n{height} x {width}, {cfg.MODEL.FCOS.POST_NMS_TOPK_TEST} detections; {NOTE}")
+    return 0
+
+
+def render(cost: Cost, depth: int) -> str:
+    """The table as text: indented by depth, numbers in millions and thousands of millions."""
+    rows = []
+    for name, kind, parameters, multiply_adds, activations in cost.table(depth):
+        label = "  " * (name.count(".") + bool(name)) + (name.rpartition(".")[2] or "model")
+        rows.append((f"{label} ({kind})", f"{parameters / 1e6:.3f}", f"{multiply_adds / 1e9:.3f}", f"{activations / 1e6:.3f}"))
+    head = ("module", "parameters (M)", "multiply-adds (G)", "activations (M)")
+    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(4)]
+    lines = []
+    for row in [head, *rows]:
+        lines.append(row[0].ljust(widths[0]) + "".join("  " + cell.rjust(width) for cell, width in zip(row[1:], widths[1:])))
+    lines.insert(1, "-" * len(lines[0]))
+    return "\n".join(lines)

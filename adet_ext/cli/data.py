@@ -1,0 +1,197 @@
+"""``data``: list, check and draw data sets."""
+
+import argparse
+import os
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from .. import drawing
+from ..config import get_cfg, load_config
+from ..d2.config import CfgNode
+from ..d2.data import DatasetCatalog, MetadataCatalog, detection_utils
+from ..d2.structures import BoxMode, Instances, PolygonMasks
+from ..data.loader import build_train_loader, dataset_dicts
+from ..data.register import register_dataset
+from ..data.validate import validate_coco
+from ..errors import UserError
+from ..files import make_folder
+from ..image_io import write_image
+from ..visualize import class_names_of, draw_ground_truth
+
+__all__ = ["build_parser", "draw", "main"]
+
+_SHEET = "contact_sheet.png"
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line of ``data``, with a sub-command for each thing to do."""
+    parser = argparse.ArgumentParser(description="List, check and draw data sets.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands.add_parser("list", help="names of the registered data sets, and whether their files are here")
+
+    check = commands.add_parser("validate", help="check a data set in COCO format; exit status 1 if it has errors")
+    check.add_argument("name", metavar="NAME", help="what the data set is called; only for the report")
+    check.add_argument("images", metavar="IMAGES", help="the folder of its images")
+    check.add_argument("annotations", metavar="ANNOTATIONS", help="its JSON file")
+    check.add_argument("--examples", type=int, default=5, metavar="N", help="cases shown of each kind of problem (5)")
+
+    pictures = commands.add_parser("draw", help="draw annotations, or what the training loader yields, as PNG files")
+    pictures.add_argument("--config-file", default="", metavar="FILE", help="a YAML file, or a packaged config's name")
+    pictures.add_argument(
+        "--dataset",
+        nargs=3,
+        action="append",
+        default=[],
+        metavar=("NAME", "IMAGES", "ANNOTATIONS"),
+        help="a data set in COCO format to draw instead of the config's; may be repeated",
+    )
+    pictures.add_argument(
+        "--source",
+        choices=("annotation", "dataloader"),
+        default="annotation",
+        help="the annotations as they are, or images and annotations after augmentation (default: annotation)",
+    )
+    pictures.add_argument("--output-dir", default="./data_pictures", metavar="DIR", help="where the pictures go")
+    pictures.add_argument("--num", type=int, default=16, metavar="N", help="how many images to draw (16)")
+    pictures.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config overrides, at the end")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``data COMMAND ...`` and return the exit status."""
+    arguments = build_parser().parse_args(argv)
+    if arguments.command == "list":
+        return _list()
+    if arguments.command == "validate":
+        return _validate(arguments)
+    return draw(arguments)
+
+
+def _list() -> int:
+    for name in sorted(DatasetCatalog.list()):
+        metadata = MetadataCatalog.get(name)
+        file = metadata.get("json_file") or metadata.get("panoptic_json") or metadata.get("sem_seg_root") or ""
+        here = not file or "://" in file or os.path.exists(file)
+        print(f"{name:<40}{file or '-'}" + ("" if here else "  (not here)"))
+    print("\nBuilt-in names of COCO and others are read from the folder that DETECTRON2_DATASETS names.")
+    return 0
+
+
+def _validate(arguments: argparse.Namespace) -> int:
+    checked = validate_coco(arguments.annotations, arguments.images, max_examples=max(arguments.examples, 1))
+    print(checked.report)
+    images = checked.dataset_dicts
+    count = sum(len(d["annotations"]) for d in images)
+    empty = sum(not d["annotations"] for d in images)
+    classes = checked.classes
+    names = ", ".join(classes[:12]) + (", ..." if len(classes) > 12 else "")
+    print(
+        f"{arguments.name}: usable are {len(images)} images ({empty} of them without annotations) with {count} "
+        f"annotations of {len(classes)} classes{': ' if names else ''}{names}"
+    )
+    return 0 if checked.report.ok else 1
+
+
+def draw(arguments: argparse.Namespace) -> int:
+    """Draw ``arguments.num`` images into ``arguments.output_dir``, and a contact sheet of them."""
+    if arguments.num < 1:
+        raise UserError(f"--num is {arguments.num}; it has to be at least 1")
+    cfg = _config(arguments)
+    folder = make_folder(arguments.output_dir)
+    records = _loaded(cfg) if arguments.source == "dataloader" else _annotated(cfg)
+    names = class_names_of(MetadataCatalog.get(cfg.DATASETS.TRAIN[0]))
+    panels, captions = [], []
+    for number, (image, record) in zip(range(arguments.num), records):
+        picture = _picture(image, record, names)
+        stem = os.path.splitext(os.path.basename(record["file_name"]))[0]
+        write_image(os.path.join(folder, f"{number:04d}_{stem}.png"), picture[..., ::-1])
+        panels.append(picture)
+        captions.append(f"{stem}: {len(record['annotations'])} instances")
+    title = f"{', '.join(cfg.DATASETS.TRAIN)}: {arguments.source}"
+    columns = min(4, len(panels))
+    sheet = drawing.sheet(panels, captions, columns=columns, cell=_cell(panels), title=title)
+    write_image(os.path.join(folder, _SHEET), sheet[..., ::-1])
+    print(f"{len(panels)} pictures in {folder}; all of them on {os.path.join(folder, _SHEET)}")
+    return 0
+
+
+def _config(arguments: argparse.Namespace) -> CfgNode:
+    if arguments.config_file:
+        cfg = load_config(arguments.config_file, arguments.opts)
+    else:
+        cfg = get_cfg()
+        cfg.MODEL.MASK_ON = True
+        cfg.DATASETS.TRAIN = ("shapes_train",)
+        try:
+            cfg.merge_from_list(arguments.opts)
+        except (AssertionError, KeyError, ValueError, TypeError) as error:
+            raise UserError(f"the command line ({' '.join(arguments.opts)}): {' '.join(str(error).split())}") from error
+    for name, images, annotations in arguments.dataset:
+        register_dataset(name, images, annotations)
+    if arguments.dataset:
+        cfg.DATASETS.TRAIN = tuple(name for name, _, _ in arguments.dataset)
+    # One picture after the other, the same ones in each call.
+    cfg.SEED = max(cfg.SEED, 0)
+    cfg.SOLVER.IMS_PER_BATCH = 1
+    cfg.DATALOADER.NUM_WORKERS = 0
+    return cfg
+
+
+def _annotated(cfg: CfgNode) -> Iterator[tuple[np.ndarray, dict]]:
+    """Images as RGB, with their dataset dicts as they are."""
+    for record in dataset_dicts(cfg.DATASETS.TRAIN, "DATASETS.TRAIN", filter_empty=False):
+        try:
+            image = detection_utils.read_image(record["file_name"], "RGB")
+        except OSError as error:
+            raise UserError(f"{record['file_name']}: this image cannot be read: {error}") from error
+        yield image, {**record, "annotations": record.get("annotations", [])}
+
+
+def _loaded(cfg: CfgNode) -> Iterator[tuple[np.ndarray, dict]]:
+    """Images as RGB, with what the training loader made of them."""
+    for batch in build_train_loader(cfg):
+        for sample in batch:
+            image = sample["image"].permute(1, 2, 0).numpy()  # H, W, 3
+            image = detection_utils.convert_image_to_rgb(image, cfg.INPUT.FORMAT)
+            yield image.astype(np.uint8), {**sample, "annotations": _annotations(sample.get("instances"))}
+
+
+def _annotations(instances: Instances | None) -> list[dict]:
+    if instances is None:
+        return []
+    annotations = []
+    for i, box in enumerate(instances.gt_boxes.tensor.tolist()):
+        annotation = {"bbox": box, "bbox_mode": BoxMode.XYXY_ABS, "category_id": int(instances.gt_classes[i])}
+        if instances.has("gt_masks"):
+            masks = instances.gt_masks
+            polygons = isinstance(masks, PolygonMasks)
+            annotation["segmentation"] = (
+                [p.tolist() for p in masks.polygons[i]] if polygons else masks.tensor[i].numpy().astype(bool)
+            )
+        annotations.append(annotation)
+    return annotations
+
+
+def _picture(image: np.ndarray, record: dict, names: Sequence[str]) -> np.ndarray:
+    """The annotated image; beside it the dense labels that the loader yields, if any."""
+    scale = max(1, round(400 / max(image.shape[:2])))
+    parts = [draw_ground_truth(np.ascontiguousarray(image), record, names, scale=scale)]
+    for key in ("basis_sem", "sem_seg"):
+        if key in record:
+            parts.append(_label_map(record[key].numpy(), scale))
+    return np.concatenate(parts, axis=1)
+
+
+def _label_map(labels: np.ndarray, scale: int) -> np.ndarray:
+    colours = np.array([(40, 40, 40), *drawing.PALETTE], np.uint8)
+    picture = colours[np.where(labels > 0, 1 + (labels - 1) % len(drawing.PALETTE), 0)]
+    picture[labels == 255] = 255  # not labelled
+    return picture.repeat(scale, 0).repeat(scale, 1)
+
+
+def _cell(panels: Sequence[np.ndarray], longest: int = 420) -> tuple[int, int]:
+    """(height, width) that the largest panel fits into, the longer side at most ``longest``."""
+    height, width = max(p.shape[0] for p in panels), max(p.shape[1] for p in panels)
+    factor = min(1.0, longest / max(height, width))
+    return max(1, round(height * factor)), max(1, round(width * factor))

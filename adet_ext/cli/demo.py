@@ -1,0 +1,269 @@
+"""Prediction on images and videos: overlays, and instances as COCO JSON."""
+
+import argparse
+import glob
+import os
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from .. import video
+from ..coco_json import image_ids, to_results, write_results
+from ..config import load_config
+from ..d2.config import CfgNode
+from ..d2.data import MetadataCatalog
+from ..errors import UserError
+from ..files import make_folder
+from ..image_io import read_image, write_image
+from ..predictor import Predictor, confident, on_cpu
+from ..visualize import ColourTracker, class_names_of, draw_outputs
+
+__all__ = ["build_parser", "find_images", "main"]
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line of the demo."""
+    parser = argparse.ArgumentParser(
+        description="Predict on images or a video; write overlays and, on request, COCO JSON.",
+        epilog="Exit status: 0 all went well, 1 some images could not be read, 2 nothing could be done.",
+    )
+    parser.add_argument("--config-file", required=True, metavar="FILE", help="a YAML file, or a packaged config's name")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--input", nargs="+", metavar="PATH", help="image files, folders, or quoted globs")
+    source.add_argument("--video-input", metavar="FILE", help="a video")
+    parser.add_argument("--output", metavar="PATH", help="folder for the overlays; or the file, for one image or video")
+    parser.add_argument("--json", metavar="FILE", help="write all instances here, in COCO's result format")
+    parser.add_argument("--no-draw", action="store_true", help="no overlays: only --json and the times")
+    parser.add_argument("--confidence-threshold", type=float, default=0.3, metavar="P", help="keep scores from P on (0.3)")
+    names = parser.add_mutually_exclusive_group()
+    names.add_argument("--dataset-names", metavar="NAME", help="data set whose class names to use; default: the config's")
+    names.add_argument("--class-names", nargs="+", metavar="NAME", help="the class names themselves")
+    parser.add_argument("--batch-size", type=int, default=1, metavar="N", help="images in one pass through the net (1)")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config overrides, at the end")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None, predictor: Predictor | None = None) -> int:
+    """Run the demo and return its exit status; ``predictor`` stands in for the config's, in tests and notebooks.
+
+    Raises:
+        UserError: nothing could be done, and why.
+    """
+    arguments = build_parser().parse_args(argv)
+    if arguments.batch_size < 1:
+        raise UserError(f"--batch-size is {arguments.batch_size}; it has to be at least 1")
+    if not arguments.json and (arguments.no_draw or not arguments.output):
+        raise UserError("there is nothing to write: give --output, or --json, or both")
+    # What can be wrong with the paths is found before minutes go into loading a model.
+    if arguments.input:
+        paths = find_images(arguments.input)
+        targets = _image_targets(paths, None if arguments.no_draw else arguments.output)
+    else:
+        paths, targets = [arguments.video_input], [_video_target(arguments)]
+    _keep_inputs(paths, [*targets, arguments.json])
+    for target in {os.path.dirname(path) for path in [*targets, arguments.json] if path}:
+        make_folder(target)
+    if predictor is None:
+        predictor = _load_predictor(arguments.config_file, arguments.opts)
+    session = _Session(predictor, arguments)
+    if arguments.input:
+        session.images(paths, targets)
+    else:
+        session.video(paths[0], targets[0])
+    return session.finish()
+
+
+def _load_predictor(config_file: str, opts: Sequence[str]) -> Predictor:
+    cfg = load_config(config_file, opts)
+    if not cfg.MODEL.WEIGHTS:
+        raise UserError(f"{config_file} names no weights; add MODEL.WEIGHTS FILE at the end of the command")
+    return Predictor(cfg)
+
+
+def find_images(inputs: Sequence[str]) -> list[str]:
+    """Return the image files that files, folders and globs name, in order and each once.
+
+    Raises:
+        UserError: one of ``inputs`` names nothing, or a video.
+    """
+    found: list[str] = []
+    for entry in inputs:
+        if os.path.isdir(entry):
+            names = sorted(os.listdir(entry))
+            matches = [os.path.join(entry, name) for name in names if name.lower().endswith(IMAGE_SUFFIXES)]
+            if not matches:
+                raise UserError(f"{entry}: there is no image in this folder ({', '.join(IMAGE_SUFFIXES)})")
+        elif os.path.exists(entry):
+            matches = [entry]
+        else:
+            matches = sorted(path for path in glob.glob(entry, recursive=True) if os.path.isfile(path))
+            if not matches:
+                raise UserError(f"{entry}: there is no such file or folder, and nothing matches it")
+        for path in matches:
+            if path.lower().endswith(video.SUFFIXES):
+                raise UserError(f"{path} is a video; give it with --video-input")
+        found += matches
+    return list(dict.fromkeys(found))
+
+
+def _image_targets(paths: Sequence[str], output: str | None) -> list[str | None]:
+    """Where each overlay goes: under its own name where names differ, else in the folders the inputs lie in."""
+    if output is None:
+        return [None] * len(paths)
+    if len(paths) == 1 and output.lower().endswith(IMAGE_SUFFIXES) and not os.path.isdir(output):
+        return [output]
+    names = [os.path.basename(path) for path in paths]
+    if len(set(names)) < len(names):
+        full = [os.path.abspath(path) for path in paths]
+        root = os.path.commonpath([os.path.dirname(path) for path in full])
+        names = [os.path.relpath(path, root) for path in full]
+    return [os.path.join(output, name) for name in names]
+
+
+def _video_target(arguments: argparse.Namespace) -> str | None:
+    if arguments.no_draw or not arguments.output:
+        return None
+    if arguments.output.lower().endswith(video.SUFFIXES):
+        return arguments.output
+    stem = os.path.splitext(os.path.basename(arguments.video_input))[0]
+    return os.path.join(arguments.output, stem + ".mp4")
+
+
+def _keep_inputs(paths: Sequence[str], targets: Sequence[str | None]) -> None:
+    """Refuse to write over an input, under whatever name the output reaches it."""
+    inputs = {os.path.realpath(path) for path in paths}
+    for target in targets:
+        if target and os.path.realpath(target) in inputs:
+            raise UserError(f"{target} is an input and would be overwritten; choose another --output or --json")
+
+
+class _Session:
+    """One run of the demo: what is predicted with, what has been found, and how long each part took."""
+
+    def __init__(self, predictor: Predictor, arguments: argparse.Namespace):
+        self.predictor, self.arguments = predictor, arguments
+        self.metadata = _metadata(predictor.cfg, arguments)
+        self.names = class_names_of(self.metadata)
+        ids = getattr(self.metadata, "thing_dataset_id_to_contiguous_id", None) or {}
+        self.category_ids = sorted(ids, key=ids.get)
+        self.results: list[dict[str, Any]] = []
+        self.seconds: dict[str, list[float]] = {"read": [], "net": [], "draw": []}
+        self.broken = 0
+        self.written: list[str] = []
+
+    def images(self, paths: Sequence[str], targets: Sequence[str | None]) -> None:
+        """Predict on images, batch by batch; an image that cannot be read is reported and left out."""
+        size, ids = self.arguments.batch_size, image_ids(paths)
+        with tqdm(total=len(paths), unit="image", disable=None) as bar:
+            for start in range(0, len(paths), size):
+                batch = []
+                for index in range(start, min(start + size, len(paths))):
+                    begin = time.perf_counter()
+                    try:
+                        batch.append((index, read_image(paths[index])))
+                        self.seconds["read"].append(time.perf_counter() - begin)
+                    except UserError as error:
+                        self.broken += 1
+                        with bar.external_write_mode(file=sys.stderr):
+                            print(f"error: {error}", file=sys.stderr)
+                outputs = self._predict([image for _, image in batch])
+                for (index, image), output in zip(batch, outputs):
+                    begin = time.perf_counter()
+                    self._collect(output, ids[index], paths[index])
+                    if targets[index]:
+                        write_image(targets[index], self._draw(image, output))
+                        self.written.append(targets[index])
+                    self.seconds["draw"].append(time.perf_counter() - begin)
+                bar.update(min(size, len(paths) - start))
+
+    def video(self, path: str, target: str | None) -> None:
+        """Predict on a video frame by frame, and write it with the overlays at the same frame rate."""
+        tracker = ColourTracker()
+        with video.VideoReader(path) as source, tqdm(total=source.frames or None, unit="frame", disable=None) as bar:
+            frames = 0
+
+            def change(frame: np.ndarray) -> np.ndarray:
+                nonlocal frames
+                frames += 1
+                output = self._predict([frame])[0]
+                begin = time.perf_counter()
+                self._collect(output, frames, path)
+                instances = output.get("instances")
+                colours = tracker(instances) if instances is not None and instances.has("pred_boxes") else None
+                drawn = self._draw(frame, output, colours) if target else frame
+                self.seconds["draw"].append(time.perf_counter() - begin)
+                bar.update()
+                return drawn
+
+            if target:
+                video.convert(source, target, change)
+                self.written.append(target)
+            else:
+                for frame in source:
+                    change(frame)
+
+    def finish(self) -> int:
+        """Write the JSON, say what was done and how long it took, and return the exit status."""
+        if self.arguments.json:
+            write_results(self.results, self.arguments.json)
+            self.written.append(self.arguments.json)
+        if self.seconds["net"]:
+            print(_timing(self.seconds, self.arguments.batch_size if self.arguments.input else 1))
+        if self.written:
+            more = f" and {len(self.written) - 1} more" if len(self.written) > 1 else ""
+            print(f"wrote {self.written[-1]}{more}")
+        if self.broken:
+            noun = "image" if self.broken == 1 else "images"
+            print(f"{self.broken} {noun} could not be read", file=sys.stderr)
+        return 1 if self.broken else 0
+
+    def _predict(self, images: list[np.ndarray]) -> list[dict[str, Any]]:
+        """Outputs on the CPU with low scores left out; resizing and the way to and from the device count as net."""
+        if not images:
+            return []
+        begin = time.perf_counter()
+        outputs = [on_cpu(output) for output in self.predictor(images)]
+        elapsed = time.perf_counter() - begin
+        self.seconds["net"] += [elapsed / len(images)] * len(images)
+        return [confident(output, self.arguments.confidence_threshold) for output in outputs]
+
+    def _collect(self, output: dict[str, Any], image_id: int, path: str) -> None:
+        if not self.arguments.json:
+            return
+        if "instances" not in output:
+            raise UserError("--json needs a model that predicts instances; this one gives " + ", ".join(sorted(output)))
+        self.results += to_results(output["instances"], image_id, path, self.names, self.category_ids)
+
+    def _draw(self, image: np.ndarray, output: dict[str, Any], colours: list | None = None) -> np.ndarray:
+        rgb = np.ascontiguousarray(image[:, :, ::-1])
+        return draw_outputs(rgb, output, self.metadata, colours=colours)[:, :, ::-1]
+
+
+def _metadata(cfg: CfgNode, arguments: argparse.Namespace) -> Any:
+    if arguments.class_names:
+        return SimpleNamespace(thing_classes=list(arguments.class_names))
+    name = arguments.dataset_names or (cfg.DATASETS.TEST[0] if cfg.DATASETS.TEST else "")
+    metadata = MetadataCatalog.get(name) if name in MetadataCatalog.list() else SimpleNamespace()
+    if arguments.dataset_names and not (class_names_of(metadata) or class_names_of(metadata, "stuff_classes")):
+        raise UserError(f"--dataset-names {name}: no class names are registered under this name; use --class-names")
+    return metadata
+
+
+def _timing(seconds: dict[str, list[float]], batch_size: int) -> str:
+    """One line: medians per image, the first batch (which warms up) named apart."""
+    net = seconds["net"]
+    steady = net[batch_size:] or net
+    parts = [f"net {1000 * statistics.median(steady):.1f} ms"]
+    if seconds["read"]:
+        parts.insert(0, f"read {1000 * statistics.median(seconds['read']):.1f} ms")
+    parts.append(f"draw and write {1000 * statistics.median(seconds['draw']):.1f} ms")
+    warm = f"; first net {1000 * net[0]:.1f} ms" if len(net) > batch_size else "; no warm-up"
+    return f"{len(net)} images, median per image at batch {batch_size}: {', '.join(parts)}{warm}"

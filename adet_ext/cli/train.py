@@ -1,0 +1,79 @@
+"""``train``: train a model, resume, or evaluate with ``--eval-only``; Detectron2's arguments and ``--dataset``."""
+
+import argparse
+import logging
+
+from ..checkpoint import AdetCheckpointer
+from ..config import load_config
+from ..d2.config import CfgNode
+from ..d2.engine import default_argument_parser, launch
+from ..data.register import num_classes_of, register_dataset
+from ..errors import UserError
+from ..train import Trainer, setup
+
+__all__ = ["main", "make_parser", "configure", "run"]
+
+_CLASS_KEYS = ("MODEL.FCOS.NUM_CLASSES", "MODEL.BASIS_MODULE.NUM_CLASSES")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Detectron2's arguments, and the data set ones."""
+    parser = default_argument_parser()
+    parser.add_argument(
+        "--dataset",
+        nargs=3,
+        action="append",
+        default=[],
+        metavar=("NAME", "IMAGES", "ANNOTATIONS"),
+        help="a data set in COCO format: its name, the folder of its images, its JSON file. Train on the first, evaluate "
+        "on the last (repeat the option); the number of classes is taken from the file",
+    )
+    return parser
+
+
+def configure(args: argparse.Namespace) -> CfgNode:
+    """The config that the arguments describe, with their data sets registered; not frozen."""
+    if not args.config_file:
+        raise UserError("--config-file is missing; give a YAML file or a packaged name such as BlendMask/R_50_1x.yaml")
+    for name, images, annotations in args.dataset:
+        register_dataset(name, images, annotations)
+    overrides = list(args.opts or [])
+    cfg = load_config(args.config_file, overrides)
+    if args.dataset:
+        if "DATASETS.TRAIN" not in overrides:
+            cfg.DATASETS.TRAIN = (args.dataset[0][0],)
+        if "DATASETS.TEST" not in overrides:
+            cfg.DATASETS.TEST = (args.dataset[-1][0],)
+        count = num_classes_of(cfg.DATASETS.TRAIN or cfg.DATASETS.TEST)
+        for key in _CLASS_KEYS:
+            if key not in overrides:
+                cfg.merge_from_list([key, count])
+    return cfg
+
+
+def run(args: argparse.Namespace):
+    """What each process does."""
+    cfg = setup(configure(args), args)
+    if not args.eval_only:
+        trainer = Trainer(cfg)
+        trainer.resume_or_load(resume=args.resume)
+        return trainer.train()
+    model = Trainer.build_model(cfg)
+    checkpointer = AdetCheckpointer(model, cfg.OUTPUT_DIR)
+    if not cfg.MODEL.WEIGHTS and not args.resume:
+        logging.getLogger(__name__).warning("MODEL.WEIGHTS is empty: the evaluated weights are random")
+    checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+    return Trainer.test(cfg, model)
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = make_parser().parse_args(argv)
+    configure(args)  # what is wrong with the arguments is said once, before any process starts
+    launch(
+        run,
+        args.num_gpus,
+        num_machines=args.num_machines,
+        machine_rank=args.machine_rank,
+        dist_url=args.dist_url,
+        args=(args,),
+    )

@@ -1,0 +1,212 @@
+"""The config keys this package adds, and loading of YAML files with them.
+
+Keys that AdelaiDet's published FCOS and BlendMask files use keep their names and defaults, so those files load
+unchanged. No key of Detectron2 is edited: two extensions in one process do not disturb one another.
+"""
+
+import difflib
+import os
+import re
+from collections.abc import Sequence
+
+from .d2.config import CfgNode as CN
+from .d2.config import get_cfg as _engine_cfg
+from .errors import UserError
+
+__all__ = ["add_adet_config", "get_cfg", "load_config"]
+
+
+def add_adet_config(cfg: CN) -> None:
+    """Add this package's keys with their defaults to ``cfg``, in place. Adding twice changes nothing."""
+    if "FCOS" in cfg.MODEL:
+        return
+    _add_fcos(cfg)
+    _add_blendmask(cfg)
+    _add_backbones(cfg)
+    # Random horizontal flips during training; INPUT.RANDOM_FLIP says of which kind.
+    cfg.INPUT.HFLIP_TRAIN = True
+    # Whether a random crop may cut instances. False: the crop grows until none is cut.
+    cfg.INPUT.CROP.CROP_INSTANCE = True
+    # Random rotation; no model of this package uses it and it is refused when switched on.
+    cfg.INPUT.IS_ROTATE = False
+    # "SGD" is Detectron2's own optimiser; "ADAMW" uses the same parameter groups with torch.optim.AdamW.
+    cfg.SOLVER.OPTIMIZER = "SGD"
+
+
+def _add_fcos(cfg: CN) -> None:
+    fcos = cfg.MODEL.FCOS = CN()
+    # Number of foreground classes.
+    fcos.NUM_CLASSES = 80
+    # The levels that are detected on, finest first, and the stride of each in pixels.
+    fcos.IN_FEATURES = ["p3", "p4", "p5", "p6", "p7"]
+    fcos.FPN_STRIDES = [8, 16, 32, 64, 128]
+    # How many levels are added on top of the pyramid (0: none, 1: P6, 2: P6 and P7), and from which feature:
+    # "p5" or the backbone's "res5" (C5).
+    fcos.TOP_LEVELS = 2
+    fcos.TOP_FEATURE = "p5"
+    # Upper ends of the levels' ranges of the largest of (l, t, r, b), in pixels; the last level has no end.
+    fcos.SIZES_OF_INTEREST = [64, 128, 256, 512]
+    # Initial foreground probability of every class, which sets the bias of the classification layer.
+    fcos.PRIOR_PROB = 0.01
+    # Score threshold, candidates kept per level before NMS, and detections kept per image after it.
+    fcos.INFERENCE_TH_TRAIN = 0.05
+    fcos.INFERENCE_TH_TEST = 0.05
+    fcos.PRE_NMS_TOPK_TRAIN = 1000
+    fcos.PRE_NMS_TOPK_TEST = 1000
+    fcos.POST_NMS_TOPK_TRAIN = 100
+    fcos.POST_NMS_TOPK_TEST = 100
+    fcos.NMS_TH = 0.6
+    # True: class probability times centre-ness is compared with the threshold; False: the class probability.
+    fcos.THRESH_WITH_CTR = False
+    # Normalisation in the towers: "GN", "NaiveGN" (the same numbers), "BN" and "SyncBN" (one per level), "none".
+    fcos.NORM = "GN"
+    # One learned factor per level on the predicted distances.
+    fcos.USE_SCALE = True
+    # What the quality branch learns: "ctrness" (centre-ness) or "iou" (IoU of the predicted box).
+    fcos.BOX_QUALITY = "ctrness"
+    # True: the quality branch sits on the box tower; False: on the classification tower, as in the first FCOS.
+    fcos.CTR_ON_REG = True
+    # Focal loss.
+    fcos.LOSS_ALPHA = 0.25
+    fcos.LOSS_GAMMA = 2.0
+    # The classification loss is divided by the number of positives ("fg"), its moving average ("moving_fg") or
+    # the number of locations ("all").
+    fcos.LOSS_NORMALIZER_CLS = "fg"
+    fcos.LOSS_WEIGHT_CLS = 1.0
+    # "giou", "iou" (-log IoU) or "linear_iou" (1 - IoU).
+    fcos.LOC_LOSS_TYPE = "giou"
+    # Towers: 3x3 convolutions of each branch and of the part both share; a deformable last one on request.
+    fcos.NUM_CLS_CONVS = 4
+    fcos.NUM_BOX_CONVS = 4
+    fcos.NUM_SHARE_CONVS = 0
+    fcos.USE_DEFORMABLE = False
+    # Positives lie within POS_RADIUS strides of the box centre; without centre sampling, anywhere in the box.
+    fcos.CENTER_SAMPLE = True
+    fcos.POS_RADIUS = 1.5
+    # In AdelaiDet's files without an effect on FCOS or BlendMask; kept so that those files load.
+    fcos.USE_RELU = True
+    fcos.YIELD_PROPOSAL = False
+    fcos.YIELD_BOX_FEATURES = False
+
+
+def _add_blendmask(cfg: CN) -> None:
+    blend = cfg.MODEL.BLENDMASK = CN()
+    # M, the side of an instance's attention map, and how it is brought to R x R: "nearest" or "bilinear".
+    blend.ATTN_SIZE = 14
+    blend.TOP_INTERP = "bilinear"
+    # R, the side of the cropped bases and of the predicted mask.
+    blend.BOTTOM_RESOLUTION = 56
+    # "ROIAlignV2" samples bilinearly, "ROIAlign" too but without the half-pixel correction, "ROIPool" takes the nearest.
+    blend.POOLER_TYPE = "ROIAlignV2"
+    blend.POOLER_SAMPLING_RATIO = 1
+    # 1 / stride of the bases.
+    blend.POOLER_SCALES = (0.25,)
+    blend.INSTANCE_LOSS_WEIGHT = 1.0
+    # "blender" merges by predicted attentions; "assembler" (FCIS) by fixed one-hot ones, with NUM_BASES = ATTN_SIZE^2.
+    blend.MERGE = "blender"
+    # Hand out the bases and the semantic prediction beside the detections.
+    blend.VISUALIZE = False
+
+    basis = cfg.MODEL.BASIS_MODULE = CN()
+    # The bottom module: "ProtoNet" (YOLACT) or "DeepLabV3Plus".
+    basis.NAME = "ProtoNet"
+    # K, the number of bases. With one, bases and attentions pass a sigmoid instead of the softmax.
+    basis.NUM_BASES = 4
+    basis.IN_FEATURES = ["p3", "p4", "p5"]
+    basis.CONVS_DIM = 128
+    basis.NUM_CONVS = 3
+    basis.NORM = "SyncBN"
+    # DeepLabV3Plus: dilations of the atrous pyramid on its last input, channels kept of its first.
+    basis.ASPP_DILATIONS = [6, 12, 18]
+    basis.PROJECT_CHANNELS = 48
+    # Auxiliary semantic segmentation of things on the first input, at stride COMMON_STRIDE.
+    basis.LOSS_ON = False
+    basis.LOSS_WEIGHT = 0.3
+    basis.COMMON_STRIDE = 8
+    basis.NUM_CLASSES = 80
+    # Named AdelaiDet's folder of prepared semantic labels; ours are made on the fly from the instances.
+    basis.ANN_SET = "coco"
+
+    cfg.MODEL.TOP_MODULE = CN()
+    cfg.MODEL.TOP_MODULE.NAME = "conv"
+    cfg.MODEL.TOP_MODULE.DIM = 16
+
+
+def _add_backbones(cfg: CN) -> None:
+    cfg.MODEL.MOBILENET = False
+    cfg.MODEL.BACKBONE.ANTI_ALIAS = False
+    # In stages with deformable convolutions, every how many blocks there is one.
+    cfg.MODEL.RESNETS.DEFORM_INTERVAL = 1
+
+    vovnet = cfg.MODEL.VOVNET = CN()
+    vovnet.CONV_BODY = "V-39-eSE"
+    vovnet.OUT_FEATURES = ["stage2", "stage3", "stage4", "stage5"]
+    vovnet.NORM = "FrozenBN"
+    vovnet.OUT_CHANNELS = 256
+    vovnet.BACKBONE_OUT_CHANNELS = 256
+
+    dla = cfg.MODEL.DLA = CN()
+    dla.CONV_BODY = "DLA34"
+    dla.OUT_FEATURES = ["stage2", "stage3", "stage4", "stage5"]
+    dla.NORM = "FrozenBN"
+
+
+def get_cfg() -> CN:
+    """A config with Detectron2's defaults and this package's."""
+    cfg = _engine_cfg()
+    add_adet_config(cfg)
+    return cfg
+
+
+def load_config(path: str, opts: Sequence[str] = ()) -> CN:
+    """Load a YAML file, following ``_BASE_``, then apply ``opts`` (KEY VALUE KEY VALUE ...).
+
+    ``path`` is a file, or the name of a packaged config such as ``BlendMask/R_50_1x.yaml``.
+
+    Raises:
+        UserError: the file is missing or no YAML, or a key or a value does not fit; with the nearest key.
+    """
+    if not os.path.isfile(path):
+        from .model_zoo import get_config_file
+
+        path = get_config_file(path)
+    cfg = get_cfg()
+    with _explained(cfg, path):
+        cfg.merge_from_file(path)
+    if len(opts) % 2:
+        raise UserError(f"config overrides come in pairs KEY VALUE; got {len(opts)} words: {' '.join(opts)}")
+    for key, value in zip(opts[0::2], opts[1::2]):
+        with _explained(cfg, f"the command line ({key} {value})"):
+            cfg.merge_from_list([key, value])
+    return cfg
+
+
+class _explained:
+    """Turns what a config node raises into a UserError that names the place and the nearest key."""
+
+    def __init__(self, cfg: CN, where: str):
+        self.cfg, self.where = cfg, where
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind, error, traceback) -> bool:
+        if error is None or isinstance(error, UserError) or not isinstance(error, Exception):
+            return False
+        text = str(error.args[0]) if error.args else kind.__name__
+        key = re.search(r"[Nn]on-existent(?: config)? key: ([\w.]+)", text)
+        if key:
+            known = sorted(_flat_keys(self.cfg))
+            near = difflib.get_close_matches(key[1], known, n=1, cutoff=0.6)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            text = f"there is no config key {key[1]}{hint}"
+        raise UserError(f"{self.where}: {' '.join(text.split())}") from error
+
+
+def _flat_keys(node: CN, prefix: str = "") -> list[str]:
+    keys = []
+    for name, value in node.items():
+        keys.append(prefix + name)
+        if isinstance(value, CN):
+            keys += _flat_keys(value, prefix + name + ".")
+    return keys

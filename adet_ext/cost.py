@@ -1,0 +1,119 @@
+"""What a model costs: parameters, multiply-adds and activations, per module.
+
+Multiply-adds are those of convolutions (deformable ones too) and matrix products, one for each multiplication with its
+addition; papers on detection mostly call them FLOPs, and twice their number are floating-point operations. Activations
+are the numbers that these operators give out. Everything is counted while the model runs, below autograd, so
+nothing has to be traced: any model with any inputs will do.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+__all__ = ["Cost", "measure"]
+
+
+@dataclass
+class Cost:
+    """Costs of one forward pass by module name ("" is the model); a module's include those of its children.
+
+    A module that runs several times, as a head does on every level, counts each time, its parameters once.
+    """
+
+    parameters: Counter[str] = field(default_factory=Counter)
+    multiply_adds: Counter[str] = field(default_factory=Counter)
+    activations: Counter[str] = field(default_factory=Counter)
+    kinds: dict[str, str] = field(default_factory=dict)
+
+    def table(self, depth: int) -> list[tuple[str, str, int, int, int]]:
+        """Rows (name, class, parameters, multiply-adds, activations) of modules up to ``depth`` names deep."""
+        rows = []
+        for name, kind in self.kinds.items():
+            if name.count(".") + bool(name) <= depth:
+                rows.append((name, kind, self.parameters[name], self.multiply_adds[name], self.activations[name]))
+        return rows
+
+
+def measure(model: nn.Module, inputs: Sequence[Any]) -> Cost:
+    """Run ``model(*inputs)`` once in evaluation mode and count. The model's mode is put back afterwards."""
+    cost = Cost(kinds={name: type(module).__name__ for name, module in model.named_modules()})
+    for name, parameter in model.named_parameters():
+        for owner in _owners(name.rpartition(".")[0]):
+            cost.parameters[owner] += parameter.numel()
+    stack: list[str] = [""]
+    hooks = []
+    for name, module in model.named_modules():
+        hooks.append(module.register_forward_pre_hook(_push(stack, name)))
+        hooks.append(module.register_forward_hook(_pop(stack), always_call=True))
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad(), _Counting(stack, cost):
+            model(*inputs)
+    finally:
+        model.train(was_training)
+        for hook in hooks:
+            hook.remove()
+    return cost
+
+
+def _owners(name: str) -> list[str]:
+    """The module and all it lies in: "a.b" -> ["", "a", "a.b"]."""
+    parts = name.split(".") if name else []
+    return [".".join(parts[:i]) for i in range(len(parts) + 1)]
+
+
+def _push(stack: list[str], name: str) -> Callable:
+    return lambda module, args: stack.append(name)
+
+
+def _pop(stack: list[str]) -> Callable:
+    def pop(module, args, output):
+        stack.pop()
+
+    return pop
+
+
+def _deform_flops(input_shape, weight_shape, *args, out_shape=None, **kwargs) -> int:
+    """Floating-point operations of torchvision's deformable convolution; its sampling is not counted."""
+    n, out_channels, height, width = out_shape
+    return 2 * n * out_channels * height * width * weight_shape[1] * weight_shape[2] * weight_shape[3]
+
+
+class _Counting(TorchDispatchMode):
+    """Adds what each operator costs to the module that runs, which is the last on ``stack``, and to all it lies in."""
+
+    def __init__(self, stack: list[str], cost: Cost):
+        super().__init__()
+        self.stack, self.cost = stack, cost
+        self.formulas = dict(flop_registry)
+        import torchvision  # noqa: F401  (registers the operator)
+
+        from torch.utils.flop_counter import shape_wrapper
+
+        self.formulas[torch.ops.torchvision.deform_conv2d] = shape_wrapper(_deform_flops)
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        formula = self.formulas.get(func._overloadpacket)
+        if formula is None:
+            # In inference mode compound operators arrive whole; their parts are what has formulas.
+            if func is not torch.ops.prim.device.default:
+                with self:
+                    parts = func.decompose(*args, **kwargs)
+                if parts is not NotImplemented:
+                    return parts
+            return func(*args, **kwargs)
+        out = func(*args, **kwargs)
+        flops = formula(*args, **kwargs, out_val=out)
+        size = out.numel() if isinstance(out, torch.Tensor) else 0
+        for owner in _owners(self.stack[-1]):
+            self.cost.multiply_adds[owner] += flops // 2
+            self.cost.activations[owner] += size
+        return out

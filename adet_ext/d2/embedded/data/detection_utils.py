@@ -1,0 +1,218 @@
+"""Reading images, and turning a data set's annotations into what models train on.
+
+N instances, H, W image height and width.
+"""
+
+import numpy as np
+import pycocotools.mask as mask_util
+import torch
+from PIL import Image, UnidentifiedImageError
+
+from ..structures import BitMasks, Boxes, BoxMode, Instances, PolygonMasks, polygons_to_bitmask
+from ..utils.file_io import PathManager
+from . import transforms as T
+from .catalog import MetadataCatalog
+
+__all__ = [
+    "SizeMismatchError", "read_image", "convert_image_to_rgb", "check_image_size", "check_metadata_consistency",
+    "transform_instance_annotations", "annotations_to_instances", "filter_empty_instances",
+    "build_augmentation",
+]  # fmt: skip
+
+_EXIF_ORIENTATION_TAG = 274
+_EXIF_TRANSPOSES = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class SizeMismatchError(ValueError):
+    """An image has another size than its annotation says."""
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """The image turned as its EXIF orientation says; a broken EXIF block counts as none."""
+    try:
+        orientation = image.getexif().get(_EXIF_ORIENTATION_TAG)
+    except Exception:  # Pillow raises whatever the damaged bytes lead it to
+        return image
+    method = _EXIF_TRANSPOSES.get(orientation)
+    return image if method is None else image.transpose(method)
+
+
+def read_image(file_name: str, format: str | None = None) -> np.ndarray:
+    """Read an image, turned upright by its EXIF orientation.
+
+    Args:
+        format: "BGR" or a mode of Pillow ("RGB", "L", ...); None keeps the file's own.
+
+    Returns:
+        uint8 (H, W, C), also for "L"; without ``format`` whatever Pillow gives.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        OSError: the file is no image or is cut short.
+    """
+    if format is not None and format.startswith("YUV"):
+        raise ValueError(f"image format {format} needs Detectron2 (ADET_EXT_ENGINE=detectron2); use BGR, RGB or L")
+    with PathManager.open(file_name, "rb") as f:
+        try:
+            image = _upright(Image.open(f))
+            if format is not None:
+                image = image.convert("RGB" if format == "BGR" else format)
+            array = np.asarray(image)
+        except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+            raise OSError(f"{file_name} is not a whole, readable image ({error}); replace or remove it") from error
+    if format == "L":
+        return array[:, :, None]
+    return array[:, :, ::-1] if format == "BGR" else array
+
+
+def convert_image_to_rgb(image: "np.ndarray | torch.Tensor", format: str) -> np.ndarray:
+    """An (H, W, C) image of ``format`` ("BGR" or a mode of Pillow) as RGB in [0, 255]."""
+    if isinstance(image, torch.Tensor):
+        image = image.cpu().numpy()
+    if format == "BGR":
+        return image[:, :, [2, 1, 0]]
+    image = image.astype(np.uint8)
+    if format == "RGB":
+        return image
+    if format == "L":
+        return np.repeat(image[:, :, :1], 3, axis=2)
+    raise ValueError(f"image format {format} needs Detectron2 (ADET_EXT_ENGINE=detectron2); use BGR, RGB or L")
+
+
+def check_image_size(dataset_dict: dict, image: np.ndarray) -> None:
+    """Raise :class:`SizeMismatchError` unless ``image`` has the dict's width and height; fill them in where
+    they are missing."""
+    height, width = image.shape[:2]
+    expected = (dataset_dict.get("width", width), dataset_dict.get("height", height))
+    if expected != (width, height):
+        raise SizeMismatchError(
+            f"image {dataset_dict.get('file_name', '(no file name)')} is {width}x{height} pixels, "
+            f"but its annotation says {expected[0]}x{expected[1]}; correct the annotation's width and height"
+        )
+    dataset_dict.setdefault("width", width)
+    dataset_dict.setdefault("height", height)
+
+
+def check_metadata_consistency(key: str, dataset_names: "list[str] | tuple[str, ...]") -> None:
+    """Raise ValueError unless all data sets have the same ``key`` in their metadata (AttributeError: one
+    has none)."""
+    values = [getattr(MetadataCatalog.get(name), key) for name in dataset_names]
+    for name, value in zip(dataset_names, values):
+        if value != values[0]:
+            raise ValueError(
+                f"data sets used together differ in '{key}': {dataset_names[0]} has {values[0]}, {name} has {value}"
+            )
+
+
+def transform_instance_annotations(
+    annotation: dict, transforms: "T.TransformList | list[T.Transform]", image_size: tuple[int, int]
+) -> dict:
+    """Transform one instance in place and return it.
+
+    Args:
+        annotation: with "bbox", "bbox_mode", and maybe "segmentation": polygons (a list of flat x, y lists
+            or arrays) or run lengths (a dict).
+        image_size: (H, W) after the transforms.
+
+    Returns:
+        The same dict: "bbox" is float x0, y0, x1, y1 clipped to the image, "segmentation" a list of flat
+        arrays, or for run lengths a uint8 (H, W) mask.
+    """
+    if isinstance(transforms, (tuple, list)):
+        transforms = T.TransformList(transforms)
+    if "keypoints" in annotation:
+        raise ValueError("keypoints need Detectron2 (ADET_EXT_ENGINE=detectron2); drop them from the annotations")
+    box = BoxMode.convert(annotation["bbox"], annotation["bbox_mode"], BoxMode.XYXY_ABS)
+    box = transforms.apply_box(np.array([box]))[0].clip(min=0)
+    annotation["bbox"] = np.minimum(box, list(image_size + image_size)[::-1])
+    annotation["bbox_mode"] = BoxMode.XYXY_ABS
+
+    segm = annotation.get("segmentation")
+    if isinstance(segm, list):
+        polygons = [np.asarray(p).reshape(-1, 2) for p in segm]
+        annotation["segmentation"] = [p.reshape(-1) for p in transforms.apply_polygons(polygons)]
+    elif isinstance(segm, dict):
+        mask = transforms.apply_segmentation(mask_util.decode(segm))
+        assert tuple(mask.shape[:2]) == tuple(image_size), f"mask {mask.shape} in an image of {image_size}"
+        annotation["segmentation"] = mask
+    elif "segmentation" in annotation:
+        raise ValueError(f"a segmentation is a list of polygons or a run-length dict, got {type(segm)}")
+    return annotation
+
+
+def _to_bitmask(segm, image_size: tuple[int, int]) -> torch.Tensor:
+    """(H, W) mask of polygons, run lengths or an array."""
+    if isinstance(segm, list):
+        segm = polygons_to_bitmask(segm, *image_size)
+    elif isinstance(segm, dict):
+        segm = mask_util.decode(segm)
+    if not isinstance(segm, np.ndarray) or segm.ndim != 2:
+        kind = f"an array of shape {segm.shape}" if isinstance(segm, np.ndarray) else f"a {type(segm)}"
+        raise ValueError(f"a mask comes from polygons, a run-length dict or an (H, W) array, not from {kind}")
+    return torch.from_numpy(np.ascontiguousarray(segm))  # flips leave negative strides
+
+
+def annotations_to_instances(
+    annos: list[dict], image_size: tuple[int, int], mask_format: str = "polygon"
+) -> Instances:
+    """Ground truth of one image.
+
+    Returns:
+        Instances with ``gt_boxes``, ``gt_classes`` (int64) and, where the annotations have segmentations,
+        ``gt_masks``: PolygonMasks or, with ``mask_format`` "bitmask", BitMasks.
+    """
+    boxes = [BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in annos]
+    target = Instances(image_size)
+    target.gt_boxes = Boxes(np.stack(boxes) if boxes else np.zeros((0, 4)))
+    target.gt_classes = torch.tensor([int(a["category_id"]) for a in annos], dtype=torch.int64)
+    if annos and "segmentation" in annos[0]:
+        segms = [a["segmentation"] for a in annos]
+        if mask_format == "bitmask":
+            target.gt_masks = BitMasks(torch.stack([_to_bitmask(s, image_size) for s in segms]))
+        else:
+            assert mask_format == "polygon", f"mask_format is polygon or bitmask, got {mask_format!r}"
+            try:
+                target.gt_masks = PolygonMasks(segms)
+            except ValueError as error:
+                raise ValueError(
+                    f"these annotations cannot be polygon masks ({error}); set INPUT.MASK_FORMAT to bitmask"
+                ) from error
+    return target
+
+
+def filter_empty_instances(
+    instances: Instances,
+    by_box: bool = True,
+    by_mask: bool = True,
+    box_threshold: float = 1e-5,
+    return_mask: bool = False,
+) -> "Instances | tuple[Instances, torch.Tensor]":
+    """The instances whose box has both sides above ``box_threshold`` and whose mask is not empty; with
+    ``return_mask`` also the bool (N,) tensor of those kept."""
+    assert by_box or by_mask, "nothing to filter by: set by_box or by_mask"
+    keep = torch.ones(len(instances), dtype=torch.bool)
+    if by_box:
+        keep = instances.gt_boxes.nonempty(threshold=box_threshold)
+    if by_mask and instances.has("gt_masks"):
+        keep = keep & instances.gt_masks.nonempty()
+    return (instances[keep], keep) if return_mask else instances[keep]
+
+
+def build_augmentation(cfg, is_train: bool) -> list[T.Augmentation]:
+    """Resize (and in training flip) as ``cfg.INPUT`` says."""
+    if not is_train:
+        return [T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, "choice")]
+    style = cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING
+    augmentations = [T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN, style)]
+    flip = cfg.INPUT.RANDOM_FLIP
+    if flip != "none":
+        augmentations.append(T.RandomFlip(horizontal=flip == "horizontal", vertical=flip == "vertical"))
+    return augmentations

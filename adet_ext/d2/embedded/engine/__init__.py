@@ -1,0 +1,25 @@
+"""Training loop, hooks, launching and the default trainer of the embedded engine."""
+
+from ..utils.launch import DEFAULT_TIMEOUT, join_torchrun, launch, started_by_torchrun
+from . import hooks
+from .defaults import DefaultPredictor, DefaultTrainer
+from .setup import create_ddp_model, default_argument_parser, default_setup, default_writers
+from .train_loop import AMPTrainer, HookBase, SimpleTrainer, TrainerBase
+
+__all__ = [
+    "AMPTrainer",
+    "DEFAULT_TIMEOUT",
+    "DefaultPredictor",
+    "DefaultTrainer",
+    "HookBase",
+    "SimpleTrainer",
+    "TrainerBase",
+    "create_ddp_model",
+    "default_argument_parser",
+    "default_setup",
+    "default_writers",
+    "hooks",
+    "join_torchrun",
+    "launch",
+    "started_by_torchrun",
+]

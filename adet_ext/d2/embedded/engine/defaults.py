@@ -1,0 +1,234 @@
+"""Training and prediction as the config describes them, for scripts that want nothing unusual."""
+
+import logging
+import weakref
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from fvcore.nn.precise_bn import get_bn_modules
+from torch import nn
+
+from ..checkpoint import DetectionCheckpointer
+from ..data import MetadataCatalog, build_detection_test_loader, build_detection_train_loader
+from ..data.transforms import ResizeShortestEdge
+from ..evaluation import DatasetEvaluator, inference_on_dataset, print_csv_format, verify_results
+from ..modeling import build_model
+from ..solver import build_lr_scheduler, build_optimizer
+from ..utils import comm
+from ..utils.events import EventWriter
+from ..utils.logger import setup_logger
+from . import hooks
+from .setup import create_ddp_model, default_writers
+from .train_loop import AMPTrainer, HookBase, SimpleTrainer, TrainerBase
+
+
+class DefaultPredictor:
+    """The config's model with its weights, for one image at a time.
+
+    ``metadata`` is that of the first data set in ``cfg.DATASETS.TEST``.
+    """
+
+    def __init__(self, cfg):
+        self.cfg = cfg.clone()
+        self.model = build_model(self.cfg)
+        self.model.eval()
+        if len(cfg.DATASETS.TEST):
+            self.metadata = MetadataCatalog.get(cfg.DATASETS.TEST[0])
+        DetectionCheckpointer(self.model).load(cfg.MODEL.WEIGHTS)
+        side = cfg.INPUT.MIN_SIZE_TEST
+        self.aug = ResizeShortestEdge([side, side], cfg.INPUT.MAX_SIZE_TEST)
+        self.input_format = cfg.INPUT.FORMAT
+        if self.input_format not in ("RGB", "BGR"):
+            raise ValueError(f"INPUT.FORMAT is {self.input_format!r}; set it to 'RGB' or 'BGR'")
+
+    def __call__(self, original_image: np.ndarray) -> dict[str, Any]:
+        """Return the model's output for an image of shape (H, W, 3), uint8, with its channels in BGR order."""
+        if self.input_format == "RGB":
+            original_image = original_image[:, :, ::-1]
+        height, width = original_image.shape[:2]
+        image = self.aug.get_transform(original_image).apply_image(original_image)
+        image = torch.as_tensor(image.astype("float32").transpose(2, 0, 1))  # (3, h, w)
+        with torch.no_grad():
+            return self.model([{"image": image, "height": height, "width": width}])[0]
+
+
+class DefaultTrainer(TrainerBase):
+    """Model, optimiser, schedule, data, checkpoints, evaluation and logs as ``cfg`` says::
+
+        trainer = DefaultTrainer(cfg)
+        trainer.resume_or_load(resume=args.resume)
+        trainer.train()
+
+    A subclass overrides any of the ``build_...`` methods or :meth:`test`; evaluation during training
+    needs its :meth:`build_evaluator`.
+    """
+
+    def __init__(self, cfg):
+        super().__init__()
+        if not logging.getLogger("adet_ext").isEnabledFor(logging.INFO):
+            setup_logger()
+        reference = cfg.SOLVER.REFERENCE_WORLD_SIZE
+        if reference not in (0, comm.get_world_size()):
+            raise ValueError(
+                f"SOLVER.REFERENCE_WORLD_SIZE is {reference} and this run has {comm.get_world_size()} "
+                "process(es); scaling a schedule by the number of processes needs Detectron2. Set the key "
+                "to 0 and adapt IMS_PER_BATCH, BASE_LR, MAX_ITER and STEPS by hand"
+            )
+        model = self.build_model(cfg)
+        optimizer = self.build_optimizer(cfg, model)
+        data_loader = self.build_train_loader(cfg)
+        model = create_ddp_model(model, broadcast_buffers=False)
+        trainer_class = AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer
+        self._trainer = trainer_class(model, data_loader, optimizer)
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        self.checkpointer = DetectionCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        self.start_iter = 0
+        self.max_iter = cfg.SOLVER.MAX_ITER
+        self.cfg = cfg
+        self.register_hooks(self.build_hooks())
+
+    # The model, the data and the optimiser are those of the trainer that runs the steps.
+    @property
+    def model(self) -> nn.Module:
+        return self._trainer.model
+
+    @model.setter
+    def model(self, value: nn.Module) -> None:
+        self._trainer.model = value
+
+    @property
+    def data_loader(self) -> Iterable:
+        return self._trainer.data_loader
+
+    @data_loader.setter
+    def data_loader(self, value: Iterable) -> None:
+        self._trainer.data_loader = value
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        return self._trainer.optimizer
+
+    @optimizer.setter
+    def optimizer(self, value: torch.optim.Optimizer) -> None:
+        self._trainer.optimizer = value
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """Go on from the last checkpoint in ``cfg.OUTPUT_DIR`` (weights, optimiser, schedule, iteration).
+
+        Without ``resume``, or where there is none, load the weights of ``cfg.MODEL.WEIGHTS`` alone and
+        start from iteration 0.
+        """
+        self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
+        if resume and self.checkpointer.has_checkpoint():
+            self.start_iter = self.iter + 1  # the checkpoint names the iteration that was done last
+
+    def build_hooks(self) -> list[HookBase | None]:
+        """Timer, schedule, checkpoints, evaluation and writers, in the order that they depend on."""
+        cfg = self.cfg
+        if cfg.TEST.PRECISE_BN.ENABLED and get_bn_modules(self.model):
+            raise ValueError(
+                "TEST.PRECISE_BN.ENABLED is not part of the embedded engine; switch it off or install Detectron2"
+            )
+
+        def evaluate() -> Mapping[str, Any]:
+            self._last_eval_results = self.test(self.cfg, self.model)
+            return self._last_eval_results
+
+        built: list[HookBase | None] = [hooks.IterationTimer(), hooks.LRScheduler()]
+        # A checkpoint comes before the evaluation, which may fail and then wants debugging.
+        if comm.is_main_process():
+            built.append(hooks.PeriodicCheckpointer(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD))
+        built.append(hooks.EvalHook(cfg.TEST.EVAL_PERIOD, evaluate))
+        # Writers come last and so write what the evaluation has found.
+        if comm.is_main_process():
+            built.append(hooks.PeriodicWriter(self.build_writers(), period=20))
+        return built
+
+    def build_writers(self) -> list[EventWriter]:
+        return default_writers(self.cfg.OUTPUT_DIR, self.max_iter)
+
+    def train(self) -> Mapping[str, Any] | None:
+        """Train to the end; return the last results where ``cfg.TEST.EXPECTED_RESULTS`` were checked."""
+        super().train(self.start_iter, self.max_iter)
+        if len(self.cfg.TEST.EXPECTED_RESULTS) and comm.is_main_process():
+            assert hasattr(self, "_last_eval_results"), "TEST.EXPECTED_RESULTS, but nothing was evaluated"
+            verify_results(self.cfg, self._last_eval_results)
+            return self._last_eval_results
+        return None
+
+    def run_step(self) -> None:
+        self._trainer.iter = self.iter
+        self._trainer.run_step()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "_trainer": self._trainer.state_dict()}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self._trainer.load_state_dict(state_dict["_trainer"])
+
+    @classmethod
+    def build_model(cls, cfg) -> nn.Module:
+        model = build_model(cfg)
+        logging.getLogger(__name__).info("Model:\n%s", model)
+        return model
+
+    @classmethod
+    def build_optimizer(cls, cfg, model: nn.Module) -> torch.optim.Optimizer:
+        return build_optimizer(cfg, model)
+
+    @classmethod
+    def build_lr_scheduler(cls, cfg, optimizer: torch.optim.Optimizer):
+        return build_lr_scheduler(cfg, optimizer)
+
+    @classmethod
+    def build_train_loader(cls, cfg) -> Iterable:
+        return build_detection_train_loader(cfg)
+
+    @classmethod
+    def build_test_loader(cls, cfg, dataset_name: str) -> Iterable:
+        return build_detection_test_loader(cfg, dataset_name)
+
+    @classmethod
+    def build_evaluator(cls, cfg, dataset_name: str) -> DatasetEvaluator:
+        """To be defined by a subclass; without it :meth:`test` evaluates nothing and says so."""
+        raise NotImplementedError(
+            "to evaluate during training, define build_evaluator(cls, cfg, dataset_name) in a subclass of "
+            "DefaultTrainer, or call DefaultTrainer.test(cfg, model, evaluators=...)"
+        )
+
+    @classmethod
+    def test(
+        cls, cfg, model: nn.Module, evaluators: DatasetEvaluator | Sequence[DatasetEvaluator] | None = None
+    ) -> Mapping[str, Any]:
+        """Evaluate the model, as it is, on ``cfg.DATASETS.TEST``.
+
+        Returns the results of the data set, or by name of data set where there are several; empty ones in
+        processes other than the first.
+        """
+        logger = logging.getLogger(__name__)
+        if isinstance(evaluators, DatasetEvaluator):
+            evaluators = [evaluators]
+        names = cfg.DATASETS.TEST
+        if evaluators is not None and len(evaluators) != len(names):
+            raise ValueError(f"{len(evaluators)} evaluators for {len(names)} data sets in DATASETS.TEST")
+        results: dict[str, Any] = OrderedDict()
+        for index, name in enumerate(names):
+            data_loader = cls.build_test_loader(cfg, name)
+            try:
+                evaluator = cls.build_evaluator(cfg, name) if evaluators is None else evaluators[index]
+            except NotImplementedError as error:
+                logger.warning("%s is not evaluated: %s", name, error)
+                results[name] = {}
+                continue
+            results[name] = inference_on_dataset(model, data_loader, evaluator)
+            if comm.is_main_process():
+                assert isinstance(results[name], Mapping), (
+                    f"an evaluator has to return a dictionary in the first process, not {results[name]!r}"
+                )
+                logger.info("Evaluation results for %s in csv format:", name)
+                print_csv_format(results[name])
+        return next(iter(results.values())) if len(results) == 1 else results

@@ -1,0 +1,299 @@
+"""The hooks a training run is made of: timing, schedule, checkpoints, evaluation, writing."""
+
+import datetime
+import logging
+import math
+import operator
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from fvcore.common.checkpoint import Checkpointer
+from fvcore.common.checkpoint import PeriodicCheckpointer as _PeriodicCheckpointer
+from fvcore.common.param_scheduler import ParamScheduler
+from fvcore.common.timer import Timer
+
+from ..evaluation.testing import flatten_results_dict
+from ..solver import LRMultiplier
+from ..utils import comm
+from ..utils.events import EventWriter
+from .train_loop import HookBase
+
+__all__ = [
+    "BestCheckpointer",
+    "CallbackHook",
+    "EvalHook",
+    "IterationTimer",
+    "LRScheduler",
+    "PeriodicCheckpointer",
+    "PeriodicWriter",
+]
+
+
+class CallbackHook(HookBase):
+    """Calls the given functions with the trainer."""
+
+    def __init__(
+        self,
+        *,
+        before_train: Callable | None = None,
+        after_train: Callable | None = None,
+        before_step: Callable | None = None,
+        after_step: Callable | None = None,
+    ):
+        self._calls = {
+            "before_train": before_train,
+            "after_train": after_train,
+            "before_step": before_step,
+            "after_step": after_step,
+        }
+
+    def _call(self, when: str) -> None:
+        if self._calls.get(when):
+            self._calls[when](self.trainer)
+
+    def before_train(self) -> None:
+        self._call("before_train")
+
+    def before_step(self) -> None:
+        self._call("before_step")
+
+    def after_step(self) -> None:
+        self._call("after_step")
+
+    def after_train(self) -> None:
+        self._call("after_train")
+        self._calls = {}  # closures over the trainer would keep it, and its model, alive
+
+
+class IterationTimer(HookBase):
+    """Puts each iteration's ``time`` into the storage and logs a summary; the first iterations are left out.
+
+    It is the first hook, so that the other hooks' time does not count.
+    """
+
+    def __init__(self, warmup_iter: int = 3):
+        self._warmup_iter = warmup_iter
+        self._step_timer = Timer()
+        self._total_timer = Timer()
+        self._start_time = time.perf_counter()
+
+    def before_train(self) -> None:
+        self._start_time = time.perf_counter()
+        self._total_timer.reset()
+        self._total_timer.pause()
+
+    def before_step(self) -> None:
+        self._step_timer.reset()
+        self._total_timer.resume()
+
+    def after_step(self) -> None:
+        done = self.trainer.iter - self.trainer.start_iter + 1
+        if done >= self._warmup_iter:
+            self.trainer.storage.put_scalar("time", self._step_timer.seconds())
+        else:
+            self._start_time = time.perf_counter()
+            self._total_timer.reset()
+        self._total_timer.pause()
+
+    def after_train(self) -> None:
+        logger = logging.getLogger(__name__)
+        total = time.perf_counter() - self._start_time
+        steps = self._total_timer.seconds()
+        count = self.trainer.iter + 1 - self.trainer.start_iter - self._warmup_iter
+        if count > 0 and steps > 0:
+            logger.info(
+                "Overall training speed: %d iterations in %s (%.4f s / it)",
+                count,
+                _clock(steps),
+                steps / count,
+            )
+        logger.info("Total training time: %s (%s on hooks)", _clock(total), _clock(total - steps))
+
+
+def _clock(seconds: float) -> str:
+    return str(datetime.timedelta(seconds=int(seconds)))
+
+
+class PeriodicWriter(HookBase):
+    """Lets writers write every ``period`` iterations, after the last one, and at the end; then closes them."""
+
+    def __init__(self, writers: list[EventWriter], period: int = 20):
+        for writer in writers:
+            if not isinstance(writer, EventWriter):
+                raise TypeError(f"a writer has to derive from EventWriter; got {type(writer).__name__}")
+        self._writers = writers
+        self._period = period
+
+    def after_step(self) -> None:
+        count = self.trainer.iter + 1
+        if count % self._period == 0 or count == self.trainer.max_iter:
+            for writer in self._writers:
+                writer.write()
+
+    def after_train(self) -> None:
+        for writer in self._writers:
+            writer.write()  # what the other hooks' after_train has brought
+            writer.close()
+
+
+class PeriodicCheckpointer(_PeriodicCheckpointer, HookBase):
+    """Saves ``model_0000099.pth`` and so on every ``period`` iterations and ``model_final.pth`` at the end."""
+
+    def before_train(self) -> None:
+        self.max_iter = self.trainer.max_iter
+
+    def after_step(self) -> None:
+        self.step(self.trainer.iter)
+
+
+class BestCheckpointer(HookBase):
+    """Saves ``<file_prefix>.pth`` whenever an evaluation was the best so far; placed after :class:`EvalHook`.
+
+    Args:
+        eval_period: that of the EvalHook.
+        val_metric: the scalar to compare, such as "segm/AP".
+        mode: "max" or "min", which of two values is better.
+    """
+
+    def __init__(
+        self,
+        eval_period: int,
+        checkpointer: Checkpointer,
+        val_metric: str,
+        mode: str = "max",
+        file_prefix: str = "model_best",
+    ):
+        if mode not in ("max", "min"):
+            raise ValueError(f"mode of BestCheckpointer is {mode!r}; it has to be 'max' or 'min'")
+        self._period = eval_period
+        self._checkpointer = checkpointer
+        self._metric = val_metric
+        self._better = operator.gt if mode == "max" else operator.lt
+        self._file_prefix = file_prefix
+        self.best_metric: float | None = None
+        self.best_iter: int | None = None
+
+    def _check(self) -> None:
+        logger = logging.getLogger(__name__)
+        value, iteration = self.trainer.storage.latest().get(self._metric, (None, None))
+        if value is None:
+            logger.warning("no evaluation has brought %s, so no best checkpoint is kept by it", self._metric)
+        elif math.isfinite(value) and (self.best_metric is None or self._better(value, self.best_metric)):
+            self.best_metric, self.best_iter = value, iteration
+            self._checkpointer.save(self._file_prefix, iteration=iteration)
+            logger.info("%s is %.5f at iteration %d, the best so far; saved", self._metric, value, iteration)
+        else:
+            logger.info(
+                "%s is %.5f at iteration %d, not better than the best so far", self._metric, value, iteration
+            )
+
+    def after_step(self) -> None:
+        count = self.trainer.iter + 1
+        if self._period > 0 and count % self._period == 0 and count != self.trainer.max_iter:
+            self._check()
+
+    def after_train(self) -> None:
+        if self.trainer.iter + 1 >= self.trainer.max_iter:
+            self._check()
+
+    def state_dict(self) -> dict[str, Any]:
+        # Without it, the first evaluation of a resumed run would overwrite a better checkpoint.
+        return {"best_metric": self.best_metric, "best_iter": self.best_iter}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        self.best_metric, self.best_iter = state_dict["best_metric"], state_dict["best_iter"]
+
+
+class LRScheduler(HookBase):
+    """Logs the learning rate (that of the largest group) and moves the schedule on after each iteration.
+
+    Args:
+        optimizer, scheduler: the trainer's own unless given. A fvcore ``ParamScheduler`` multiplies the
+            optimiser's learning rates.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer | None = None, scheduler: Any = None):
+        self._optimizer = optimizer
+        self._scheduler = scheduler
+
+    @property
+    def scheduler(self) -> Any:
+        return self._scheduler or self.trainer.scheduler
+
+    def before_train(self) -> None:
+        self._optimizer = self._optimizer or self.trainer.optimizer
+        if isinstance(self.scheduler, ParamScheduler):
+            self._scheduler = LRMultiplier(
+                self._optimizer, self.scheduler, self.trainer.max_iter, last_iter=self.trainer.iter - 1
+            )
+        self._group = self.get_best_param_group_id(self._optimizer)
+
+    @staticmethod
+    def get_best_param_group_id(optimizer: torch.optim.Optimizer) -> int:
+        """Index of the group with most tensors; with one tensor each, of the first with the commonest rate."""
+        groups = optimizer.param_groups
+        sizes = [len(group["params"]) for group in groups]
+        if max(sizes) > 1:
+            return sizes.index(max(sizes))
+        rates = [group["lr"] for group in groups]
+        return rates.index(Counter(rates).most_common(1)[0][0])
+
+    def after_step(self) -> None:
+        rate = self._optimizer.param_groups[self._group]["lr"]
+        self.trainer.storage.put_scalar("lr", rate, smoothing_hint=False)
+        self.scheduler.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        if isinstance(self.scheduler, torch.optim.lr_scheduler.LRScheduler):
+            return self.scheduler.state_dict()
+        return {}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        if isinstance(self.scheduler, torch.optim.lr_scheduler.LRScheduler):
+            self.scheduler.load_state_dict(state_dict)
+
+
+class EvalHook(HookBase):
+    """Calls ``eval_function`` every ``eval_period`` iterations (0: never) and after the last one.
+
+    The function takes nothing and returns a nested dictionary of numbers, which go into the storage under
+    names such as "bbox/AP". All processes have the hook, or none has.
+
+    Raises:
+        ValueError: a result is not a number; says which.
+    """
+
+    def __init__(self, eval_period: int, eval_function: Callable[[], Any], eval_after_train: bool = True):
+        self._period = eval_period
+        self._function = eval_function
+        self._eval_after_train = eval_after_train
+
+    def _evaluate(self) -> None:
+        results = self._function()
+        if results:
+            if not isinstance(results, Mapping):
+                raise ValueError(f"an evaluation has to return a dictionary; got {type(results).__name__}")
+            for name, value in flatten_results_dict(results).items():
+                try:
+                    value = float(value)
+                except (TypeError, ValueError, RuntimeError):  # the last: a tensor of several numbers
+                    raise ValueError(
+                        f"an evaluation has to return numbers, in dictionaries as deep as need be; "
+                        f"under {name!r} it returned {value!r}"
+                    ) from None
+                self.trainer.storage.put_scalar(name, value, smoothing_hint=False)
+        # Processes evaluate at different speed; the next iteration begins together.
+        comm.synchronize()
+
+    def after_step(self) -> None:
+        count = self.trainer.iter + 1
+        if self._period > 0 and count % self._period == 0 and count != self.trainer.max_iter:
+            self._evaluate()
+
+    def after_train(self) -> None:
+        if self._eval_after_train and self.trainer.iter + 1 >= self.trainer.max_iter:
+            self._evaluate()
+        del self._function  # most likely a closure over the trainer

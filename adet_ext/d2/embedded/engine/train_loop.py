@@ -1,0 +1,308 @@
+"""The training loop: a trainer that runs steps, and hooks that are called around them."""
+
+import logging
+import time
+import weakref
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ..utils import comm
+from ..utils.events import EventStorage, get_event_storage
+
+
+class HookBase:
+    """What a trainer calls around its steps; ``self.trainer`` is the (weakly referenced) trainer.
+
+    What takes time belongs in :meth:`after_step`, so that timers that start in :meth:`before_step` hold.
+    """
+
+    trainer: "TrainerBase" = None
+
+    def before_train(self) -> None:
+        """Before the first iteration."""
+
+    def after_train(self) -> None:
+        """After the last iteration, also where training ended by an exception."""
+
+    def before_step(self) -> None:
+        """Before each iteration."""
+
+    def after_backward(self) -> None:
+        """After each backward pass, before the optimiser's step."""
+
+    def after_step(self) -> None:
+        """After each iteration."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint has to keep; a hook that returns something also has ``load_state_dict``."""
+        return {}
+
+
+class TrainerBase:
+    """Runs ``run_step`` from ``start_iter`` to ``max_iter`` with hooks; assumes nothing else.
+
+    ``iter`` is the current iteration, and equals ``max_iter`` once all have run.
+    """
+
+    def __init__(self) -> None:
+        self._hooks: list[HookBase] = []
+        self.iter = 0
+        self.start_iter = 0
+        self.max_iter: int
+        self.storage: EventStorage
+
+    def register_hooks(self, hooks: list[HookBase | None]) -> None:
+        """Append hooks, which run in this order; None is passed over."""
+        for hook in hooks:
+            if hook is None:
+                continue
+            if not isinstance(hook, HookBase):
+                raise TypeError(f"a hook has to derive from HookBase; got {type(hook).__name__}")
+            hook.trainer = weakref.proxy(self)  # neither keeps the other alive
+            self._hooks.append(hook)
+
+    def train(self, start_iter: int, max_iter: int) -> None:
+        """Run iterations ``start_iter`` up to and without ``max_iter``."""
+        logger = logging.getLogger(__name__)
+        logger.info("Starting training from iteration %d", start_iter)
+        self.iter = self.start_iter = start_iter
+        self.max_iter = max_iter
+        with EventStorage(start_iter) as self.storage:
+            try:
+                self.before_train()
+                for self.iter in range(start_iter, max_iter):
+                    self.before_step()
+                    self.run_step()
+                    self.after_step()
+                self.iter += 1  # tells after_train that no iteration failed
+            except Exception:
+                logger.exception("Exception during training:")
+                raise
+            finally:
+                self.after_train()
+
+    def before_train(self) -> None:
+        for hook in self._hooks:
+            hook.before_train()
+
+    def after_train(self) -> None:
+        self.storage.iter = self.iter
+        for hook in self._hooks:
+            hook.after_train()
+
+    def before_step(self) -> None:
+        self.storage.iter = self.iter
+        for hook in self._hooks:
+            hook.before_step()
+
+    def after_backward(self) -> None:
+        for hook in self._hooks:
+            hook.after_backward()
+
+    def after_step(self) -> None:
+        for hook in self._hooks:
+            hook.after_step()
+
+    def run_step(self) -> None:
+        raise NotImplementedError(f"{type(self).__name__} has to define run_step()")
+
+    def state_dict(self) -> dict[str, Any]:
+        """The iteration and, by class name, the state of the first hook of each class that has any."""
+        state: dict[str, Any] = {"iteration": self.iter}
+        hooks: dict[str, Any] = {}
+        for hook in self._hooks:
+            hook_state = hook.state_dict()
+            if hook_state:
+                hooks.setdefault(type(hook).__qualname__, hook_state)
+        if hooks:
+            state["hooks"] = hooks
+        return state
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        self.iter = state_dict["iteration"]
+        for name, hook_state in state_dict.get("hooks", {}).items():
+            hook = next((h for h in self._hooks if type(h).__qualname__ == name), None)
+            if hook is None:
+                logging.getLogger(__name__).warning(
+                    "the checkpoint has a state for hook %s, which this run does not have; left out", name
+                )
+            else:
+                hook.load_state_dict(hook_state)
+
+
+class SimpleTrainer(TrainerBase):
+    """One model, one optimiser, one stream of batches: forward, backward, step.
+
+    Args:
+        model: takes a batch, returns a dictionary of scalar losses or one scalar. Put into training mode.
+        data_loader: iterable over batches; asked for its iterator when the first step runs.
+        gather_metric_period: every how many iterations losses are gathered from all processes and logged.
+        zero_grad_before_forward: clear gradients before the forward pass instead of after it.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data_loader: Iterable,
+        optimizer: torch.optim.Optimizer,
+        gather_metric_period: int = 1,
+        zero_grad_before_forward: bool = False,
+    ):
+        super().__init__()
+        model.train()
+        self.model = model
+        self.data_loader = data_loader
+        self.optimizer = optimizer
+        self.gather_metric_period = gather_metric_period
+        self.zero_grad_before_forward = zero_grad_before_forward
+        self._iterator: Iterator | None = None
+
+    @property
+    def _data_loader_iter(self) -> Iterator:
+        if self._iterator is None:
+            self._iterator = iter(self.data_loader)
+        return self._iterator
+
+    def reset_data_loader(self, data_loader_builder) -> None:
+        """Replace the stream of batches by what ``data_loader_builder()`` returns."""
+        del self.data_loader  # its workers end before those of the next one start
+        self._iterator = None
+        self.data_loader = data_loader_builder()
+
+    def run_step(self) -> None:
+        """Forward, backward, log, step. The weights stay as they were where a loss is not finite.
+
+        Raises:
+            FloatingPointError: a loss is infinite or NaN; names the losses and the images of the batch.
+        """
+        assert self.model.training, f"{type(self).__name__}: the model was put into evaluation mode"
+        start = time.perf_counter()
+        data = next(self._data_loader_iter)
+        data_time = time.perf_counter() - start
+        if self.zero_grad_before_forward:
+            self.optimizer.zero_grad()
+        loss_dict, total = self._forward(data)
+        if not self.zero_grad_before_forward:
+            self.optimizer.zero_grad()
+        self._backward(total)
+        self.after_backward()
+        try:
+            self._write_metrics(loss_dict, data_time)
+        except FloatingPointError as error:
+            raise FloatingPointError(f"{error}\nimages of the batch: {_image_names(data)}") from None
+        self._step()
+
+    def _forward(self, data: Any) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        """Return the losses by name, and their sum."""
+        losses = self.model(data)
+        if isinstance(losses, torch.Tensor):
+            return {"total_loss": losses}, losses
+        return losses, sum(losses.values())
+
+    def _backward(self, total: torch.Tensor) -> None:
+        total.backward()
+
+    def _step(self) -> None:
+        self.optimizer.step()
+
+    def _write_metrics(
+        self, loss_dict: Mapping[str, torch.Tensor], data_time: float, prefix: str = ""
+    ) -> None:
+        if (self.iter + 1) % self.gather_metric_period == 0:
+            SimpleTrainer.write_metrics(loss_dict, data_time, self.iter, prefix)
+
+    @staticmethod
+    def write_metrics(
+        loss_dict: Mapping[str, torch.Tensor], data_time: float, cur_iter: int, prefix: str = ""
+    ) -> None:
+        """Average scalar losses over the processes and put them, their sum and the timings into the storage.
+
+        Raises:
+            FloatingPointError: (first process) the sum is not finite.
+        """
+        storage = get_event_storage()
+        storage.put_scalar("rank_data_time", data_time, cur_iter=cur_iter)
+        metrics = {name: value.detach().cpu().item() for name, value in loss_dict.items()}
+        gathered = comm.gather({**metrics, "data_time": data_time})
+        if not comm.is_main_process():
+            return
+        # The step waits for the slowest process, so its time is the one that counts.
+        slowest = np.max([one.pop("data_time") for one in gathered])
+        storage.put_scalar("data_time", slowest, cur_iter=cur_iter)
+        metrics = {name: np.mean([one[name] for one in gathered]) for name in metrics}
+        total = sum(metrics.values())
+        if not np.isfinite(total):
+            values = ", ".join(f"{name} = {value}" for name, value in metrics.items())
+            raise FloatingPointError(
+                f"Loss became infinite or NaN at iteration={cur_iter}!\n{values}\n"
+                "Lower SOLVER.BASE_LR, warm up longer or clip gradients; check the annotations of the batch."
+            )
+        storage.put_scalar(f"{prefix}total_loss", total, cur_iter=cur_iter)
+        if len(metrics) > 1:
+            storage.put_scalars(cur_iter=cur_iter, **metrics)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self.optimizer.load_state_dict(state_dict["optimizer"])
+
+
+class AMPTrainer(SimpleTrainer):
+    """Like :class:`SimpleTrainer`, with the forward pass in ``precision`` and scaled gradients, on a GPU."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data_loader: Iterable,
+        optimizer: torch.optim.Optimizer,
+        gather_metric_period: int = 1,
+        zero_grad_before_forward: bool = False,
+        grad_scaler: "torch.amp.GradScaler | None" = None,
+        precision: torch.dtype = torch.float16,
+        log_grad_scaler: bool = False,
+    ):
+        if isinstance(model, DistributedDataParallel) and len(model.device_ids or ()) > 1:
+            raise ValueError("mixed precision needs one process per GPU, not one process with several")
+        super().__init__(model, data_loader, optimizer, gather_metric_period, zero_grad_before_forward)
+        self.grad_scaler = grad_scaler or torch.amp.GradScaler("cuda")
+        self.precision = precision
+        self.log_grad_scaler = log_grad_scaler
+
+    def run_step(self) -> None:
+        if not torch.cuda.is_available():
+            raise RuntimeError("mixed precision needs a CUDA GPU; set SOLVER.AMP.ENABLED to False on CPU")
+        super().run_step()
+
+    def _forward(self, data: Any) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        with torch.autocast("cuda", dtype=self.precision):
+            return super()._forward(data)
+
+    def _backward(self, total: torch.Tensor) -> None:
+        self.grad_scaler.scale(total).backward()
+        if self.log_grad_scaler:
+            get_event_storage().put_scalar("[metric]grad_scaler", self.grad_scaler.get_scale())
+
+    def _step(self) -> None:
+        self.grad_scaler.step(self.optimizer)
+        self.grad_scaler.update()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "grad_scaler": self.grad_scaler.state_dict()}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
+
+
+def _image_names(data: Any) -> str:
+    """The ``file_name`` (else ``image_id``) of each input of a batch, as far as it has any."""
+    inputs = data if isinstance(data, (list, tuple)) else []
+    names = [x.get("file_name", x.get("image_id", "unnamed")) for x in inputs if isinstance(x, Mapping)]
+    return ", ".join(map(str, names)) or "unknown"

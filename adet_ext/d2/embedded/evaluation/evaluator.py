@@ -1,0 +1,146 @@
+"""Running a model over a data set and handing its outputs to evaluators."""
+
+import datetime
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import nn
+
+from ..utils import comm
+
+__all__ = ["DatasetEvaluator", "DatasetEvaluators", "inference_on_dataset", "inference_context"]
+
+_LOG_PERIOD = 5.0  # seconds between two lines of progress
+
+
+class DatasetEvaluator:
+    """Gathers what is needed of each batch (``process``), then computes results once (``evaluate``)."""
+
+    def reset(self) -> None:
+        """Forget everything gathered; called before a round of evaluation."""
+
+    def process(self, inputs: Sequence[dict], outputs: Sequence[dict]) -> None:
+        """Take the inputs of one batch, of any size, and the model's outputs for them, one for one."""
+
+    def evaluate(self) -> dict | None:
+        """Results as {task: {metric: value}}; None or empty in all processes but the first."""
+
+
+class DatasetEvaluators(DatasetEvaluator):
+    """Several evaluators as one; no two may report the same task."""
+
+    def __init__(self, evaluators: Sequence[DatasetEvaluator]):
+        self._evaluators = evaluators
+
+    def reset(self) -> None:
+        for evaluator in self._evaluators:
+            evaluator.reset()
+
+    def process(self, inputs: Sequence[dict], outputs: Sequence[dict]) -> None:
+        for evaluator in self._evaluators:
+            evaluator.process(inputs, outputs)
+
+    def evaluate(self) -> dict:
+        results: OrderedDict = OrderedDict()
+        for evaluator in self._evaluators:
+            result = evaluator.evaluate()  # in every process: evaluators synchronise
+            if comm.is_main_process() and result is not None:
+                twice = results.keys() & result.keys()
+                assert not twice, f"two evaluators report {sorted(twice)}; give them separate runs"
+                results.update(result)
+        return results
+
+
+@contextmanager
+def inference_context(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside, the mode it had before outside, also after an error."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
+def inference_on_dataset(
+    model: Callable,
+    data_loader,
+    evaluator: "DatasetEvaluator | list[DatasetEvaluator] | None",
+    callbacks: dict[str, Callable] | None = None,
+) -> dict:
+    """Run ``model`` over ``data_loader`` without gradients, and evaluate.
+
+    Args:
+        model: an nn.Module is put in evaluation mode meanwhile.
+        data_loader: has a length; yields batches, which the model gets as they are.
+        evaluator: None only measures the speed.
+        callbacks: called without arguments under the keys "on_start", "before_inference",
+            "after_inference", "on_end".
+
+    Returns:
+        What the evaluator returns; {} where that is None.
+    """
+    logger = logging.getLogger(__name__)
+    total = len(data_loader)
+    logger.info("Start inference on %d batches", total)
+    if evaluator is None or isinstance(evaluator, list):
+        evaluator = DatasetEvaluators(evaluator or [])
+    evaluator.reset()
+
+    def call(name: str) -> None:
+        (callbacks or {}).get(name, lambda: None)()
+
+    warmup = min(5, total - 1)  # the first batches allocate and tune; they are not timed
+    now = time.perf_counter
+    start = last_log = now()
+    spent = {"data": 0.0, "inference": 0.0, "evaluation": 0.0}
+    with ExitStack() as stack:
+        if isinstance(model, nn.Module):
+            stack.enter_context(inference_context(model))
+        stack.enter_context(torch.no_grad())
+        call("on_start")
+        mark = now()
+        for index, inputs in enumerate(data_loader):
+            if index == warmup:
+                start, spent = now(), dict.fromkeys(spent, 0.0)
+            else:
+                spent["data"] += now() - mark
+            mark = now()
+            call("before_inference")
+            outputs = model(inputs)
+            call("after_inference")
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            spent["inference"] += now() - mark
+            mark = now()
+            evaluator.process(inputs, outputs)
+            spent["evaluation"] += now() - mark
+
+            timed = index + 1 - warmup * (index >= warmup)
+            if index >= warmup * 2 and now() - last_log > _LOG_PERIOD:
+                last_log = now()
+                per_batch = (last_log - start) / timed
+                parts = ", ".join(f"{name} {seconds / timed:.4f}" for name, seconds in spent.items())
+                eta = datetime.timedelta(seconds=int(per_batch * (total - index - 1)))
+                logger.info(
+                    "Inference done %d/%d. %.4f s/iter (%s). ETA=%s", index + 1, total, per_batch, parts, eta
+                )
+            mark = now()
+        call("on_end")
+
+    elapsed = now() - start
+    logger.info(
+        "Total inference time: %s (%.6f s / iter per device, on %d devices)",
+        datetime.timedelta(seconds=elapsed), elapsed / max(total - warmup, 1), comm.get_world_size(),
+    )  # fmt: skip
+    logger.info(
+        "Total inference pure compute time: %s (%.6f s / iter per device, on %d devices)",
+        datetime.timedelta(seconds=int(spent["inference"])), spent["inference"] / max(total - warmup, 1),
+        comm.get_world_size(),
+    )  # fmt: skip
+    results = evaluator.evaluate()
+    return {} if results is None else results

@@ -1,0 +1,22 @@
+"""Building blocks of networks, with Detectron2's names, parameters and numbers."""
+
+from .basic import CNNBlockBase, ROIAlign, ShapeSpec, batched_nms, cat, nonzero_tuple
+from .conv import Conv2d, DeformConv, ModulatedDeformConv
+from .norm import FrozenBatchNorm2d, NaiveSyncBatchNorm, get_norm
+from .paste import paste_masks_in_image
+
+__all__ = [
+    "CNNBlockBase",
+    "Conv2d",
+    "DeformConv",
+    "FrozenBatchNorm2d",
+    "ModulatedDeformConv",
+    "NaiveSyncBatchNorm",
+    "ROIAlign",
+    "ShapeSpec",
+    "batched_nms",
+    "cat",
+    "get_norm",
+    "nonzero_tuple",
+    "paste_masks_in_image",
+]

@@ -1,0 +1,100 @@
+"""Small pieces: shapes, blocks, RoIAlign, class-wise suppression."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from .norm import FrozenBatchNorm2d
+
+__all__ = ["CNNBlockBase", "ROIAlign", "ShapeSpec", "batched_nms", "cat", "nonzero_tuple"]
+
+
+@dataclass
+class ShapeSpec:
+    """What is known of a feature map before it exists."""
+
+    channels: int | None = None
+    height: int | None = None
+    width: int | None = None
+    stride: int | None = None
+
+
+class CNNBlockBase(nn.Module):
+    """A block from ``in_channels`` to ``out_channels`` that divides height and width by ``stride``."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int):
+        super().__init__()
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.stride = stride
+
+    def freeze(self) -> "CNNBlockBase":
+        """Stop training: no parameter takes gradients, and batch norms become frozen ones."""
+        for parameter in self.parameters():
+            parameter.requires_grad = False
+        return FrozenBatchNorm2d.convert_frozen_batchnorm(self)
+
+
+class ROIAlign(nn.Module):
+    """torchvision's RoIAlign as a module, aligned to pixel centres unless told otherwise.
+
+    ``output_size`` (height, width) of each region; ``spatial_scale`` turns the boxes' units into those of
+    the input; ``sampling_ratio`` samples per bin and direction, 0 for as many as it covers pixels.
+    """
+
+    def __init__(
+        self,
+        output_size: int | tuple[int, int],
+        spatial_scale: float,
+        sampling_ratio: int,
+        aligned: bool = True,
+    ):
+        super().__init__()
+        self.output_size = output_size
+        self.spatial_scale = spatial_scale
+        self.sampling_ratio = sampling_ratio
+        self.aligned = aligned
+
+    def forward(self, input: Tensor, rois: Tensor) -> Tensor:
+        """``input`` (N, C, H, W), ``rois`` (R, 5) of image index, x0, y0, x1, y1; the result is (R, C, *size)."""
+        if rois.dim() != 2 or rois.shape[1] != 5:
+            raise AssertionError(f"regions are R x 5, not {tuple(rois.shape)}")
+        return torchvision.ops.roi_align(
+            input,
+            rois.to(input.dtype),
+            self.output_size,
+            self.spatial_scale,
+            self.sampling_ratio,
+            self.aligned,
+        )
+
+    def extra_repr(self) -> str:
+        return (
+            f"output_size={self.output_size}, spatial_scale={self.spatial_scale}, "
+            f"sampling_ratio={self.sampling_ratio}, aligned={self.aligned}"
+        )
+
+
+def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float) -> Tensor:
+    """Indices that survive suppression within each class, best score first.
+
+    ``boxes`` (N, 4), ``scores`` (N,), ``idxs`` (N,) the classes. A box goes when it overlaps a better one of
+    its class by more than ``iou_threshold``.
+    """
+    if boxes.shape[-1] != 4:
+        raise AssertionError(f"boxes are N x 4, not {tuple(boxes.shape)}")
+    # Classes are set apart by an offset, which half precision could not hold.
+    return torchvision.ops.batched_nms(boxes.float(), scores, idxs, iou_threshold)
+
+
+def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
+    """``torch.cat`` that hands a single tensor back as it is."""
+    return tensors[0] if len(tensors) == 1 else torch.cat(list(tensors), dim)
+
+
+def nonzero_tuple(x: Tensor) -> tuple[Tensor, ...]:
+    """Indices of the nonzero elements, one tensor per dimension."""
+    return x.nonzero(as_tuple=True)

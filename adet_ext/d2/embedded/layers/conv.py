@@ -1,0 +1,196 @@
+"""Convolutions that carry their norm and activation, plain and deformable.
+
+N images, C channels, H and W height and width, k positions of a kernel, g offset groups.
+
+In evaluation without gradients a batch norm that follows is folded into the weights: one pass over memory
+instead of two. The folded weights are kept, outside the state dict, until anything they were made of changes.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.utils import _pair
+from torchvision.ops import deform_conv2d
+
+from .norm import FrozenBatchNorm2d, NaiveSyncBatchNorm
+
+__all__ = ["Conv2d", "DeformConv", "ModulatedDeformConv"]
+
+_FOLDABLE = (FrozenBatchNorm2d, nn.BatchNorm2d, nn.SyncBatchNorm, NaiveSyncBatchNorm)
+
+
+class _Folding(nn.Module):
+    """Mixin of a convolution with ``weight``, ``bias``, ``norm`` and ``activation``: what follows the sum."""
+
+    _folded: tuple | None = None
+
+    def _apply_conv(self, convolve: Callable[[Tensor, Tensor | None], Tensor]) -> Tensor:
+        """``convolve(weight, bias)``, then the norm and the activation."""
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing():
+            x = convolve(self.weight, self.bias)
+            return self._activate(x if self.norm is None else self.norm(x))
+        if self._is_foldable():
+            x = convolve(*self._folded_weights())
+        else:
+            self._folded = None
+            x = convolve(self.weight, self.bias)
+            x = x if self.norm is None else self.norm(x)
+        # The sum is ours alone and no backward pass will ask for it.
+        return F.relu_(x) if self.activation is F.relu else self._activate(x)
+
+    def _activate(self, x: Tensor) -> Tensor:
+        return x if self.activation is None else self.activation(x)
+
+    def _is_foldable(self) -> bool:
+        norm = self.norm
+        # Exact types: a subclass may compute anything. Hooks want to see the norm being called.
+        return (
+            type(norm) in _FOLDABLE
+            and norm.running_mean is not None
+            and not (norm.training and type(norm) is not FrozenBatchNorm2d)
+            and not (norm._forward_hooks or norm._forward_pre_hooks)
+            and not self.weight.is_inference()
+        )
+
+    def _folded_weights(self) -> tuple[Tensor, Tensor]:
+        norm = self.norm
+        sources = (self.weight, self.bias, norm.weight, norm.bias, norm.running_mean, norm.running_var)
+        state = [None if t is None else (t.data_ptr(), t._version, t.dtype, t.device) for t in sources]
+        if self._folded is None or self._folded[0] != state:
+            with torch.inference_mode(False), torch.no_grad():
+                folded = _fold(*sources, norm.eps)
+            # The aliases keep the memory from being given to another tensor with the same address.
+            aliases = [None if t is None else t.detach() for t in sources]
+            self._folded = (state, folded, aliases)
+        return self._folded[1]
+
+    # Writing through `.data` raises no version counter; whatever comes between two evaluations drops the cache.
+    def train(self, mode: bool = True) -> "_Folding":
+        self._folded = None
+        return super().train(mode)
+
+    def _apply(self, *args, **kwargs):
+        self._folded = None
+        return super()._apply(*args, **kwargs)
+
+    def __getstate__(self) -> dict:
+        state = self.__dict__.copy()
+        state.pop("_folded", None)
+        return state
+
+
+def _fold(
+    weight: Tensor,
+    bias: Tensor | None,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    mean: Tensor,
+    var: Tensor,
+    eps: float,
+) -> tuple[Tensor, Tensor]:
+    factor = (var.float() + eps).rsqrt()
+    if scale is not None:
+        factor = factor * scale
+    offset = -mean if bias is None else bias - mean
+    offset = offset * factor
+    if shift is not None:
+        offset = offset + shift
+    return (weight * factor[:, None, None, None]).to(weight.dtype), offset.to(weight.dtype)
+
+
+class Conv2d(_Folding, nn.Conv2d):
+    """``nn.Conv2d`` followed by ``norm`` and ``activation``, both optional. Parameters: weight, bias, norm.*"""
+
+    def __init__(
+        self,
+        *args,
+        norm: nn.Module | None = None,
+        activation: Callable[[Tensor], Tensor] | None = None,
+        **kwargs,
+    ):
+        super().__init__(*args, **kwargs)
+        self.norm = norm
+        self.activation = activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._apply_conv(
+            lambda weight, bias: F.conv2d(
+                x, weight, bias, self.stride, self.padding, self.dilation, self.groups
+            )
+        )
+
+
+class _DeformBase(_Folding):
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] = 0,
+        dilation: int | tuple[int, int] = 1,
+        groups: int = 1,
+        deformable_groups: int = 1,
+        bias: bool = False,
+        norm: nn.Module | None = None,
+        activation: Callable[[Tensor], Tensor] | None = None,
+    ):
+        super().__init__()
+        if in_channels % groups or out_channels % groups:
+            raise AssertionError(f"{in_channels} to {out_channels} channels do not split into {groups} groups")
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.kernel_size = _pair(kernel_size)
+        self.stride = _pair(stride)
+        self.padding = _pair(padding)
+        self.dilation = _pair(dilation)
+        self.groups = groups
+        self.deformable_groups = deformable_groups
+        self.norm = norm
+        self.activation = activation
+        self.weight = nn.Parameter(torch.empty(out_channels, in_channels // groups, *self.kernel_size))
+        self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
+        nn.init.kaiming_uniform_(self.weight, nonlinearity="relu")
+
+    def _deform(self, x: Tensor, offset: Tensor, mask: Tensor | None) -> Tensor:
+        if x.shape[0] == 0:  # torchvision's operator takes no empty batch
+            size = F.conv2d(x, self.weight, None, self.stride, self.padding, self.dilation, self.groups)
+            return self._apply_conv(lambda weight, bias: size)
+        return self._apply_conv(
+            lambda weight, bias: deform_conv2d(
+                x, offset, weight, bias, self.stride, self.padding, self.dilation, mask
+            )
+        )
+
+    def extra_repr(self) -> str:
+        return (
+            f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}, "
+            f"padding={self.padding}, dilation={self.dilation}, groups={self.groups}, "
+            f"deformable_groups={self.deformable_groups}, bias={self.bias is not None}"
+        )
+
+
+class DeformConv(_DeformBase):
+    """Deformable convolution (version 1): every kernel position samples where its offset points."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        if self.bias is not None:
+            raise AssertionError("DeformConv has no bias; ModulatedDeformConv may have one")
+
+    def forward(self, x: Tensor, offset: Tensor) -> Tensor:
+        """``x`` (N, C, H, W); ``offset`` (N, 2gk, H', W'), pairs (dy, dx) per kernel position, in pixels."""
+        return self._deform(x, offset, None)
+
+
+class ModulatedDeformConv(_DeformBase):
+    """Deformable convolution (version 2): every sample is weighted by a mask too. It has a bias by default."""
+
+    def __init__(self, *args, bias: bool = True, **kwargs):
+        super().__init__(*args, bias=bias, **kwargs)
+
+    def forward(self, x: Tensor, offset: Tensor, mask: Tensor) -> Tensor:
+        """``x`` (N, C, H, W), ``offset`` (N, 2gk, H', W') as pairs (dy, dx), ``mask`` (N, gk, H', W')."""
+        return self._deform(x, offset, mask)

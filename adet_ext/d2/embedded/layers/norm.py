@@ -1,0 +1,154 @@
+"""Normalisation layers.
+
+N images, C channels, H and W height and width.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from fvcore.nn.distributed import differentiable_all_reduce
+from torch import Tensor, nn
+
+from ..utils import comm
+
+__all__ = ["FrozenBatchNorm2d", "NaiveSyncBatchNorm", "get_norm"]
+
+
+class FrozenBatchNorm2d(nn.Module):
+    """Batch norm whose statistics and affine values never change: all four are buffers.
+
+    Checkpoints from before version 2 of this layer hold no statistics, because their weight and bias
+    contain them; they are loaded with mean 0 and variance 1.
+    """
+
+    _version = 3
+
+    def __init__(self, num_features: int, eps: float = 1e-5):
+        super().__init__()
+        self.num_features = num_features
+        self.eps = eps
+        self.register_buffer("weight", torch.ones(num_features))
+        self.register_buffer("bias", torch.zeros(num_features))
+        self.register_buffer("running_mean", torch.zeros(num_features))
+        self.register_buffer("running_var", torch.ones(num_features) - eps)
+        # Kept where a batch norm was converted, so that its state dict stays complete.
+        self.register_buffer("num_batches_tracked", None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not x.requires_grad:
+            return F.batch_norm(
+                x, self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=self.eps
+            )
+        # batch_norm's backward would also compute, and keep memory for, gradients of constants.
+        scale = self.weight * (self.running_var + self.eps).rsqrt()
+        shift = self.bias - self.running_mean * scale
+        return x * scale[:, None, None].to(x.dtype) + shift[:, None, None].to(x.dtype)
+
+    def _load_from_state_dict(self, state_dict, prefix, local_metadata, *args) -> None:
+        if (local_metadata.get("version") or 1) < 2:
+            state_dict.setdefault(prefix + "running_mean", torch.zeros_like(self.running_mean))
+            state_dict.setdefault(prefix + "running_var", torch.ones_like(self.running_var))
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
+
+    def extra_repr(self) -> str:
+        return f"num_features={self.num_features}, eps={self.eps}"
+
+    @classmethod
+    def convert_frozen_batchnorm(cls, module: nn.Module) -> nn.Module:
+        """Replace every (synchronised) batch norm inside ``module``, in place; returns it, or its replacement."""
+        if not isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm):
+            for name, child in module.named_children():
+                module.add_module(name, cls.convert_frozen_batchnorm(child))
+            return module
+        frozen = cls(module.num_features, module.eps)
+        if module.affine:
+            frozen.weight = module.weight.detach().clone()
+            frozen.bias = module.bias.detach().clone()
+        frozen.running_mean = module.running_mean
+        frozen.running_var = module.running_var
+        frozen.num_batches_tracked = module.num_batches_tracked
+        return frozen
+
+
+class NaiveSyncBatchNorm(nn.BatchNorm2d):
+    """Batch norm over all processes by plain reductions, right also when their batches differ in size.
+
+    ``stats_mode`` "" weighs the processes equally, "N" by their number of images, which may then be 0.
+    """
+
+    def __init__(self, *args, stats_mode: str = "", **kwargs):
+        super().__init__(*args, **kwargs)
+        if stats_mode not in ("", "N"):
+            raise ValueError(f"stats_mode is '{stats_mode}'; it has to be '' or 'N'")
+        self._stats_mode = stats_mode
+
+    def forward(self, input: Tensor) -> Tensor:
+        if comm.get_world_size() == 1 or not self.training:
+            return super().forward(input)
+        # Half precision is not enough for sums over whole batches.
+        x = input.float() if input.dtype == torch.float16 else input
+        images, channels = x.shape[:2]
+        mean = x.mean(dim=[0, 2, 3])
+        mean_square = (x * x).mean(dim=[0, 2, 3])
+        if self._stats_mode == "":
+            if images == 0:
+                raise AssertionError('NaiveSyncBatchNorm got no images; stats_mode="N" allows that')
+            sums = torch.cat([mean, mean_square])  # 2C
+            mean, mean_square = (differentiable_all_reduce(sums) * (1.0 / comm.get_world_size())).split(channels)
+            momentum = self.momentum
+        else:
+            if images == 0:  # NaN times zero is NaN, and every process has to take part in the gradients
+                sums = x.new_zeros(2 * channels + 1) + x.sum()
+            else:
+                sums = torch.cat([mean, mean_square, mean.new_ones(1)])  # 2C + 1
+            sums = differentiable_all_reduce(sums * images)
+            total = sums[-1].detach()
+            momentum = total.clamp(max=1) * self.momentum
+            mean, mean_square, _ = (sums / total.clamp(min=1)).split(channels)
+        var = mean_square - mean * mean
+        scale = self.weight * torch.rsqrt(var + self.eps)
+        shift = self.bias - mean * scale
+        self.running_mean += momentum * (mean.detach() - self.running_mean)
+        self.running_var += momentum * (var.detach() - self.running_var)
+        return (x * scale[:, None, None] + shift[:, None, None]).to(input.dtype)
+
+
+class LayerNorm(nn.Module):
+    """Zero mean and unit variance over the channels of each pixel of (N, C, H, W), then an affine map."""
+
+    def __init__(self, normalized_shape: int, eps: float = 1e-6):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(normalized_shape))
+        self.bias = nn.Parameter(torch.zeros(normalized_shape))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean = x.mean(1, keepdim=True)
+        # Subtracted twice: gradients then add up in the same order as Detectron2's.
+        var = (x - mean).pow(2).mean(1, keepdim=True)
+        x = (x - mean) / torch.sqrt(var + self.eps)
+        return self.weight[:, None, None] * x + self.bias[:, None, None]
+
+
+_NORMS: dict[str, Callable[[int], nn.Module]] = {
+    "BN": nn.BatchNorm2d,
+    "SyncBN": nn.SyncBatchNorm,
+    "nnSyncBN": nn.SyncBatchNorm,
+    "FrozenBN": FrozenBatchNorm2d,
+    "GN": lambda channels: nn.GroupNorm(32, channels),
+    "naiveSyncBN": NaiveSyncBatchNorm,
+    "naiveSyncBN_N": lambda channels: NaiveSyncBatchNorm(channels, stats_mode="N"),
+    "LN": LayerNorm,
+}
+
+
+def get_norm(norm: str | Callable[[int], nn.Module] | None, out_channels: int) -> nn.Module | None:
+    """Build a norm by its name in configs (or by calling ``norm``); "" and None give None."""
+    if norm is None or norm == "":
+        return None
+    if not isinstance(norm, str):
+        return norm(out_channels)
+    if norm not in _NORMS:
+        raise KeyError(f"there is no norm '{norm}'; there are {', '.join(_NORMS)}")
+    return _NORMS[norm](out_channels)

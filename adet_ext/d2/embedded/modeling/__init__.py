@@ -1,0 +1,56 @@
+"""Registries, backbones and post-processing, with Detectron2's names, parameters and numbers."""
+
+from .build import (
+    BACKBONE_REGISTRY,
+    META_ARCH_REGISTRY,
+    PROPOSAL_GENERATOR_REGISTRY,
+    SEM_SEG_HEADS_REGISTRY,
+    Backbone,
+    build_backbone,
+    build_model,
+    build_proposal_generator,
+    build_sem_seg_head,
+)
+from .fpn import (
+    FPN,
+    LastLevelMaxPool,
+    LastLevelP6P7,
+    build_resnet_fpn_backbone,
+    build_retinanet_resnet_fpn_backbone,
+)
+from .postprocess import detector_postprocess, sem_seg_postprocess
+from .resnet import (
+    BasicBlock,
+    BasicStem,
+    BottleneckBlock,
+    DeformBottleneckBlock,
+    ResNet,
+    ResNetBlockBase,
+    build_resnet_backbone,
+)
+
+__all__ = [
+    "BACKBONE_REGISTRY",
+    "Backbone",
+    "BasicBlock",
+    "BasicStem",
+    "BottleneckBlock",
+    "DeformBottleneckBlock",
+    "FPN",
+    "LastLevelMaxPool",
+    "LastLevelP6P7",
+    "META_ARCH_REGISTRY",
+    "PROPOSAL_GENERATOR_REGISTRY",
+    "ResNet",
+    "ResNetBlockBase",
+    "SEM_SEG_HEADS_REGISTRY",
+    "build_backbone",
+    "build_model",
+    "build_proposal_generator",
+    "build_resnet_backbone",
+    "build_resnet_fpn_backbone",
+    "build_retinanet_resnet_fpn_backbone",
+    "build_sem_seg_head",
+    "detector_postprocess",
+    "sem_seg_postprocess",
+]

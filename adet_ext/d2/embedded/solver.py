@@ -1,0 +1,239 @@
+"""Optimisers and learning-rate schedules from ``cfg.SOLVER``, value for value those of Detectron2."""
+
+import copy
+import logging
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from fvcore.common.param_scheduler import (
+    CompositeParamScheduler,
+    ConstantParamScheduler,
+    CosineParamScheduler,
+    LinearParamScheduler,
+    MultiStepParamScheduler,
+    ParamScheduler,
+    StepWithFixedGammaParamScheduler,
+)
+from torch import nn
+from torch.nn.utils import clip_grad_norm_, clip_grad_value_
+from torch.optim.lr_scheduler import LRScheduler
+
+_NORM_LAYERS = (
+    nn.modules.batchnorm._BatchNorm,
+    nn.modules.instancenorm._InstanceNorm,
+    nn.GroupNorm,
+    nn.LayerNorm,
+    nn.LocalResponseNorm,
+)
+
+
+def get_default_optimizer_params(
+    model: nn.Module,
+    base_lr: float | None = None,
+    weight_decay: float | None = None,
+    weight_decay_norm: float | None = None,
+    bias_lr_factor: float | None = 1.0,
+    weight_decay_bias: float | None = None,
+    lr_factor_func: Callable[[str], float] | None = None,
+    overrides: dict[str, dict[str, float]] | None = None,
+) -> list[dict[str, Any]]:
+    """Return the trainable parameters as optimiser groups, one per distinct set of hyperparameters.
+
+    Args:
+        base_lr, weight_decay: of every group; None leaves them to the optimiser.
+        weight_decay_norm: for the parameters of normalisation layers instead.
+        bias_lr_factor, weight_decay_bias: for parameters named ``bias``, norm layers' ones included.
+        lr_factor_func: maps a parameter's full name to a factor on ``base_lr``.
+        overrides: hyperparameters by a parameter's own name (``{"scale": {"weight_decay": 0.0}}``).
+
+    Raises:
+        ValueError: a learning-rate factor is given without ``base_lr``, or biases are described twice.
+    """
+    overrides = dict(overrides or {})
+    if base_lr is None and (lr_factor_func is not None or bias_lr_factor not in (None, 1.0)):
+        raise ValueError("bias_lr_factor and lr_factor_func multiply base_lr, which is not given")
+    bias = {}
+    if bias_lr_factor not in (None, 1.0):
+        bias["lr"] = base_lr * bias_lr_factor
+    if weight_decay_bias is not None:
+        bias["weight_decay"] = weight_decay_bias
+    if bias and "bias" in overrides:
+        raise ValueError("hyperparameters of biases are given both by arguments and in overrides['bias']")
+    if bias:
+        overrides["bias"] = bias
+    common = {"lr": base_lr, "weight_decay": weight_decay}
+    common = {key: value for key, value in common.items() if value is not None}
+
+    groups: dict[tuple, list[nn.Parameter]] = defaultdict(list)
+    seen = set()
+    for module_name, module in model.named_modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if not parameter.requires_grad or parameter in seen:
+                continue
+            seen.add(parameter)
+            hyper = dict(common)
+            if weight_decay_norm is not None and isinstance(module, _NORM_LAYERS):
+                hyper["weight_decay"] = weight_decay_norm
+            if lr_factor_func is not None:
+                hyper["lr"] *= lr_factor_func(f"{module_name}.{name}")
+            hyper.update(overrides.get(name, {}))
+            groups[tuple(hyper.items())].append(parameter)
+    return [{**dict(hyper), "params": parameters} for hyper, parameters in groups.items()]
+
+
+def maybe_add_gradient_clipping(
+    cfg, optimizer: torch.optim.Optimizer | type[torch.optim.Optimizer]
+) -> torch.optim.Optimizer | type[torch.optim.Optimizer]:
+    """Make an optimiser (or a class of one) clip the gradients of each parameter before its step.
+
+    ``cfg.SOLVER.CLIP_GRADIENTS``: ENABLED, CLIP_TYPE ("value" or "norm"), CLIP_VALUE, NORM_TYPE.
+    """
+    clip = copy.deepcopy(cfg.SOLVER.CLIP_GRADIENTS)
+    if not clip.ENABLED:
+        return optimizer
+    if clip.CLIP_TYPE not in ("value", "norm"):
+        raise ValueError(
+            f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE is {clip.CLIP_TYPE!r}; set it to 'value' or 'norm'"
+        )
+    base = type(optimizer) if isinstance(optimizer, torch.optim.Optimizer) else optimizer
+
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if clip.CLIP_TYPE == "value":
+                    clip_grad_value_(parameter, clip.CLIP_VALUE)
+                else:
+                    clip_grad_norm_(parameter, clip.CLIP_VALUE, clip.NORM_TYPE)
+        return base.step(self, closure)
+
+    clipping = type(f"{base.__name__}WithGradientClip", (base,), {"step": step})
+    if isinstance(optimizer, torch.optim.Optimizer):
+        optimizer.__class__ = clipping  # keeps the state of an optimiser that is already made
+        return optimizer
+    return clipping
+
+
+def build_optimizer(cfg, model: nn.Module) -> torch.optim.Optimizer:
+    """SGD as ``cfg.SOLVER`` describes it."""
+    solver = cfg.SOLVER
+    groups = get_default_optimizer_params(
+        model,
+        base_lr=solver.BASE_LR,
+        weight_decay_norm=solver.WEIGHT_DECAY_NORM,
+        bias_lr_factor=solver.BIAS_LR_FACTOR,
+        weight_decay_bias=solver.WEIGHT_DECAY_BIAS,
+    )
+    optimizer = torch.optim.SGD(
+        groups,
+        lr=solver.BASE_LR,
+        momentum=solver.MOMENTUM,
+        nesterov=solver.NESTEROV,
+        weight_decay=solver.WEIGHT_DECAY,
+        foreach=True,
+    )
+    return maybe_add_gradient_clipping(cfg, optimizer)
+
+
+class WarmupParamScheduler(CompositeParamScheduler):
+    """A schedule with a warm-up before it, over progress in [0, 1].
+
+    Args:
+        warmup_factor: the first value relative to ``scheduler``'s own first value.
+        warmup_length: the share of the training that the warm-up takes.
+        warmup_method: "linear" or "constant".
+        rescale_interval: start ``scheduler`` when the warm-up ends, instead of joining it on its way.
+    """
+
+    def __init__(
+        self,
+        scheduler: ParamScheduler,
+        warmup_factor: float,
+        warmup_length: float,
+        warmup_method: str = "linear",
+        rescale_interval: bool = False,
+    ):
+        first = warmup_factor * scheduler(0.0)
+        if warmup_method == "linear":
+            warmup = LinearParamScheduler(first, scheduler(0.0 if rescale_interval else warmup_length))
+        elif warmup_method == "constant":
+            warmup = ConstantParamScheduler(first)
+        else:
+            raise ValueError(f"SOLVER.WARMUP_METHOD is {warmup_method!r}; set it to 'linear' or 'constant'")
+        super().__init__(
+            [warmup, scheduler],
+            lengths=[warmup_length, 1 - warmup_length],
+            interval_scaling=["rescaled", "rescaled" if rescale_interval else "fixed"],
+        )
+
+
+class LRMultiplier(LRScheduler):
+    """Multiplies the initial learning rate of every group by ``multiplier(iteration / max_iter)``."""
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        multiplier: ParamScheduler,
+        max_iter: int,
+        last_iter: int = -1,
+    ):
+        if not isinstance(multiplier, ParamScheduler):
+            raise ValueError(f"multiplier has to be an fvcore ParamScheduler, not {type(multiplier).__name__}")
+        self._multiplier = multiplier
+        self._max_iter = max_iter
+        super().__init__(optimizer, last_epoch=last_iter)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"base_lrs": self.base_lrs, "last_epoch": self.last_epoch}
+
+    def get_lr(self) -> list[float]:
+        factor = self._multiplier(self.last_epoch / self._max_iter)
+        return [lr * factor for lr in self.base_lrs]
+
+
+def build_lr_scheduler(cfg, optimizer: torch.optim.Optimizer) -> LRScheduler:
+    """The schedule named by ``cfg.SOLVER.LR_SCHEDULER_NAME``, with its warm-up.
+
+    Known are WarmupMultiStepLR, WarmupCosineLR and WarmupStepWithFixedGammaLR.
+    """
+    solver = cfg.SOLVER
+    max_iter = solver.MAX_ITER
+    fixed_gamma = solver.LR_SCHEDULER_NAME == "WarmupStepWithFixedGammaLR"
+    if solver.WARMUP_ITERS >= max_iter and (fixed_gamma or solver.RESCALE_INTERVAL):
+        raise ValueError(
+            f"SOLVER.WARMUP_ITERS is {solver.WARMUP_ITERS} of {max_iter} iterations (SOLVER.MAX_ITER); "
+            f"{'WarmupStepWithFixedGammaLR' if fixed_gamma else 'RESCALE_INTERVAL'} needs some after the warm-up"
+        )
+    if solver.LR_SCHEDULER_NAME == "WarmupMultiStepLR":
+        steps = [step for step in solver.STEPS if step <= max_iter]
+        if len(steps) < len(solver.STEPS):
+            logging.getLogger(__name__).warning(
+                "SOLVER.STEPS %s beyond SOLVER.MAX_ITER %d are left out", tuple(solver.STEPS), max_iter
+            )
+        values = [solver.GAMMA**k for k in range(len(steps) + 1)]
+        schedule = MultiStepParamScheduler(values, milestones=steps, num_updates=max_iter)
+    elif solver.LR_SCHEDULER_NAME == "WarmupCosineLR":
+        end = solver.BASE_LR_END / solver.BASE_LR
+        if not 0 <= end <= 1:
+            raise ValueError(
+                f"SOLVER.BASE_LR_END is {solver.BASE_LR_END}; it has to be from 0 to BASE_LR, {solver.BASE_LR}"
+            )
+        schedule = CosineParamScheduler(1, end)
+    elif fixed_gamma:
+        schedule = StepWithFixedGammaParamScheduler(
+            base_value=1.0, gamma=solver.GAMMA, num_decays=solver.NUM_DECAYS, num_updates=max_iter
+        )
+    else:
+        raise ValueError(
+            f"SOLVER.LR_SCHEDULER_NAME is {solver.LR_SCHEDULER_NAME!r}; the embedded engine knows "
+            "WarmupMultiStepLR, WarmupCosineLR and WarmupStepWithFixedGammaLR; for others install Detectron2"
+        )
+    multiplier = WarmupParamScheduler(
+        schedule,
+        solver.WARMUP_FACTOR,
+        min(solver.WARMUP_ITERS / max_iter, 1.0),
+        solver.WARMUP_METHOD,
+        solver.RESCALE_INTERVAL,
+    )
+    return LRMultiplier(optimizer, multiplier=multiplier, max_iter=max_iter)

@@ -1,0 +1,153 @@
+"""Axis-aligned boxes.
+
+N, M number of boxes; coordinates are pixels, continuous, the first pixel spanning 0 to 1.
+"""
+
+from collections.abc import Iterator, Sequence
+from enum import IntEnum, unique
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = ["BoxMode", "Boxes", "pairwise_iou"]
+
+
+@unique
+class BoxMode(IntEnum):
+    """How the four numbers of a box are meant."""
+
+    XYXY_ABS = 0  # two corners
+    XYWH_ABS = 1  # corner and size, as COCO's files have it
+    XYXY_REL = 2  # listed for their numbers; neither engine converts relative boxes
+    XYWH_REL = 3
+    XYWHA_ABS = 4  # rotated; Detectron2 only
+
+    @staticmethod
+    def convert(box: Any, from_mode: "BoxMode", to_mode: "BoxMode") -> Any:
+        """Convert one box (list or tuple of 4) or N of them (array or tensor, N x 4); the type is kept."""
+        if from_mode == to_mode:
+            return box
+        modes = {BoxMode(from_mode), BoxMode(to_mode)}
+        if modes != {BoxMode.XYXY_ABS, BoxMode.XYWH_ABS}:
+            raise NotImplementedError(
+                f"boxes convert between XYXY_ABS and XYWH_ABS here, not from {BoxMode(from_mode).name} to "
+                f"{BoxMode(to_mode).name}; Detectron2 itself has rotated boxes"
+            )
+        single = isinstance(box, list | tuple)
+        if single:
+            if len(box) != 4:
+                raise AssertionError(f"a box has four numbers, this one has {len(box)}: {box}")
+            rows = torch.tensor(box)[None]
+        else:
+            rows = torch.from_numpy(box.copy()) if isinstance(box, np.ndarray) else box.clone()
+        if to_mode == BoxMode.XYXY_ABS:
+            rows[:, 2:] += rows[:, :2]
+        else:
+            rows[:, 2:] -= rows[:, :2]
+        if single:
+            return type(box)(rows.flatten().tolist())
+        return rows.numpy() if isinstance(box, np.ndarray) else rows
+
+
+class Boxes:
+    """N boxes as a float32 tensor ``tensor`` (N, 4), rows (x0, y0, x1, y1). Indexes and moves like a tensor."""
+
+    def __init__(self, tensor: Tensor | np.ndarray | Sequence):
+        if not isinstance(tensor, Tensor):
+            tensor = torch.as_tensor(tensor, dtype=torch.float32, device="cpu")
+        tensor = tensor.to(torch.float32)
+        if tensor.numel() == 0:
+            tensor = tensor.reshape(-1, 4)
+        if tensor.dim() != 2 or tensor.shape[1] != 4:
+            raise AssertionError(f"boxes are N x 4, not {tuple(tensor.shape)}")
+        self.tensor = tensor
+
+    @property
+    def device(self) -> torch.device:
+        return self.tensor.device
+
+    def clone(self) -> "Boxes":
+        return Boxes(self.tensor.clone())
+
+    def to(self, device: torch.device | str) -> "Boxes":
+        """The same boxes on another device; the dtype stays float32."""
+        return Boxes(self.tensor.to(device=device))
+
+    def area(self) -> Tensor:
+        """Areas (N,) in square pixels."""
+        x0, y0, x1, y1 = self.tensor.unbind(1)
+        return (x1 - x0) * (y1 - y0)
+
+    def clip(self, box_size: tuple[int, int]) -> None:
+        """Cut the boxes, in place, to an image of ``box_size`` (height, width)."""
+        if not torch.isfinite(self.tensor).all():
+            raise AssertionError("boxes contain NaN or infinity, so they cannot be clipped")
+        height, width = box_size
+        x0, y0, x1, y1 = self.tensor.unbind(1)
+        self.tensor = torch.stack(
+            (
+                x0.clamp(min=0, max=width),
+                y0.clamp(min=0, max=height),
+                x1.clamp(min=0, max=width),
+                y1.clamp(min=0, max=height),
+            ),
+            dim=-1,
+        )
+
+    def nonempty(self, threshold: float = 0.0) -> Tensor:
+        """Boolean (N,): both sides are longer than ``threshold`` pixels."""
+        sides = self.tensor[:, 2:] - self.tensor[:, :2]
+        return (sides > threshold).all(dim=1)
+
+    def inside_box(self, box_size: tuple[int, int], boundary_threshold: float = 0) -> Tensor:
+        """Boolean (N,): within ``box_size`` (height, width), give or take ``boundary_threshold`` pixels."""
+        height, width = box_size
+        x0, y0, x1, y1 = self.tensor.unbind(-1)
+        within_start = (x0 >= -boundary_threshold) & (y0 >= -boundary_threshold)
+        return within_start & (x1 < width + boundary_threshold) & (y1 < height + boundary_threshold)
+
+    def get_centers(self) -> Tensor:
+        """Centres (N, 2), columns x, y."""
+        return (self.tensor[:, :2] + self.tensor[:, 2:]) / 2
+
+    def scale(self, scale_x: float, scale_y: float) -> None:
+        """Multiply the coordinates, in place."""
+        self.tensor[:, 0::2] *= scale_x
+        self.tensor[:, 1::2] *= scale_y
+
+    @classmethod
+    def cat(cls, boxes_list: Sequence["Boxes"]) -> "Boxes":
+        """All boxes of the list in one object that shares no memory with them."""
+        if len(boxes_list) == 0:
+            return cls(torch.empty(0))
+        return cls(torch.cat([boxes.tensor for boxes in boxes_list], dim=0))
+
+    def __getitem__(self, item: int | slice | Tensor) -> "Boxes":
+        rows = self.tensor[item]
+        if isinstance(item, int):
+            rows = rows[None]
+        if rows.dim() != 2:
+            raise AssertionError(f"indexing boxes with {item} gives {rows.dim()} dimensions instead of 2")
+        return Boxes(rows)
+
+    def __len__(self) -> int:
+        return self.tensor.shape[0]
+
+    def __iter__(self) -> Iterator[Tensor]:
+        yield from self.tensor
+
+    def __repr__(self) -> str:
+        return f"Boxes({self.tensor})"
+
+
+def pairwise_iou(boxes1: Boxes, boxes2: Boxes) -> Tensor:
+    """Intersection over union (N, M) of every box of the first with every one of the second; 0 where apart."""
+    first, second = boxes1.tensor, boxes2.tensor
+    start = torch.max(first[:, None, :2], second[:, :2])  # N, M, 2
+    end = torch.min(first[:, None, 2:], second[:, 2:])  # N, M, 2
+    inter = (end - start).clamp_(min=0).prod(dim=2)  # N, M
+    union = boxes1.area()[:, None] + boxes2.area() - inter
+    # Two empty boxes would be 0 / 0.
+    return torch.where(inter > 0, inter / union, inter.new_zeros(1))

@@ -1,0 +1,241 @@
+"""Masks of the instances of one image, in three forms.
+
+N instances, H and W the image's height and width, M the side of a mask in box coordinates.
+"""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pycocotools.mask as mask_util
+import torch
+from torch import Tensor
+from torchvision.ops import roi_align
+
+from .boxes import Boxes
+
+__all__ = ["BitMasks", "PolygonMasks", "ROIMasks", "polygons_to_bitmask"]
+
+
+def polygons_to_bitmask(polygons: list[np.ndarray], height: int, width: int) -> np.ndarray:
+    """Union of polygons [x0, y0, x1, y1, ...] (pixels) as a boolean array (height, width), by COCO's rules."""
+    if len(polygons) == 0:  # COCO's code takes no empty list
+        return np.zeros((height, width), dtype=bool)
+    return mask_util.decode(mask_util.merge(mask_util.frPyObjects(polygons, height, width))).astype(bool)
+
+
+class BitMasks:
+    """Masks as a boolean tensor ``tensor`` (N, H, W); ``image_size`` is (H, W)."""
+
+    def __init__(self, tensor: Tensor | np.ndarray):
+        if isinstance(tensor, Tensor):
+            tensor = tensor.to(torch.bool)
+        else:
+            tensor = torch.as_tensor(tensor, dtype=torch.bool, device="cpu")
+        if tensor.dim() != 3:
+            raise AssertionError(f"bit masks are N x H x W, not {tuple(tensor.shape)}")
+        self.image_size = tensor.shape[1:]
+        self.tensor = tensor
+
+    @property
+    def device(self) -> torch.device:
+        return self.tensor.device
+
+    def to(self, *args: Any, **kwargs: Any) -> "BitMasks":
+        return BitMasks(self.tensor.to(*args, **kwargs))
+
+    def nonempty(self) -> Tensor:
+        """Boolean (N,): at least one pixel is set."""
+        return self.tensor.flatten(1).any(dim=1)
+
+    @staticmethod
+    def from_polygon_masks(
+        polygon_masks: "PolygonMasks | list[list[np.ndarray]]", height: int, width: int
+    ) -> "BitMasks":
+        """Rasterise polygons onto an image of the given size."""
+        instances = polygon_masks.polygons if isinstance(polygon_masks, PolygonMasks) else polygon_masks
+        masks = [torch.from_numpy(polygons_to_bitmask(one, height, width)) for one in instances]
+        return BitMasks(torch.stack(masks) if masks else torch.empty(0, height, width, dtype=torch.bool))
+
+    def crop_and_resize(self, boxes: Tensor, mask_size: int) -> Tensor:
+        """Each mask within its box of ``boxes`` (N, 4), as booleans (N, mask_size, mask_size)."""
+        if len(boxes) != len(self):
+            raise AssertionError(f"{len(boxes)} boxes for {len(self)} masks")
+        index = torch.arange(len(boxes), device=self.device).to(boxes.dtype)[:, None]
+        rois = torch.cat([index, boxes.to(self.device)], dim=1)  # N, 5
+        masks = self.tensor.to(torch.float32)[:, None]  # N, 1, H, W
+        return roi_align(masks, rois.to(masks.dtype), (mask_size, mask_size), 1.0, 0, True)[:, 0] >= 0.5
+
+    def get_bounding_boxes(self) -> Boxes:
+        """The tightest box around each mask, on the CPU; zeros where a mask is empty."""
+        columns, rows = self.tensor.any(dim=1), self.tensor.any(dim=2)  # N, W and N, H
+        boxes = torch.stack(
+            [_first(columns), _first(rows), _past_last(columns), _past_last(rows)], dim=1
+        )  # N, 4
+        return Boxes(boxes.to("cpu", torch.float32))
+
+    @staticmethod
+    def cat(bitmasks_list: Sequence["BitMasks"]) -> "BitMasks":
+        return BitMasks(torch.cat([masks.tensor for masks in bitmasks_list], dim=0))
+
+    def __getitem__(self, item: int | slice | Tensor) -> "BitMasks":
+        chosen = self.tensor[item]
+        return BitMasks(chosen[None] if isinstance(item, int) else chosen)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        yield from self.tensor
+
+    def __len__(self) -> int:
+        return self.tensor.shape[0]
+
+    def __repr__(self) -> str:
+        return f"BitMasks(num_instances={len(self)})"
+
+
+def _first(occupied: Tensor) -> Tensor:
+    """Index (N,) of the first true value of each row of (N, L), 0 where there is none."""
+    steps = torch.arange(occupied.shape[1], device=occupied.device)
+    first = torch.where(occupied, steps, occupied.shape[1]).amin(dim=1) if occupied.shape[1] else steps.new_zeros(1)
+    return torch.where(occupied.any(dim=1), first, 0)
+
+
+def _past_last(occupied: Tensor) -> Tensor:
+    """Index (N,) after the last true value of each row of (N, L), 0 where there is none."""
+    steps = torch.arange(1, occupied.shape[1] + 1, device=occupied.device)
+    return (occupied * steps).amax(dim=1) if occupied.shape[1] else steps.new_zeros(len(occupied))
+
+
+class PolygonMasks:
+    """Masks as polygons: ``polygons[i]`` lists the float64 arrays [x0, y0, x1, y1, ...] of instance i.
+
+    Polygons stay on the CPU. Fewer than three points, or an odd number of coordinates, raise ``ValueError``.
+    """
+
+    def __init__(self, polygons: list[list[np.ndarray | Tensor | Sequence[float]]]):
+        if not isinstance(polygons, list):
+            raise ValueError(f"polygons are a list (instances) of lists (parts), not a {type(polygons).__name__}")
+        self.polygons = [self._check(index, parts) for index, parts in enumerate(polygons)]
+
+    @staticmethod
+    def _check(index: int, parts: list) -> list[np.ndarray]:
+        if not isinstance(parts, list):
+            raise ValueError(f"the polygons of instance {index} are a {type(parts).__name__}, not a list")
+        arrays = [part.cpu().numpy() if isinstance(part, Tensor) else np.asarray(part) for part in parts]
+        for array in arrays:
+            if len(array) % 2 or len(array) < 6:
+                raise ValueError(
+                    f"instance {index} has a polygon of {len(array)} numbers; a polygon has at least three "
+                    "points of two each"
+                )
+        return [array.astype("float64") for array in arrays]
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cpu")
+
+    def to(self, *args: Any, **kwargs: Any) -> "PolygonMasks":
+        return self
+
+    def nonempty(self) -> Tensor:
+        """Boolean (N,): there is at least one polygon."""
+        return torch.tensor([len(parts) > 0 for parts in self.polygons], dtype=torch.bool)
+
+    def get_bounding_boxes(self) -> Boxes:
+        """The tightest box around each instance's points; (inf, inf, 0, 0) where there is none."""
+        boxes = torch.zeros(len(self), 4)
+        for box, parts in zip(boxes, self.polygons):
+            points = np.concatenate([np.empty(0), *parts]).reshape(-1, 2)
+            box[:2] = torch.from_numpy(points.min(axis=0, initial=np.inf))
+            box[2:] = torch.from_numpy(points.max(axis=0, initial=0))
+        return Boxes(boxes)
+
+    def crop_and_resize(self, boxes: Tensor, mask_size: int) -> Tensor:
+        """Each instance within its box of ``boxes`` (N, 4), as booleans (N, mask_size, mask_size)."""
+        if len(boxes) != len(self):
+            raise AssertionError(f"{len(boxes)} boxes for {len(self)} masks")
+        masks = [
+            torch.from_numpy(_rasterise_within(parts, box, mask_size))
+            for parts, box in zip(self.polygons, boxes.cpu().numpy())
+        ]
+        empty = torch.empty(0, mask_size, mask_size, dtype=torch.bool)
+        return (torch.stack(masks) if masks else empty).to(boxes.device)
+
+    def area(self) -> Tensor:
+        """Areas (N,) in square pixels, the parts of an instance added up."""
+        return torch.tensor([sum(_shoelace(part[0::2], part[1::2]) for part in parts) for parts in self.polygons])
+
+    @staticmethod
+    def cat(polymasks_list: Sequence["PolygonMasks"]) -> "PolygonMasks":
+        return PolygonMasks(list(itertools.chain.from_iterable(masks.polygons for masks in polymasks_list)))
+
+    def __getitem__(self, item: int | slice | list[int] | np.ndarray | Tensor) -> "PolygonMasks":
+        if isinstance(item, int):
+            return PolygonMasks([self.polygons[item]])
+        if isinstance(item, slice):
+            return PolygonMasks(self.polygons[item])
+        index = np.asarray(item.cpu() if isinstance(item, Tensor) else item)
+        if index.dtype == bool:
+            if index.shape != (len(self),):
+                raise AssertionError(f"a selection of shape {index.shape} for {len(self)} instances")
+            index = np.flatnonzero(index)
+        elif index.size and not np.issubdtype(index.dtype, np.integer):
+            raise ValueError(f"instances are selected by integers or booleans, not {index.dtype}")
+        return PolygonMasks([self.polygons[i] for i in index.tolist()])
+
+    def __iter__(self) -> Iterator[list[np.ndarray]]:
+        return iter(self.polygons)
+
+    def __len__(self) -> int:
+        return len(self.polygons)
+
+    def __repr__(self) -> str:
+        return f"PolygonMasks(num_instances={len(self)})"
+
+
+def _shoelace(x: np.ndarray, y: np.ndarray) -> float:
+    return 0.5 * np.abs(np.dot(x, np.roll(y, 1)) - np.dot(y, np.roll(x, 1)))
+
+
+def _rasterise_within(polygons: list[np.ndarray], box: np.ndarray, mask_size: int) -> np.ndarray:
+    width, height = box[2] - box[0], box[3] - box[1]
+    # A box thinner than a tenth of a pixel would blow the polygon up without end.
+    scale_x, scale_y = mask_size / max(width, 0.1), mask_size / max(height, 0.1)
+    moved = []
+    for polygon in polygons:
+        part = np.empty_like(polygon)
+        part[0::2] = (polygon[0::2] - box[0]) * scale_x
+        part[1::2] = (polygon[1::2] - box[1]) * scale_y
+        moved.append(part)
+    return polygons_to_bitmask(moved, mask_size, mask_size)
+
+
+class ROIMasks:
+    """Masks as a tensor ``tensor`` (N, M, M), each in the coordinates of a box that is kept elsewhere."""
+
+    def __init__(self, tensor: Tensor):
+        if tensor.dim() != 3:
+            raise ValueError(f"ROI masks are N x M x M, not {tuple(tensor.shape)}")
+        self.tensor = tensor
+
+    @property
+    def device(self) -> torch.device:
+        return self.tensor.device
+
+    def to(self, device: torch.device | str) -> "ROIMasks":
+        return ROIMasks(self.tensor.to(device))
+
+    def to_bitmasks(self, boxes: Boxes, height: int, width: int, threshold: float = 0.5) -> BitMasks:
+        """Paste each mask at its box onto an image of the given size."""
+        from ..layers.paste import paste_masks_in_image  # layers stand above structures
+
+        return BitMasks(paste_masks_in_image(self.tensor, boxes, (height, width), threshold))
+
+    def __getitem__(self, item: slice | Tensor) -> "ROIMasks":
+        return ROIMasks(self.tensor[item])
+
+    def __len__(self) -> int:
+        return self.tensor.shape[0]
+
+    def __repr__(self) -> str:
+        return f"ROIMasks(num_instances={len(self)})"

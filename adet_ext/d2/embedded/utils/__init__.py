@@ -1,0 +1,1 @@
+"""Utilities of the embedded engine: processes, logs, events, files, seeds, pictures."""

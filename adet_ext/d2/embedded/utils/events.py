@@ -1,0 +1,258 @@
+"""Scalars and pictures of a training run: a storage that is filled during it, and writers that empty it."""
+
+import datetime
+import json
+import logging
+import os
+import time
+from collections import defaultdict
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any, Iterator
+
+import numpy as np
+import torch
+from fvcore.common.history_buffer import HistoryBuffer
+
+from .file_io import PathManager
+
+_ACTIVE: list["EventStorage"] = []
+
+
+def get_event_storage() -> "EventStorage":
+    """The innermost storage whose ``with`` block is running."""
+    if not _ACTIVE:
+        raise AssertionError("get_event_storage() works inside a `with EventStorage():` block only")
+    return _ACTIVE[-1]
+
+
+def has_event_storage() -> bool:
+    """Whether a storage's ``with`` block is running."""
+    return bool(_ACTIVE)
+
+
+class EventStorage:
+    """Histories of named scalars, each value with its iteration, plus pictures waiting for a writer."""
+
+    def __init__(self, start_iter: int = 0):
+        self.iter = start_iter
+        self._histories: dict[str, HistoryBuffer] = defaultdict(HistoryBuffer)
+        self._hints: dict[str, bool] = {}
+        self._latest: dict[str, tuple[float, int]] = {}
+        self._prefix = ""
+        self._images: list[tuple[str, Any, int]] = []
+
+    @property
+    def iter(self) -> int:
+        """The iteration that values are filed under; the trainer keeps it equal to its own."""
+        return self._iter
+
+    @iter.setter
+    def iter(self, value: int) -> None:
+        self._iter = int(value)
+
+    def step(self) -> None:
+        """Go on to the next iteration (where no trainer sets ``iter``)."""
+        self._iter += 1
+
+    def put_scalar(
+        self, name: str, value: float, smoothing_hint: bool = True, cur_iter: int | None = None
+    ) -> None:
+        """File a value. ``smoothing_hint`` says that it is noisy and that writers should show a median;
+        it must be the same for all values of one name."""
+        name = self._prefix + name
+        if self._hints.setdefault(name, smoothing_hint) != smoothing_hint:
+            raise AssertionError(f"scalar {name!r} was put before with smoothing_hint={self._hints[name]}")
+        value, iteration = float(value), self._iter if cur_iter is None else cur_iter
+        self._histories[name].update(value, iteration)
+        self._latest[name] = (value, iteration)
+
+    def put_scalars(
+        self, *, smoothing_hint: bool = True, cur_iter: int | None = None, **kwargs: float
+    ) -> None:
+        """File several values at once, by keyword."""
+        for name, value in kwargs.items():
+            self.put_scalar(name, value, smoothing_hint=smoothing_hint, cur_iter=cur_iter)
+
+    def put_image(self, img_name: str, img_tensor: torch.Tensor | np.ndarray) -> None:
+        """Keep an RGB picture (3, H, W), uint8 or floats in [0, 1], for the TensorBoard writer."""
+        self._images.append((img_name, img_tensor, self._iter))
+
+    def clear_images(self) -> None:
+        """Forget the pictures, which a writer has written."""
+        self._images = []
+
+    def history(self, name: str) -> HistoryBuffer:
+        """All values of one scalar; KeyError where there are none."""
+        if name not in self._histories:
+            raise KeyError(f"no scalar named {name!r} was put into the event storage")
+        return self._histories[name]
+
+    def histories(self) -> dict[str, HistoryBuffer]:
+        """All values of all scalars."""
+        return self._histories
+
+    def latest(self) -> dict[str, tuple[float, int]]:
+        """The newest (value, iteration) of each scalar."""
+        return self._latest
+
+    def latest_with_smoothing_hint(self, window_size: int = 20) -> dict[str, tuple[float, int]]:
+        """As :meth:`latest`, but for noisy scalars the median over the last ``window_size`` iterations."""
+        return {
+            name: (self.median(name, window_size) if self._hints[name] else value, iteration)
+            for name, (value, iteration) in self._latest.items()
+        }
+
+    def median(self, name: str, window_size: int) -> float:
+        """Median of what a scalar was in the last ``window_size`` iterations."""
+        return self._histories[name].median(self.count_samples(name, window_size))
+
+    def count_samples(self, name: str, window_size: int = 20) -> int:
+        """How many values of a scalar the last ``window_size`` iterations brought (0 or more per iteration)."""
+        values = self._histories[name].values()
+        count = 0
+        for _, iteration in reversed(values):
+            if iteration <= values[-1][1] - window_size:
+                break
+            count += 1
+        return count
+
+    def smoothing_hints(self) -> dict[str, bool]:
+        """For each scalar whether it is noisy."""
+        return self._hints
+
+    @contextmanager
+    def name_scope(self, name: str) -> Iterator[None]:
+        """Put ``name/`` before the names of all scalars that are put inside the block."""
+        outer, self._prefix = self._prefix, name.rstrip("/") + "/"
+        try:
+            yield
+        finally:
+            self._prefix = outer
+
+    def __enter__(self) -> "EventStorage":
+        _ACTIVE.append(self)
+        return self
+
+    def __exit__(self, *exception) -> None:
+        _ACTIVE.pop()
+
+
+class EventWriter:
+    """Takes what is new out of the active storage each time :meth:`write` is called."""
+
+    def write(self) -> None:
+        raise NotImplementedError(f"{type(self).__name__} has to define write()")
+
+    def close(self) -> None:
+        """Called once, after the last :meth:`write`."""
+
+
+class JSONWriter(EventWriter):
+    """Appends one JSON line per iteration that has something new."""
+
+    def __init__(self, json_file: str, window_size: int = 20):
+        self._file = PathManager.open(json_file, "a")
+        self._window_size = window_size
+        self._last_write = -1
+
+    def write(self) -> None:
+        lines: dict[int, dict[str, float]] = defaultdict(dict)
+        for name, (value, iteration) in get_event_storage().latest_with_smoothing_hint(self._window_size).items():
+            if iteration > self._last_write:
+                lines[iteration][name] = value
+        for iteration, line in lines.items():
+            self._file.write(json.dumps({**line, "iteration": iteration}, sort_keys=True) + "\n")
+        self._last_write = max(lines, default=self._last_write)
+        self._file.flush()
+        if hasattr(self._file, "fileno"):
+            os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class TensorboardXWriter(EventWriter):
+    """Writes scalars and pictures as TensorBoard events."""
+
+    def __init__(self, log_dir: str, window_size: int = 20, **kwargs: Any):
+        self._window_size = window_size
+        self._arguments = {"log_dir": log_dir, **kwargs}
+        self._last_write = -1
+
+    @cached_property
+    def _writer(self):
+        from torch.utils.tensorboard import SummaryWriter
+
+        return SummaryWriter(**self._arguments)
+
+    def write(self) -> None:
+        storage = get_event_storage()
+        last_write = self._last_write
+        for name, (value, iteration) in storage.latest_with_smoothing_hint(self._window_size).items():
+            if iteration > self._last_write:
+                self._writer.add_scalar(name, value, iteration)
+                last_write = max(last_write, iteration)
+        self._last_write = last_write
+        for name, image, iteration in storage._images:
+            self._writer.add_image(name, image, iteration)
+        storage.clear_images()
+
+    def close(self) -> None:
+        if "_writer" in self.__dict__:
+            self._writer.close()
+
+
+class CommonMetricPrinter(EventWriter):
+    """Logs one line: time left, iteration, losses (medians), timings, learning rate, GPU memory."""
+
+    def __init__(self, max_iter: int | None = None, window_size: int = 20):
+        self.logger = logging.getLogger(__name__)
+        self._max_iter = max_iter
+        self._window_size = window_size
+        self._last_write: tuple[int, float] | None = None
+
+    def _eta(self, storage: EventStorage) -> str:
+        if self._max_iter is None:
+            return ""
+        left = self._max_iter - storage.iter - 1
+        now, last = time.perf_counter(), self._last_write
+        self._last_write = (storage.iter, now)
+        if "time" in storage.histories():
+            seconds = storage.history("time").median(1000) * left
+            storage.put_scalar("eta_seconds", seconds, smoothing_hint=False)
+        elif last is not None and storage.iter > last[0]:  # no timer hook: a coarser estimate
+            seconds = (now - last[1]) / (storage.iter - last[0]) * left
+        else:
+            return ""
+        return str(datetime.timedelta(seconds=int(seconds)))
+
+    def write(self) -> None:
+        storage = get_event_storage()
+        if storage.iter == self._max_iter:
+            return  # called once more after training, when nothing of what it prints is new
+        histories = storage.histories()
+
+        def medians(part: str) -> str:
+            return "  ".join(
+                f"{name}: {storage.median(name, self._window_size):.4g}"
+                for name in list(histories)
+                if part in name
+            )
+
+        eta = self._eta(storage)
+        fields = [f" eta: {eta}  iter: {storage.iter}" if eta else f" iter: {storage.iter}"]
+        fields += [medians("loss"), medians("[metric]")]
+        if "time" in histories:
+            timings = histories["time"]
+            fields += [f"time: {timings.global_avg():.4f}", f"last_time: {timings.latest():.4f}"]
+        if "data_time" in histories:
+            timings = histories["data_time"]
+            average = timings.avg(storage.count_samples("data_time", self._window_size))
+            fields += [f"data_time: {average:.4f}", f"last_data_time: {timings.latest():.4f}"]
+        rate = f"{histories['lr'].latest():.5g}" if "lr" in histories else "N/A"
+        memory = ""
+        if torch.cuda.is_available():
+            memory = f"max_mem: {torch.cuda.max_memory_allocated() / 2**20:.0f}M"
+        # The spacing of Detectron2's line, which scripts take apart: two blanks also around an empty field.
+        self.logger.info("%s   lr: %s  %s", "  ".join(fields), rate, memory)

@@ -1,0 +1,144 @@
+"""Starting a job of several processes: our own, or joining those that torchrun has started."""
+
+import os
+import socket
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from . import comm
+
+DEFAULT_TIMEOUT = timedelta(minutes=30)
+
+
+def started_by_torchrun() -> bool:
+    """Whether the environment says which process of which job this is, as torchrun's does."""
+    return all(name in os.environ for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR"))
+
+
+def join_torchrun(
+    main_func: Callable,
+    args: tuple = (),
+    timeout: timedelta = DEFAULT_TIMEOUT,
+    *,
+    create_local_group: Callable[[int], Any] = comm.create_local_process_group,
+) -> Any:
+    """Join the job that the environment describes and return ``main_func(*args)``.
+
+    ``create_local_group`` is the engine's own ``comm.create_local_process_group``.
+    """
+    world_size = int(os.environ["WORLD_SIZE"])
+    if world_size == 1 or dist.is_initialized():
+        return main_func(*args)
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
+    _join(
+        int(os.environ["LOCAL_RANK"]),
+        int(os.environ["RANK"]),
+        world_size,
+        processes,
+        "env://",
+        timeout,
+        create_local_group,
+    )
+    try:
+        return main_func(*args)
+    finally:
+        dist.destroy_process_group()
+
+
+def launch(
+    main_func: Callable,
+    num_gpus_per_machine: int,
+    num_machines: int = 1,
+    machine_rank: int = 0,
+    dist_url: str | None = None,
+    args: tuple = (),
+    timeout: timedelta = DEFAULT_TIMEOUT,
+) -> Any:
+    """Run ``main_func(*args)`` in ``num_gpus_per_machine`` processes here; call it on every machine.
+
+    Processes talk through NCCL, each on a GPU of its own, or through gloo where there is no GPU. One
+    process in total is this one. In a process that torchrun has started, nothing is started: it joins
+    the job described by its environment, and the counts given here are ignored.
+
+    Args:
+        dist_url: where the processes meet, ``tcp://host:port``; "auto" finds a free port (one machine).
+
+    Raises:
+        ValueError: more processes than GPUs, or "auto" (or nothing) as ``dist_url`` with several machines.
+    """
+    if started_by_torchrun():
+        return join_torchrun(main_func, args, timeout)
+    world_size = num_machines * num_gpus_per_machine
+    if world_size == 1:
+        return main_func(*args)
+    if dist_url in (None, "auto"):
+        if num_machines > 1:
+            raise ValueError("with several machines --dist-url has to be tcp://ADDRESS-OF-MACHINE-0:PORT")
+        dist_url = f"tcp://127.0.0.1:{_free_port()}"
+    _check_gpus(num_gpus_per_machine)
+    mp.start_processes(
+        _worker,
+        nprocs=num_gpus_per_machine,
+        args=(main_func, world_size, num_gpus_per_machine, machine_rank, dist_url, args, timeout),
+        daemon=False,
+    )
+    return None
+
+
+def _free_port() -> int:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _check_gpus(processes: int) -> None:
+    if torch.cuda.is_available() and processes > torch.cuda.device_count():
+        raise ValueError(
+            f"{processes} processes on a machine with {torch.cuda.device_count()} GPU(s): start at most one "
+            "per GPU, or hide the GPUs (CUDA_VISIBLE_DEVICES='') to run on the CPU"
+        )
+
+
+def _join(
+    local_rank: int,
+    rank: int,
+    world_size: int,
+    processes: int,
+    url: str,
+    timeout: timedelta,
+    create_local_group: Callable[[int], Any],
+) -> None:
+    _check_gpus(processes)
+    on_gpu = torch.cuda.is_available()
+    if on_gpu:
+        torch.cuda.set_device(local_rank)
+    dist.init_process_group(
+        "nccl" if on_gpu else "gloo",
+        init_method=url,
+        world_size=world_size,
+        rank=rank,
+        timeout=timeout,
+    )
+    create_local_group(processes)
+    comm.synchronize()  # nobody goes on, and possibly times out, before all have come
+
+
+def _worker(
+    local_rank: int,
+    main_func: Callable,
+    world_size: int,
+    processes: int,
+    machine_rank: int,
+    url: str,
+    args: tuple,
+    timeout: timedelta,
+) -> None:
+    rank = machine_rank * processes + local_rank
+    _join(local_rank, rank, world_size, processes, url, timeout, comm.create_local_process_group)
+    main_func(*args)
+    dist.destroy_process_group()

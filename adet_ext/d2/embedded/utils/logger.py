@@ -1,0 +1,141 @@
+"""Logging as Detectron2 formats it: coloured on the terminal, plain in ``log.txt``, one file per process."""
+
+import logging
+import os
+import sys
+from collections import Counter
+from typing import Any
+
+from tabulate import tabulate
+from termcolor import colored
+
+from .file_io import PathManager
+
+_PACKAGE = "adet_ext"
+_ENGINE = "adet_ext.d2.embedded"
+_DATE_FORMAT = "%m/%d %H:%M:%S"
+_PLAIN = logging.Formatter("[%(asctime)s] %(name)s %(levelname)s: %(message)s", datefmt=_DATE_FORMAT)
+
+
+class _TerminalFormatter(logging.Formatter):
+    """Shortens logger names and paints the level of what is worse than information."""
+
+    def __init__(self, root_name: str, abbreviation: str):
+        super().__init__(colored("[%(asctime)s %(name)s]: ", "green") + "%(message)s", datefmt=_DATE_FORMAT)
+        self._short = [(f"{_ENGINE}.", "d2."), (f"{root_name}.", f"{abbreviation}." if abbreviation else "")]
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        full_name = record.name
+        for prefix, short in self._short:
+            if record.name.startswith(prefix):
+                record.name = short + record.name[len(prefix) :]
+                break
+        text = super().formatMessage(record)
+        record.name = full_name  # the next handler, that of the file, writes the full name
+        if record.levelno >= logging.WARNING:
+            text = f"{colored(record.levelname, 'red', attrs=['bold'])} {text}"
+        return text
+
+
+class _LogFile(logging.StreamHandler):
+    def __init__(self, path: str):
+        super().__init__(PathManager.open(path, "a"))
+
+    def close(self) -> None:
+        self.stream.close()
+        super().close()
+
+
+_LOG_FILES: dict[str, _LogFile] = {}
+
+
+def setup_logger(
+    output: str | None = None,
+    distributed_rank: int = 0,
+    *,
+    color: bool = True,
+    name: str = _PACKAGE,
+    abbrev_name: str | None = None,
+    enable_propagation: bool = False,
+    configure_stdout: bool = True,
+) -> logging.Logger:
+    """Let logger ``name`` write to the terminal (first process only) and to a file (every process).
+
+    Args:
+        output: a file ending in ``.txt`` or ``.log``, or a folder, which gets ``log.txt``; other
+            processes than the first append ``.rank1`` and so on. None writes no file.
+        abbrev_name: what stands for ``name`` on the terminal; "" drops it.
+
+    Calling it again adds what is new (another file, say) and never a second copy of anything.
+    """
+    logger = logging.getLogger(name)
+    logger.setLevel(logging.DEBUG)
+    logger.propagate = enable_propagation
+
+    if configure_stdout and distributed_rank == 0:
+        terminal = next((h for h in logger.handlers if getattr(h, "_is_terminal", False)), None)
+        if terminal is None:
+            terminal = logging.StreamHandler(sys.stdout)
+            terminal._is_terminal = True
+            logger.addHandler(terminal)
+        terminal.setStream(sys.stdout)  # it may have been replaced and the old one closed
+        short = name if abbrev_name is None else abbrev_name
+        terminal.setFormatter(_TerminalFormatter(name, short) if color else _PLAIN)
+
+    if output is not None:
+        path = output if output.endswith((".txt", ".log")) else os.path.join(output, "log.txt")
+        if distributed_rank > 0:
+            path = f"{path}.rank{distributed_rank}"
+        if path not in _LOG_FILES:
+            PathManager.mkdirs(os.path.dirname(path) or ".")
+            handler = _LogFile(path)
+            handler.setFormatter(_PLAIN)
+            _LOG_FILES[path] = handler
+        if _LOG_FILES[path] not in logger.handlers:
+            logger.addHandler(_LOG_FILES[path])
+    return logger
+
+
+_COUNTS: Counter = Counter()
+
+
+def _caller() -> tuple[str, tuple]:
+    """Return the module name of the first frame outside this file, and a key for that line."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename == __file__:
+        frame = frame.f_back
+    module = frame.f_globals.get("__name__", _PACKAGE)
+    key = (frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name)
+    return (_PACKAGE if module == "__main__" else module), key
+
+
+def log_first_n(
+    lvl: int, msg: str, n: int = 1, *, name: str | None = None, key: str | tuple[str, ...] = "caller"
+) -> None:
+    """Log only the first ``n`` times; ``key`` tells repeats by "caller", by "message", or by both."""
+    module, line = _caller()
+    kinds = (key,) if isinstance(key, str) else tuple(key)
+    count_key = (line if "caller" in kinds else ()) + ((msg,) if "message" in kinds else ())
+    _COUNTS[count_key] += 1
+    if _COUNTS[count_key] <= n:
+        logging.getLogger(name or module).log(lvl, msg)
+
+
+def log_every_n(lvl: int, msg: str, n: int = 1, *, name: str | None = None) -> None:
+    """Log the first of every ``n`` calls from one line of code."""
+    module, line = _caller()
+    _COUNTS[line] += 1
+    if n == 1 or _COUNTS[line] % n == 1:
+        logging.getLogger(name or module).log(lvl, msg)
+
+
+def create_small_table(small_dict: dict[str, Any]) -> str:
+    """A table of one row under the dictionary's keys, for a handful of figures."""
+    return tabulate(
+        [list(small_dict.values())],
+        headers=list(small_dict),
+        tablefmt="pipe",
+        floatfmt=".3f",
+        stralign="center",
+        numalign="center",
+    )

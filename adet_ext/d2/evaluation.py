@@ -1,0 +1,44 @@
+"""Evaluation: the loop over a data set, COCO AP, semantic IoU, panoptic quality."""
+
+import importlib.util
+
+from . import ENGINE
+
+if ENGINE == "detectron2":
+    from detectron2.evaluation import (
+        COCOEvaluator,
+        DatasetEvaluator,
+        DatasetEvaluators,
+        SemSegEvaluator,
+        inference_context,
+        inference_on_dataset,
+        print_csv_format,
+        verify_results,
+    )
+    from detectron2.evaluation.coco_evaluation import instances_to_coco_json
+    from detectron2.evaluation.testing import flatten_results_dict
+else:
+    from .embedded.evaluation import (
+        COCOEvaluator,
+        DatasetEvaluator,
+        DatasetEvaluators,
+        SemSegEvaluator,
+        flatten_results_dict,
+        inference_context,
+        inference_on_dataset,
+        instances_to_coco_json,
+        print_csv_format,
+        verify_results,
+    )
+
+# Detectron2's own needs panopticapi, which is not on PyPI; ours gives the same numbers without it.
+if ENGINE == "detectron2" and importlib.util.find_spec("panopticapi") is not None:
+    from detectron2.evaluation import COCOPanopticEvaluator
+else:
+    from .embedded.evaluation.panoptic import COCOPanopticEvaluator
+
+__all__ = [
+    "COCOEvaluator", "COCOPanopticEvaluator", "DatasetEvaluator", "DatasetEvaluators", "SemSegEvaluator",
+    "flatten_results_dict", "inference_context", "inference_on_dataset", "instances_to_coco_json",
+    "print_csv_format", "verify_results",
+]  # fmt: skip

@@ -1,0 +1,31 @@
+"""Optimisers and learning-rate schedules."""
+
+from . import ENGINE
+
+if ENGINE == "detectron2":
+    from detectron2.solver import (
+        LRMultiplier,
+        WarmupParamScheduler,
+        build_lr_scheduler,
+        build_optimizer,
+        get_default_optimizer_params,
+    )
+    from detectron2.solver.build import maybe_add_gradient_clipping
+else:
+    from .embedded.solver import (
+        LRMultiplier,
+        WarmupParamScheduler,
+        build_lr_scheduler,
+        build_optimizer,
+        get_default_optimizer_params,
+        maybe_add_gradient_clipping,
+    )
+
+__all__ = [
+    "LRMultiplier",
+    "WarmupParamScheduler",
+    "build_lr_scheduler",
+    "build_optimizer",
+    "get_default_optimizer_params",
+    "maybe_add_gradient_clipping",
+]

@@ -1,0 +1,40 @@
+"""What flows between data, models and evaluation: boxes, instances, images and masks."""
+
+from . import ENGINE
+
+if ENGINE == "detectron2":
+    from detectron2.structures import (
+        BitMasks,
+        Boxes,
+        BoxMode,
+        ImageList,
+        Instances,
+        PolygonMasks,
+        ROIMasks,
+        pairwise_iou,
+        polygons_to_bitmask,
+    )
+else:
+    from .embedded.structures import (
+        BitMasks,
+        Boxes,
+        BoxMode,
+        ImageList,
+        Instances,
+        PolygonMasks,
+        ROIMasks,
+        pairwise_iou,
+        polygons_to_bitmask,
+    )
+
+__all__ = [
+    "BitMasks",
+    "BoxMode",
+    "Boxes",
+    "ImageList",
+    "Instances",
+    "PolygonMasks",
+    "ROIMasks",
+    "pairwise_iou",
+    "polygons_to_bitmask",
+]

@@ -1,0 +1,152 @@
+"""The augmentations that a config asks for, and a crop that knows of instances.
+
+Shapes: H, W image height and width; R instances. Boxes are (x0, y0, x1, y1) in pixels, edges not centres.
+"""
+
+import numpy as np
+
+from ..d2.config import CfgNode
+from ..d2.data import transforms as T
+from ..errors import UserError
+
+__all__ = ["InstanceCropTransform", "RandomCropWithInstance", "build_augmentation"]
+
+
+class InstanceCropTransform(T.CropTransform):
+    """fvcore's crop with its own clipping of polygons, which needs no shapely.
+
+    Pieces of a polygon that the crop separates stay joined along its border, by lines without area.
+    """
+
+    def apply_polygons(self, polygons: list[np.ndarray]) -> list[np.ndarray]:
+        """Clip float [points, 2] polygons to the crop and shift them; those left without area are dropped."""
+        clipped = (clip_polygon(p, self.x0, self.y0, self.x0 + self.w, self.y0 + self.h) for p in polygons)
+        return [p - (self.x0, self.y0) for p in clipped if len(p) >= 3 and (np.ptp(p, axis=0) > 1e-6).all()]
+
+
+def clip_polygon(points: np.ndarray, x0: float, y0: float, x1: float, y1: float) -> np.ndarray:
+    """Return the part of a polygon [points, 2] within a rectangle (Sutherland and Hodgman), maybe empty."""
+    points = np.asarray(points, np.float64).reshape(-1, 2)
+    inside = (points >= (x0, y0)).all() and (points <= (x1, y1)).all()
+    if inside:
+        return points
+    for axis, limit, sign in ((0, x0, 1), (0, x1, -1), (1, y0, 1), (1, y1, -1)):
+        points = _clip_half(points, axis, limit, sign)
+    return _without_spikes(points)
+
+
+def _clip_half(points: np.ndarray, axis: int, limit: float, sign: int) -> np.ndarray:
+    """Keep where sign * (coordinate - limit) >= 0."""
+    if not len(points):
+        return points
+    distance = sign * (points[:, axis] - limit)
+    following, next_distance = np.roll(points, -1, 0), np.roll(distance, -1)
+    crosses = (distance >= 0) != (next_distance >= 0)
+    share = np.divide(distance, distance - next_distance, out=np.zeros_like(distance), where=crosses)
+    crossing = points + share[:, None] * (following - points)
+    crossing[:, axis] = limit  # exactly, so that what runs along the border is seen to do so
+    both = np.stack([points, crossing], 1).reshape(-1, 2)
+    return both[np.stack([distance >= 0, crosses], 1).reshape(-1)]
+
+
+def _without_spikes(points: np.ndarray) -> np.ndarray:
+    """Drop corners at which the outline turns back on itself: there it only ran along the border and back, past the
+    part that is left, and would widen its box."""
+    corners = [tuple(p) for p in points.tolist()]
+    i = unchanged = 0
+    while len(corners) >= 3 and unchanged <= len(corners):
+        i %= len(corners)
+        before, here, after = corners[i - 1], corners[i], corners[(i + 1) % len(corners)]
+        ax, ay, bx, by = before[0] - here[0], before[1] - here[1], after[0] - here[0], after[1] - here[1]
+        back = ax * by - ay * bx == 0 and ax * bx + ay * by >= 0  # also two corners in one place
+        if back:
+            del corners[i]
+            i, unchanged = max(i - 1, 0), 0
+        else:
+            i, unchanged = i + 1, unchanged + 1
+    return np.array(corners, np.float64).reshape(-1, 2)
+
+
+class RandomCropWithInstance(T.RandomCrop):
+    """A crop of random place that holds the centre of a random instance.
+
+    Args:
+        crop_type, crop_size: as for Detectron2's ``RandomCrop``.
+        crop_instance: whether instances may be cut. False: the crop grows until each instance lies wholly inside
+            or wholly outside, to the full image if need be.
+    """
+
+    def __init__(self, crop_type: str, crop_size: tuple[float, float], crop_instance: bool = True):
+        super().__init__(crop_type, crop_size)
+        self.crop_instance = crop_instance
+        self.input_args = ("image", "boxes")
+
+    def get_transform(self, image: np.ndarray, boxes: np.ndarray | None) -> InstanceCropTransform:
+        """``boxes``: float [R, 4], or None; without any instance the crop lies anywhere."""
+        height, width = image.shape[:2]
+        crop_h, crop_w = (int(v) for v in self.get_crop_size((height, width)))
+        if boxes is None or not len(boxes):
+            x0, y0 = np.random.randint(width - crop_w + 1), np.random.randint(height - crop_h + 1)
+            return InstanceCropTransform(int(x0), int(y0), crop_w, crop_h)
+        boxes = np.asarray(boxes, np.float64).clip(0, [width, height, width, height])
+        box = boxes[np.random.randint(len(boxes))]
+        x0 = _start(box[0] + box[2], crop_w, width)
+        y0 = _start(box[1] + box[3], crop_h, height)
+        window = np.array([x0, y0, x0 + crop_w, y0 + crop_h], np.int64)
+        if not self.crop_instance:
+            window = _grown(window, boxes)
+        x0, y0, x1, y1 = window.tolist()
+        return InstanceCropTransform(x0, y0, x1 - x0, y1 - y0)
+
+
+def _start(twice_centre: float, crop: int, length: int) -> int:
+    """Draw where along one axis a crop may start so that it lies in the image and holds the centre."""
+    centre = twice_centre / 2
+    low = max(int(np.ceil(centre)) - crop, 0)
+    high = min(int(np.floor(centre)), length - crop)
+    return int(np.random.randint(low, max(low, high) + 1))
+
+
+def _grown(window: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """Return the smallest whole-pixel window around ``window`` that cuts none of ``boxes``."""
+    boxes = np.concatenate([np.floor(boxes[:, :2]), np.ceil(boxes[:, 2:])], 1).astype(np.int64)
+    while True:
+        overlap = np.minimum(boxes[:, 2:], window[2:]) - np.maximum(boxes[:, :2], window[:2])
+        touched = boxes[(overlap > 0).all(1)]
+        if not len(touched):
+            return window
+        grown = np.concatenate(
+            [np.minimum(window[:2], touched[:, :2].min(0)), np.maximum(window[2:], touched[:, 2:].max(0))]
+        )
+        if (grown == window).all():
+            return window
+        window = grown
+
+
+def build_augmentation(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
+    """Return crop (training), resize of the shorter side, and flip (training), as ``cfg.INPUT`` has them.
+
+    Raises:
+        UserError: ``INPUT.IS_ROTATE``, which would turn boxes into other boxes, or an ill-formed range or crop.
+    """
+    if not is_train:
+        return [T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, "choice")]
+    if cfg.INPUT.IS_ROTATE:
+        raise UserError("INPUT.IS_ROTATE: random rotation is not supported, boxes would no longer fit; set it to False")
+    sizes, style = cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING
+    if style == "range" and len(sizes) != 2:
+        raise UserError(f"INPUT.MIN_SIZE_TRAIN: sampling from a range takes two sizes, got {tuple(sizes)}")
+    augmentations: list[T.Augmentation] = [T.ResizeShortestEdge(sizes, cfg.INPUT.MAX_SIZE_TRAIN, style)]
+    if cfg.INPUT.CROP.ENABLED:
+        try:
+            crop = RandomCropWithInstance(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE, cfg.INPUT.CROP.CROP_INSTANCE)
+        except AssertionError as error:
+            crop = cfg.INPUT.CROP
+            raise UserError(f"INPUT.CROP.TYPE {crop.TYPE!r} with INPUT.CROP.SIZE {crop.SIZE} does not fit") from error
+        augmentations.insert(0, crop)
+    if cfg.INPUT.HFLIP_TRAIN and cfg.INPUT.RANDOM_FLIP != "none":
+        kind = cfg.INPUT.RANDOM_FLIP
+        if kind not in ("horizontal", "vertical"):
+            raise UserError(f"INPUT.RANDOM_FLIP is {kind!r}; set it to horizontal, vertical or none")
+        augmentations.append(T.RandomFlip(horizontal=kind == "horizontal", vertical=kind == "vertical"))
+    return augmentations

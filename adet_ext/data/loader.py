@@ -1,0 +1,307 @@
+"""Data loaders of training and evaluation.
+
+The training stream is a pure function of the data set, the seed and the batch size of all processes together:
+neither the number of processes, nor that of workers, nor an interruption changes which images make up batch i, or
+how they are augmented. For that, indices are shuffled, grouped by aspect ratio and cut into batches before anything
+is loaded, and every sample is augmented from a seed of its own.
+
+Letters: B images of a batch over all processes; P processes ("ranks"); n images of the data set.
+"""
+
+import contextlib
+import logging
+import random
+from collections.abc import Callable, Iterable, Iterator
+
+import numpy as np
+import torch
+import torch.utils.data as torchdata
+
+from ..d2.config import CfgNode
+from ..d2.data import (
+    DatasetCatalog,
+    DatasetFromList,
+    InferenceSampler,
+    RepeatFactorTrainingSampler,
+    get_detection_dataset_dicts,
+    trivial_batch_collator,
+)
+from ..d2.utils import comm
+from ..errors import UserError
+from .mapper import AdetDatasetMapper
+
+__all__ = ["TrainingBatches", "build_test_loader", "build_train_loader", "dataset_dicts"]
+
+logger = logging.getLogger(__name__)
+
+_MAPPER_TRIES = 10
+
+
+class TrainingBatches:
+    """The endless stream of batches: lists of (position, index), B / P of them for each rank.
+
+    ``position`` counts the samples of all processes from the start of training; ``index`` is that of the image.
+
+    Args:
+        size: n.
+        seed: not negative; the same for all ranks.
+        batch_size: B, a multiple of ``world_size``.
+        wide: bool [n], whether an image is wider than high; a batch holds images of one kind. None: no grouping.
+        repeat_factors: float [n], how often an image comes in an epoch on average; None: once.
+        start: number of batches to pass over.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        seed: int,
+        batch_size: int,
+        *,
+        wide: np.ndarray | None = None,
+        repeat_factors: np.ndarray | None = None,
+        start: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ):
+        if batch_size < 1 or batch_size % world_size:
+            raise UserError(
+                f"SOLVER.IMS_PER_BATCH is {batch_size}, which {world_size} processes cannot share evenly; set it to a "
+                f"multiple of {world_size}"
+            )
+        self.size, self.seed, self.batch_size = size, seed, batch_size
+        self.wide, self.repeat_factors, self.start = wide, repeat_factors, start
+        per_rank = batch_size // world_size
+        self.slice = slice(rank * per_rank, (rank + 1) * per_rank)
+
+    def epoch(self, number: int) -> list[int]:
+        """Indices of one pass over the data, shuffled; with repeat factors, their fractions rounded at random."""
+        rng = np.random.RandomState([self.seed, number])
+        if self.repeat_factors is None:
+            return rng.permutation(self.size).tolist()
+        whole = np.floor(self.repeat_factors)
+        times = (whole + (rng.random_sample(self.size) < self.repeat_factors - whole)).astype(np.int64)
+        return rng.permutation(np.repeat(np.arange(self.size), times)).tolist()
+
+    def _samples(self) -> Iterator[tuple[int, int]]:
+        position = number = 0
+        while True:
+            for index in self.epoch(number):
+                yield position, index
+                position += 1
+            number += 1
+
+    def _global_batches(self) -> Iterator[list[tuple[int, int]]]:
+        open_batches: tuple[list, list] = ([], [])
+        wide = np.zeros(self.size, bool) if self.wide is None else self.wide
+        kinds = wide.astype(int).tolist()
+        for sample in self._samples():
+            batch = open_batches[kinds[sample[1]]]
+            batch.append(sample)
+            if len(batch) == self.batch_size:
+                yield batch.copy()
+                batch.clear()
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        batches = self._global_batches()
+        for _ in range(self.start):
+            next(batches)
+        for batch in batches:
+            yield batch[self.slice]
+
+
+class _Failure:
+    """A UserError on its way from a worker: torch would wrap its sentence in the worker's traceback."""
+
+    def __init__(self, message: str):
+        self.message = message
+
+
+class _Samples(torchdata.Dataset):
+    """Maps (position, index) to a mapped dict, augmented from ``seed`` and ``position`` alone.
+
+    Where the mapper returns None, another image, drawn from the same seed, takes the place.
+    """
+
+    def __init__(self, dataset: torchdata.Dataset, mapper: Callable[[dict], dict | None], seed: int):
+        self.dataset, self.mapper, self.seed = dataset, mapper, seed
+
+    def __getitem__(self, key: tuple[int, int]):
+        position, index = key
+        with _seeded(self.seed, position):
+            try:
+                for _ in range(_MAPPER_TRIES):
+                    sample = self.mapper(self.dataset[index])
+                    if sample is not None:
+                        return sample
+                    index = np.random.randint(len(self.dataset))
+            except UserError as error:
+                return _Failure(str(error))
+        return _Failure(f"the mapper returned nothing for {_MAPPER_TRIES} images in a row; the last was number {index}")
+
+
+class _Mapped(torchdata.Dataset):
+    """A mapped data set for evaluation."""
+
+    def __init__(self, dataset: torchdata.Dataset, mapper: Callable[[dict], dict]):
+        self.dataset, self.mapper = dataset, mapper
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int):
+        try:
+            return self.mapper(self.dataset[index])
+        except UserError as error:
+            return _Failure(str(error))
+
+
+class _Loader(torchdata.DataLoader):
+    """A DataLoader that raises the UserErrors of its workers as they were."""
+
+    def __iter__(self) -> Iterator[list[dict]]:
+        for batch in super().__iter__():
+            for sample in batch:
+                if isinstance(sample, _Failure):
+                    raise UserError(sample.message)
+            yield batch
+
+
+@contextlib.contextmanager
+def _seeded(seed: int, position: int) -> Iterator[None]:
+    """Seed python's, NumPy's and torch's generators from (seed, position), and put them back afterwards.
+
+    Put back, because without workers this runs in the training process, whose own stream must not notice.
+    """
+    state = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    words = np.random.SeedSequence([seed, position]).generate_state(3).tolist()
+    random.seed(words[0])
+    np.random.seed(words[1])
+    torch.default_generator.manual_seed(words[2])  # the CPU's alone; torch.manual_seed would touch the GPUs' too
+    try:
+        yield
+    finally:
+        random.setstate(state[0])
+        np.random.set_state(state[1])
+        torch.set_rng_state(state[2])
+
+
+def build_train_loader(
+    cfg: CfgNode,
+    mapper: Callable[[dict], dict | None] | None = None,
+    start_iter: int = 0,
+    *,
+    rank: int | None = None,
+    world_size: int | None = None,
+) -> Iterable[list[dict]]:
+    """Return the endless, resumable training loader of ``cfg``.
+
+    Args:
+        mapper: :class:`AdetDatasetMapper` of ``cfg`` by default.
+        start_iter: how many batches to pass over, without loading them.
+        rank, world_size: this process and the number of all; what is running by default.
+
+    With ``cfg.SEED`` below 0 a random seed is drawn that all ranks share; a resumed run continues the stream only if
+    ``cfg.SEED`` is set and the same.
+
+    Raises:
+        UserError: no image to train on, a batch size that processes cannot share, or an unknown sampler.
+    """
+    rank = comm.get_rank() if rank is None else rank
+    world_size = comm.get_world_size() if world_size is None else world_size
+    dicts = dataset_dicts(cfg.DATASETS.TRAIN, "DATASETS.TRAIN", cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS)
+    seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
+    batches = TrainingBatches(
+        len(dicts),
+        seed,
+        cfg.SOLVER.IMS_PER_BATCH,
+        wide=_wide(dicts) if cfg.DATALOADER.ASPECT_RATIO_GROUPING else None,
+        repeat_factors=_repeat_factors(cfg, dicts),
+        start=start_iter,
+        rank=rank,
+        world_size=world_size,
+    )
+    mapper = mapper or AdetDatasetMapper(cfg, is_train=True)
+    return _Loader(
+        _Samples(DatasetFromList(dicts, copy=False), mapper, seed),
+        batch_sampler=batches,
+        num_workers=cfg.DATALOADER.NUM_WORKERS,
+        collate_fn=trivial_batch_collator,
+        # Its own, or starting to iterate would draw from the global one, at another point in a resumed run.
+        generator=torch.Generator(),
+    )
+
+
+def build_test_loader(
+    cfg: CfgNode, dataset_name: str, mapper: Callable[[dict], dict] | None = None, batch_size: int = 1
+) -> torchdata.DataLoader:
+    """Return a loader of every image of ``dataset_name`` once, shared out among the processes in order.
+
+    Args:
+        mapper: :class:`AdetDatasetMapper` of ``cfg`` in inference mode by default.
+        batch_size: images of a batch in each process; 1 is what timings in papers use.
+    """
+    dicts = dataset_dicts((dataset_name,), "the data set to evaluate", filter_empty=False)
+    mapper = mapper or AdetDatasetMapper(cfg, is_train=False)
+    return _Loader(
+        _Mapped(DatasetFromList(dicts, copy=False), mapper),
+        batch_size=batch_size,
+        sampler=InferenceSampler(len(dicts)),
+        num_workers=cfg.DATALOADER.NUM_WORKERS,
+        collate_fn=trivial_batch_collator,
+    )
+
+
+def dataset_dicts(names: Iterable[str], key: str, filter_empty: bool) -> list[dict]:
+    """Load the data sets ``names`` as one list of dicts.
+
+    Args:
+        key: the config key, or whatever else the names come from; errors start with it.
+        filter_empty: leave out images without annotations other than crowds.
+
+    Raises:
+        UserError: a name is unknown, its files are missing or wrong, or no image is left.
+    """
+    names = list(names)
+    if not names:
+        raise UserError(f"{key} names no data set; give one, such as shapes_train")
+    unknown = [name for name in names if name not in DatasetCatalog]
+    if unknown:
+        raise UserError(
+            f"{key}: there is no data set {unknown[0]!r}; register it with --dataset NAME IMAGES ANNOTATIONS, or see "
+            "'python -m adet_ext data list'"
+        )
+    try:
+        return get_detection_dataset_dicts(names, filter_empty=filter_empty)
+    except AssertionError as error:  # how Detectron2 says that nothing is left, among other things
+        filtered = " (images without annotations are left out, see DATALOADER.FILTER_EMPTY_ANNOTATIONS)"
+        raise UserError(
+            f"{key}: {', '.join(names)} cannot be used: {' '.join(str(error).split()).rstrip('.')}"
+            f"{filtered if filter_empty else ''}; check the annotation file"
+        ) from error
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{key}: {error.filename or error} is missing; built-in COCO names are read from the folder that the "
+            "environment variable DETECTRON2_DATASETS names"
+        ) from error
+
+
+def _wide(dicts: list[dict]) -> np.ndarray | None:
+    """Return bool [n]; None where sizes are unknown before loading, as in plain semantic data sets."""
+    if any("width" not in d or "height" not in d for d in dicts):
+        logger.info("Images are not grouped by aspect ratio: the data set does not say their sizes.")
+        return None
+    return np.array([d["width"] > d["height"] for d in dicts])
+
+
+def _repeat_factors(cfg: CfgNode, dicts: list[dict]) -> np.ndarray | None:
+    name = cfg.DATALOADER.SAMPLER_TRAIN
+    if name == "TrainingSampler":
+        return None
+    if name != "RepeatFactorTrainingSampler":
+        raise UserError(
+            f"DATALOADER.SAMPLER_TRAIN is {name!r}; set it to TrainingSampler or RepeatFactorTrainingSampler, or use "
+            "Detectron2's own build_detection_train_loader"
+        )
+    return RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
+        dicts, cfg.DATALOADER.REPEAT_THRESHOLD, cfg.DATALOADER.REPEAT_SQRT
+    ).numpy()

@@ -1,0 +1,88 @@
+"""What a check of a data set found: sentences, grouped by kind, a few examples of each and the count of all."""
+
+import dataclasses
+
+from ..errors import UserError
+
+__all__ = ["Finding", "Report"]
+
+
+@dataclasses.dataclass
+class Finding:
+    """One kind of problem: what it is and what is done about it, how often, and the first few cases."""
+
+    kind: str
+    is_error: bool
+    count: int = 0
+    examples: list[str] = dataclasses.field(default_factory=list)
+
+
+class Report:
+    """Findings about one file.
+
+    Args:
+        subject: the file's name, with which every sentence starts.
+        max_examples: cases kept of each kind; all are counted.
+    """
+
+    def __init__(self, subject: str, max_examples: int = 5):
+        self.subject = subject
+        self.max_examples = max_examples
+        self.notes: list[str] = []
+        self._findings: dict[str, Finding] = {}
+
+    def error(self, kind: str, sentence: str) -> None:
+        """Note something that keeps the data set from being used."""
+        self._add(kind, True, sentence)
+
+    def warning(self, kind: str, sentence: str) -> None:
+        """Note something that is worked around."""
+        self._add(kind, False, sentence)
+
+    def _add(self, kind: str, is_error: bool, sentence: str) -> None:
+        finding = self._findings.setdefault(kind, Finding(kind, is_error))
+        finding.count += 1
+        if len(finding.examples) < self.max_examples:
+            finding.examples.append(f"{self.subject}: {sentence}")
+
+    @property
+    def findings(self) -> dict[str, Finding]:
+        return dict(self._findings)
+
+    @property
+    def errors(self) -> list[Finding]:
+        return [f for f in self._findings.values() if f.is_error]
+
+    @property
+    def warnings(self) -> list[Finding]:
+        return [f for f in self._findings.values() if not f.is_error]
+
+    @property
+    def ok(self) -> bool:
+        return not self.errors
+
+    def count(self, kind: str) -> int:
+        """How often ``kind`` was found."""
+        return self._findings[kind].count if kind in self._findings else 0
+
+    def raise_for_errors(self) -> None:
+        """Raise a UserError with the first case of each kind of error, if there is any."""
+        if not self.errors:
+            return
+        lines = []
+        for finding in self.errors:
+            more = f" (and {finding.count - 1} more of this kind)" if finding.count > 1 else ""
+            lines.append(finding.examples[0] + more)
+        raise UserError("\n".join(lines))
+
+    def __str__(self) -> str:
+        lines = []
+        for name, findings in (("error", self.errors), ("warning", self.warnings)):
+            for finding in findings:
+                lines.append(f"{name}: {finding.kind} ({finding.count})")
+                lines += [f"    {example}" for example in finding.examples]
+                if finding.count > len(finding.examples):
+                    lines.append(f"    ... and {finding.count - len(finding.examples)} more")
+        lines += self.notes
+        verdict = f"{len(self.errors)} kinds of errors, {len(self.warnings)} kinds of warnings"
+        return "\n".join([*lines, f"{self.subject}: {verdict if lines else 'nothing to complain about'}"])

@@ -1,0 +1,43 @@
+"""Deformable convolution with its own offset branch, as FCOS towers use it."""
+
+import math
+
+import torch
+from torch import nn
+from torchvision.ops import deform_conv2d
+
+from ..d2.layers import Conv2d
+
+__all__ = ["ModulatedDeformBlock"]
+
+
+class _Weights(nn.Module):
+    """The weights of the deformable convolution. torchvision's operator runs on every device, Detectron2's on GPUs alone."""
+
+    def __init__(self, in_channels: int, out_channels: int, bias: bool):
+        super().__init__()
+        bound = 1 / math.sqrt(in_channels * 3 * 3)
+        self.weight = nn.Parameter(torch.empty(out_channels, in_channels, 3, 3).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
+
+
+class ModulatedDeformBlock(nn.Module):
+    """3x3 modulated deformable convolution (DCNv2) whose offsets and masks come from a plain convolution.
+
+    Maps (N, C_in, H, W) to (N, C_out, H, W). Parameters are named ``offset.*`` and ``conv.*``, as in AdelaiDet.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, bias: bool = True):
+        super().__init__()
+        taps = 3 * 3
+        self.num_offsets = 2 * taps
+        self.offset = Conv2d(in_channels, 3 * taps, kernel_size=3, padding=1)
+        self.conv = _Weights(in_channels, out_channels, bias)
+        nn.init.kaiming_uniform_(self.offset.weight, a=1)
+        nn.init.zeros_(self.offset.bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        offsets_and_mask = self.offset(x)  # (N, 27, H, W)
+        offsets = offsets_and_mask[:, : self.num_offsets]
+        mask = offsets_and_mask[:, self.num_offsets :].sigmoid()
+        return deform_conv2d(x, offsets, self.conv.weight, self.conv.bias, padding=1, mask=mask)

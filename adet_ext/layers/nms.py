@@ -1,0 +1,69 @@
+"""Class-wise non-maximum suppression of fixed size: a mask over the candidates instead of a list of survivors.
+
+N images, K candidates an image, best first.
+
+The usual operator returns as many indices as boxes survive, which makes the host wait for the device. A mask of
+the candidates' own shape does not, so whole models can be captured in a CUDA graph or exported.
+"""
+
+import torch
+import torchvision
+
+__all__ = ["nms_mask"]
+
+# Chains of boxes that suppress one another in turn are settled one link a round; longer ones than this do not occur
+# among the at most a few thousand candidates that reach NMS.
+_ROUNDS = 32
+
+
+@torch.library.custom_op("adet_ext::nms_mask", mutates_args=())
+def nms_mask(boxes: torch.Tensor, classes: torch.Tensor, valid: torch.Tensor, threshold: float) -> torch.Tensor:
+    """Greedy NMS within each class and image.
+
+    Args:
+        boxes: (N, K, 4) float, absolute (x0, y0, x1, y1), best first.
+        classes: (N, K) int64.
+        valid: (N, K) bool; candidates that are not valid neither survive nor suppress.
+        threshold: a box is dropped if its IoU with a better one of its class that stays exceeds this.
+
+    Returns:
+        (N, K) bool, true for the boxes that stay.
+    """
+    if boxes.device.type == "cpu":
+        return torch.stack([_one_image(*args, threshold) for args in zip(boxes, classes, valid)])
+    return _all_at_once(boxes, classes, valid, threshold)
+
+
+@nms_mask.register_fake
+def _(boxes, classes, valid, threshold):
+    return torch.empty_like(valid)
+
+
+def _one_image(boxes: torch.Tensor, classes: torch.Tensor, valid: torch.Tensor, threshold: float) -> torch.Tensor:
+    index = valid.nonzero()[:, 0]
+    boxes, classes = boxes[index].float(), classes[index]
+    if len(index):
+        # Each class is moved to a place of its own, so that boxes of two classes never meet.
+        offset = (boxes.max() - boxes.min() + 1) * classes.to(boxes.dtype)
+        boxes = boxes + offset[:, None]
+    rank = -torch.arange(len(index), dtype=torch.float32)
+    keep = torch.zeros_like(valid)
+    keep[index[torchvision.ops.nms(boxes, rank, threshold)]] = True
+    return keep
+
+
+def _all_at_once(boxes: torch.Tensor, classes: torch.Tensor, valid: torch.Tensor, threshold: float) -> torch.Tensor:
+    """Greedy NMS as the fixed point of "stays unless a better one that stays suppresses it"; no host sync."""
+    boxes = boxes.float()
+    lower = torch.maximum(boxes[:, :, None, :2], boxes[:, None, :, :2])
+    upper = torch.minimum(boxes[:, :, None, 2:], boxes[:, None, :, 2:])
+    overlap = (upper - lower).clamp(min=0).prod(-1)  # (N, K, K)
+    area = (boxes[..., 2:] - boxes[..., :2]).prod(-1)
+    union = area[:, :, None] + area[:, None, :] - overlap
+    suppresses = (overlap > threshold * union) & (classes[:, :, None] == classes[:, None, :])
+    suppresses = (suppresses & valid[:, :, None]).triu(diagonal=1).to(boxes.dtype)  # row suppresses column
+    keep = valid
+    for _ in range(_ROUNDS):
+        suppressed = torch.bmm(keep[:, None].to(boxes.dtype), suppresses)[:, 0] > 0
+        keep = valid & ~suppressed
+    return keep

@@ -1,0 +1,8 @@
+"""Models; importing this package registers them with the engine."""
+
+from . import backbone
+from .fcos import FCOS
+from .mask import BlendMask
+from .one_stage import OneStageDetector
+
+__all__ = ["FCOS", "BlendMask", "OneStageDetector", "backbone"]

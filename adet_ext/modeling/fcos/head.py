@@ -1,0 +1,139 @@
+"""The FCOS head: towers shared over the levels, and the layers on them.
+
+N images, C channels, H_l x W_l the map of level l.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from ...d2.layers import get_norm
+from ...layers.deform import ModulatedDeformBlock
+
+__all__ = ["FCOSHead", "HeadOutput"]
+
+
+class HeadOutput(NamedTuple):
+    """What the head gives, one entry a level."""
+
+    logits: list[torch.Tensor]  # (N, classes, H_l, W_l)
+    distances: list[torch.Tensor]  # (N, 4, H_l, W_l): l, t, r, b in units of the stride, not negative
+    quality: list[torch.Tensor]  # (N, 1, H_l, W_l): logits of centre-ness or of IoU
+    box_tower: list[torch.Tensor]  # (N, C, H_l, W_l)
+
+
+class Scale(nn.Module):
+    """One learned factor."""
+
+    def __init__(self, init_value: float = 1.0):
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor([init_value]))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.scale
+
+
+class PerLevelNorm(nn.ModuleList):
+    """A normalisation layer for each level: batch statistics of one level say little about another."""
+
+    def __init__(self, make_norm: Callable[[], nn.Module], num_levels: int):
+        super().__init__([make_norm() for _ in range(num_levels)])
+
+    def forward(self, x: torch.Tensor, level: int) -> torch.Tensor:
+        return self[level](x)
+
+
+class Tower(nn.Sequential):
+    """A sequence of layers, told the level it works on."""
+
+    def forward(self, x: torch.Tensor, level: int) -> torch.Tensor:
+        for layer in self:
+            x = layer(x, level) if isinstance(layer, PerLevelNorm) else layer(x)
+        return x
+
+
+def _norm_layers(norm: str, channels: int, num_levels: int) -> list[nn.Module]:
+    if norm in ("", "none"):
+        return []
+    if norm in ("GN", "NaiveGN"):
+        return [nn.GroupNorm(32, channels)]
+    if norm in ("BN", "SyncBN", "naiveSyncBN"):
+        return [PerLevelNorm(lambda: get_norm(norm, channels), num_levels)]
+    raise ValueError(f"MODEL.FCOS.NORM is {norm!r}; it can be GN, NaiveGN, BN, SyncBN, naiveSyncBN or none")
+
+
+class FCOSHead(nn.Module):
+    """Classification, box distances and box quality at every location of every level."""
+
+    def __init__(
+        self,
+        *,
+        in_channels: int,
+        num_levels: int,
+        num_classes: int,
+        num_cls_convs: int = 4,
+        num_box_convs: int = 4,
+        num_share_convs: int = 0,
+        norm: str = "GN",
+        use_deformable: bool = False,
+        use_scale: bool = True,
+        quality_on_box_tower: bool = True,
+        prior_prob: float = 0.01,
+    ):
+        """
+        Args:
+            in_channels: C, the same on every level.
+            num_cls_convs, num_box_convs, num_share_convs: 3x3 convolutions of the classification tower, the box
+                tower, and of the part before both.
+            norm: "GN", "NaiveGN", "BN", "SyncBN", "naiveSyncBN" or "none".
+            use_deformable: the last convolution of both towers is a modulated deformable one.
+            use_scale: a learned factor per level on the distances.
+            quality_on_box_tower: whether the quality branch reads the box tower or the classification tower.
+            prior_prob: initial foreground probability.
+        """
+        super().__init__()
+        self.quality_on_box_tower = quality_on_box_tower
+
+        def tower(num_convs: int, deformable: bool) -> Tower:
+            layers: list[nn.Module] = []
+            for i in range(num_convs):
+                if deformable and i == num_convs - 1:
+                    layers.append(ModulatedDeformBlock(in_channels, in_channels))
+                else:
+                    layers.append(nn.Conv2d(in_channels, in_channels, 3, padding=1))
+                layers += _norm_layers(norm, in_channels, num_levels)
+                layers.append(nn.ReLU(inplace=True))
+            return Tower(*layers)
+
+        self.cls_tower = tower(num_cls_convs, use_deformable)
+        self.bbox_tower = tower(num_box_convs, use_deformable)
+        self.share_tower = tower(num_share_convs, False)
+        self.cls_logits = nn.Conv2d(in_channels, num_classes, 3, padding=1)
+        self.bbox_pred = nn.Conv2d(in_channels, 4, 3, padding=1)
+        self.ctrness = nn.Conv2d(in_channels, 1, 3, padding=1)
+        self.scales = nn.ModuleList([Scale() for _ in range(num_levels)]) if use_scale else None
+
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.normal_(module.weight, std=0.01)
+                nn.init.zeros_(module.bias)
+        nn.init.constant_(self.cls_logits.bias, -math.log((1 - prior_prob) / prior_prob))
+
+    def forward(self, features: Sequence[torch.Tensor]) -> HeadOutput:
+        """Args: features: (N, C, H_l, W_l) for each level. Returns: see :class:`HeadOutput`."""
+        output = HeadOutput([], [], [], [])
+        for level, x in enumerate(features):
+            x = self.share_tower(x, level)
+            cls_tower, box_tower = self.cls_tower(x, level), self.bbox_tower(x, level)
+            distances = self.bbox_pred(box_tower)
+            if self.scales is not None:
+                distances = self.scales[level](distances)
+            output.logits.append(self.cls_logits(cls_tower))
+            output.distances.append(F.relu(distances))
+            output.quality.append(self.ctrness(box_tower if self.quality_on_box_tower else cls_tower))
+            output.box_tower.append(box_tower)
+        return output

@@ -1,0 +1,137 @@
+"""From the head's maps to detections, with tensors of fixed size and without waiting for the device.
+
+N images, C classes, L locations over all levels, K candidates and D detections an image.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+
+from ...d2.structures import Boxes, Instances
+from ...layers.nms import nms_mask
+from .head import HeadOutput
+from .targets import Locations
+
+__all__ = ["Detections", "detect"]
+
+
+class Detections(NamedTuple):
+    """The best D boxes of each image, best first; ``valid`` tells those that are detections from filling.
+
+    The boxes are in pixels of the network's input, and are not clipped to it.
+    """
+
+    boxes: torch.Tensor  # (N, D, 4) XYXY
+    scores: torch.Tensor  # (N, D) sqrt(class probability * quality)
+    classes: torch.Tensor  # (N, D) int64
+    index: torch.Tensor  # (N, D) int64, the location in [0, L) that predicted the box
+    valid: torch.Tensor  # (N, D) bool
+
+    @property
+    def image(self) -> torch.Tensor:
+        """(N, D) int64, the image of each."""
+        n, d = self.valid.shape
+        return torch.arange(n, device=self.valid.device)[:, None].expand(n, d)
+
+    def to_instances(
+        self, image_sizes: Sequence[tuple[int, int]], locations: Locations, **extra: torch.Tensor
+    ) -> list[Instances]:
+        """Hand the valid ones out, one Instances an image. ``extra`` fields are (N, D, ...) tensors.
+
+        This is where the host learns how many there are.
+        """
+        fields = {
+            "scores": self.scores,
+            "pred_classes": self.classes,
+            "locations": locations.xy[self.index],
+            "fpn_levels": locations.level[self.index],
+            **extra,
+        }
+        results = []
+        for i, size in enumerate(image_sizes):
+            keep = self.valid[i].nonzero()[:, 0]
+            instances = Instances(tuple(size))
+            instances.pred_boxes = Boxes(self.boxes[i, keep])
+            for name, value in fields.items():
+                instances.set(name, value[i, keep])
+            results.append(instances)
+        return results
+
+
+def detect(
+    output: HeadOutput,
+    locations: Locations,
+    *,
+    score_threshold: float,
+    pre_nms_topk: int,
+    post_nms_topk: int,
+    nms_threshold: float,
+    threshold_with_quality: bool,
+) -> Detections:
+    """Decode, select and suppress, all images and levels together.
+
+    Args:
+        score_threshold: compared with the class probability, times the quality if ``threshold_with_quality``.
+        pre_nms_topk: candidates kept per level.
+        post_nms_topk: D; not positive: all that survive.
+        nms_threshold: IoU above which the worse of two boxes of a class goes.
+    """
+    scores, entries = [], []
+    start = 0
+    num_classes = output.logits[0].shape[1]
+    for logits, quality in zip(output.logits, output.quality):
+        score, entry = _candidates(logits, quality, score_threshold, pre_nms_topk, threshold_with_quality)
+        scores.append(score)
+        entries.append(entry + start * num_classes)
+        start += logits.shape[2] * logits.shape[3]
+
+    score, order = torch.cat(scores, dim=1).sort(dim=1, descending=True, stable=True)  # (N, K)
+    entry = torch.cat(entries, dim=1).gather(1, order)
+    index = entry.div(num_classes, rounding_mode="floor")
+    classes = entry - index * num_classes
+
+    distances = torch.cat([x.flatten(2) for x in output.distances], dim=2)  # (N, 4, L)
+    ltrb = distances.gather(2, index[:, None].expand(-1, 4, -1)).transpose(1, 2)  # (N, K, 4)
+    ltrb = ltrb * locations.stride[index][..., None]
+    xy = locations.xy[index]
+    boxes = torch.cat([xy - ltrb[..., :2], xy + ltrb[..., 2:]], dim=2)
+
+    keep = nms_mask(boxes, classes, score > 0, nms_threshold)
+    count = score.shape[1] if post_nms_topk <= 0 else min(post_nms_topk, score.shape[1])
+    # A stable sort of "dropped" brings the survivors to the front in their order.
+    chosen = (~keep).to(torch.uint8).sort(dim=1, stable=True).indices[:, :count]  # (N, D)
+    return Detections(
+        boxes=boxes.gather(1, chosen[..., None].expand(-1, -1, 4)),
+        scores=score.gather(1, chosen).clamp(min=0).sqrt(),
+        classes=classes.gather(1, chosen),
+        index=index.gather(1, chosen),
+        valid=keep.gather(1, chosen),
+    )
+
+
+def _candidates(
+    logits: torch.Tensor, quality: torch.Tensor, threshold: float, topk: int, threshold_with_quality: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The best (location, class) entries of one level: (N, k) products of probabilities, -1 for those below the
+    threshold, and (N, k) flat entries ``location * C + class``.
+
+    The best k entries lie in the k locations whose best class is best, so the many classes of all other locations
+    need not be looked at twice.
+    """
+    num_classes = logits.shape[1]
+    quality = quality.flatten(1).float().sigmoid()  # (N, HW)
+
+    def score(logit: torch.Tensor, quality: torch.Tensor) -> torch.Tensor:
+        probability = logit.float().sigmoid()
+        product = probability * quality
+        passed = (product if threshold_with_quality else probability) > threshold
+        return product.masked_fill(~passed, -1)
+
+    best = score(logits.amax(dim=1).flatten(1), quality)  # (N, HW)
+    location = best.topk(min(topk, best.shape[1]), dim=1, sorted=False).indices  # (N, k)
+    picked = logits.flatten(2).gather(2, location[:, None].expand(-1, num_classes, -1))  # (N, C, k)
+    entries = score(picked, quality.gather(1, location)[:, None]).transpose(1, 2).flatten(1)  # (N, k C)
+    value, at = entries.topk(min(topk, entries.shape[1]), dim=1)
+    row = at.div(num_classes, rounding_mode="floor")
+    return value, location.gather(1, row) * num_classes + (at - row * num_classes)

@@ -1,0 +1,223 @@
+"""BlendMask (thesis chapter 4): FCOS, bases from a bottom module, attentions from a top layer, and the blender.
+
+N images, K bases, D detections an image, P positive locations of a batch, M and R the sides of attentions and masks.
+"""
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from ...d2.config import configurable
+from ...d2.modeling import META_ARCH_REGISTRY
+from ...d2.structures import ImageList, Instances
+from ...layers.blend import assemble, blend, crop_bases
+from ...layers.sparse_conv import conv3x3_at
+from ..fcos.head import HeadOutput
+from ..fcos.inference import Detections
+from ..fcos.losses import Positives
+from ..one_stage import OneStageDetector
+from .bases import BasisModule, build_basis_module
+
+__all__ = ["BlendMask", "Blender"]
+
+
+class Blender(nn.Module):
+    """Crops bases by boxes and merges each crop into a mask (section 4.3.2). It has no parameters."""
+
+    def __init__(
+        self,
+        *,
+        num_bases: int,
+        attention_size: int,
+        mask_size: int,
+        scale: float,
+        sampling_ratio: int = 1,
+        pooler_type: str = "ROIAlignV2",
+        top_interp: str = "bilinear",
+        merge: str = "blender",
+    ):
+        """
+        Args:
+            num_bases, attention_size, mask_size: K, M, R; a model is called R_K_M after them.
+            scale: 1 / stride of the bases.
+            merge: "blender", or "assembler" for fixed one-hot attentions, which takes K = M^2 bases.
+        """
+        super().__init__()
+        if merge not in ("blender", "assembler"):
+            raise ValueError(f"MODEL.BLENDMASK.MERGE is {merge!r}; it can be blender or assembler")
+        if merge == "assembler" and num_bases != attention_size**2:
+            raise ValueError(
+                f"the assembler takes one basis per cell: MODEL.BASIS_MODULE.NUM_BASES is {num_bases}, but "
+                f"MODEL.BLENDMASK.ATTN_SIZE squared is {attention_size**2}"
+            )
+        if top_interp not in ("nearest", "bilinear"):
+            raise ValueError(f"MODEL.BLENDMASK.TOP_INTERP is {top_interp!r}; it can be nearest or bilinear")
+        self.num_bases = num_bases
+        self.attention_size = attention_size
+        self.mask_size = mask_size
+        self.merge_kind = merge
+        self.top_interp = top_interp
+        self.crop_options = {
+            "size": mask_size,
+            "scale": scale,
+            "sampling_ratio": sampling_ratio,
+            "pooler_type": pooler_type,
+        }
+
+    @classmethod
+    def from_config(cls, cfg) -> "Blender":
+        options = cfg.MODEL.BLENDMASK
+        if len(options.POOLER_SCALES) != 1:
+            raise ValueError(
+                f"MODEL.BLENDMASK.POOLER_SCALES is {options.POOLER_SCALES}; bases have one stride, so give one scale"
+            )
+        return cls(
+            num_bases=cfg.MODEL.BASIS_MODULE.NUM_BASES,
+            attention_size=options.ATTN_SIZE,
+            mask_size=options.BOTTOM_RESOLUTION,
+            scale=options.POOLER_SCALES[0],
+            sampling_ratio=options.POOLER_SAMPLING_RATIO,
+            pooler_type=options.POOLER_TYPE,
+            top_interp=options.TOP_INTERP,
+            merge=options.MERGE,
+        )
+
+    @property
+    def attention_length(self) -> int:
+        """Numbers a location predicts: K M^2, or none where the attentions are fixed."""
+        return 0 if self.merge_kind == "assembler" else self.num_bases * self.attention_size**2
+
+    def crop(self, bases: torch.Tensor, boxes: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+        """(N, K, H, W) bases, (D, 4) boxes, (D,) their image -> (D, K, R, R); equation 4.1."""
+        return crop_bases(bases, boxes, image, **self.crop_options)
+
+    def merge(self, crops: torch.Tensor, attentions: torch.Tensor | None) -> torch.Tensor:
+        """(D, K, R, R) crops, (D, K M^2) attention logits -> (D, R, R) mask logits; equations 4.2 to 4.4."""
+        if attentions is None:
+            return assemble(crops, self.attention_size)
+        side = self.attention_size
+        attentions = attentions.view(len(crops), self.num_bases, side, side)
+        return blend(crops, attentions, top_interp=self.top_interp)
+
+
+@META_ARCH_REGISTRY.register()
+class BlendMask(OneStageDetector):
+    """FCOS with blended masks.
+
+    The top layer is evaluated where it is read: at positive locations in training, at detections in inference.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        basis_module: BasisModule,
+        blender: Blender,
+        in_channels: int,
+        mask_loss_weight: float = 1.0,
+        visualize: bool = False,
+        **detector,
+    ):
+        """
+        Args:
+            in_channels: channels of the box tower, which the top layer reads.
+            visualize: hand out ``bases`` and, with the auxiliary loss on, ``sem_thing_seg`` (logits; both in the frame
+                of the padded batch, at their own strides) beside the instances, and ``top_feat`` (the attentions) in them.
+            detector: see :class:`OneStageDetector`.
+        """
+        super().__init__(**detector)
+        self.basis_module = basis_module
+        self.blender = blender
+        self.mask_loss_weight = mask_loss_weight
+        self.visualize = visualize
+        self.top_layer = None
+        if blender.attention_length:
+            self.top_layer = nn.Conv2d(in_channels, blender.attention_length, 3, padding=1)
+            nn.init.normal_(self.top_layer.weight, std=0.01)
+            nn.init.zeros_(self.top_layer.bias)
+        self.to(memory_format=torch.channels_last)
+
+    @classmethod
+    def from_config(cls, cfg) -> dict[str, Any]:
+        if cfg.MODEL.PANOPTIC_FPN.COMBINE.ENABLED:
+            raise ValueError(
+                "panoptic BlendMask is not part of this version; set MODEL.PANOPTIC_FPN.COMBINE.ENABLED to False for "
+                "instance segmentation"
+            )
+        detector = super().from_config(cfg)
+        return {
+            **detector,
+            "basis_module": build_basis_module(cfg, detector["backbone"].output_shape()),
+            "blender": Blender.from_config(cfg),
+            "in_channels": detector["proposal_generator"].fcos_head.bbox_pred.in_channels,
+            "mask_loss_weight": cfg.MODEL.BLENDMASK.INSTANCE_LOSS_WEIGHT,
+            "visualize": cfg.MODEL.BLENDMASK.VISUALIZE,
+        }
+
+    def attentions(
+        self, output: HeadOutput, image: torch.Tensor, location: torch.Tensor
+    ) -> torch.Tensor | None:
+        """Attention logits at chosen locations, (P, K M^2); None where they are fixed."""
+        if self.top_layer is None:
+            return None
+        return conv3x3_at(self.top_layer, output.box_tower, image, location)
+
+    def branch_losses(
+        self,
+        features: dict[str, torch.Tensor],
+        output: HeadOutput,
+        positives: Positives,
+        gt_instances: list[Instances],
+        batched_inputs: list[dict],
+    ) -> dict[str, torch.Tensor]:
+        bases = self.basis_module(features)
+        losses = self.basis_module.semantic_loss(features, self._semantic_labels(batched_inputs))
+        mask_loss = self._mask_loss(bases, output, positives, gt_instances)
+        losses["loss_mask"] = mask_loss * self.mask_loss_weight
+        return losses
+
+    def _mask_loss(
+        self, bases: torch.Tensor, output: HeadOutput, positives: Positives, gt_instances: list[Instances]
+    ) -> torch.Tensor:
+        attentions = self.attentions(output, positives.image, positives.location)
+        counts = torch.tensor([len(x) for x in gt_instances], device=bases.device)
+        image = torch.arange(len(gt_instances), device=bases.device).repeat_interleave(counts)  # (G,)
+        boxes = torch.cat([x.gt_boxes.tensor for x in gt_instances])  # (G, 4)
+        # Every object is cropped once, however many locations learn it.
+        crops = self.blender.crop(bases, boxes, image)[positives.objects]  # (P, K, R, R)
+        logits = self.blender.merge(crops, attentions).float()
+        targets = [
+            x.gt_masks.crop_and_resize(x.gt_boxes.tensor, self.blender.mask_size) for x in gt_instances if len(x)
+        ]
+        if not targets:
+            # Keep every parameter in the graph: distributed training waits for all gradients.
+            return logits.sum() + bases.sum() * 0
+        targets = torch.cat(targets).to(logits)[positives.objects]  # (P, R, R)
+        per_pixel = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+        return (per_pixel.mean(dim=(1, 2)) * positives.weight).sum() / positives.normalizer
+
+    def _semantic_labels(self, batched_inputs: list[dict]) -> torch.Tensor | None:
+        if not self.basis_module.loss_on or any("basis_sem" not in x for x in batched_inputs):
+            return None
+        labels = [x["basis_sem"].to(self.device) for x in batched_inputs]
+        return ImageList.from_tensors(labels, self.backbone.size_divisibility, 0).tensor
+
+    def branch_fields(
+        self, features: dict[str, torch.Tensor], output: HeadOutput, detections: Detections
+    ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        bases = self.basis_module(features)
+        image = detections.image.flatten()  # (N D,)
+        attentions = self.attentions(output, image, detections.index.flatten())
+        crops = self.blender.crop(bases, detections.boxes.flatten(0, 1), image)
+        masks = self.blender.merge(crops, attentions).float().sigmoid()  # (N D, R, R)
+        fields = {"pred_masks": masks.unflatten(0, detections.valid.shape)[:, :, None]}  # (N, D, 1, R, R)
+        extras = {}
+        if self.visualize:
+            extras["bases"] = bases
+            if attentions is not None:
+                fields["top_feat"] = attentions.unflatten(0, detections.valid.shape)
+            if self.basis_module.loss_on:
+                extras["sem_thing_seg"] = self.basis_module.semantic_logits(features)
+        return fields, extras

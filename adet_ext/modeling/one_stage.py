@@ -1,0 +1,153 @@
+"""The skeleton all models share: backbone with FPN, FCOS, and what a family adds on top.
+
+N images of H x W pixels in the batch's frame (all padded to one size).
+"""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..d2.config import configurable
+from ..d2.modeling import (
+    META_ARCH_REGISTRY,
+    Backbone,
+    build_backbone,
+    build_proposal_generator,
+    detector_postprocess,
+)
+from ..d2.structures import ImageList, Instances
+from .fcos import FCOS
+from .fcos.head import HeadOutput
+from .fcos.inference import Detections
+from .fcos.losses import Positives
+from .fcos.targets import Locations
+
+__all__ = ["OneStageDetector"]
+
+
+@META_ARCH_REGISTRY.register()
+class OneStageDetector(nn.Module):
+    """FCOS alone, and the base of the segmenters.
+
+    A family overrides :meth:`branch_losses` (more losses in training) and :meth:`branch_fields` (more fields for given
+    detections in inference), and nothing else.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        backbone: Backbone,
+        proposal_generator: FCOS,
+        pixel_mean: list[float],
+        pixel_std: list[float],
+        input_format: str = "BGR",
+    ):
+        """
+        Args:
+            pixel_mean, pixel_std: per channel, in the channel order and range (0 to 255) of the images.
+            input_format: channel order of the images, for those who draw them.
+        """
+        super().__init__()
+        self.backbone = backbone
+        self.proposal_generator = proposal_generator
+        self.input_format = input_format
+        # Not persistent: published checkpoints do not have them.
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
+        self.to(memory_format=torch.channels_last)
+
+    @classmethod
+    def from_config(cls, cfg) -> dict[str, Any]:
+        backbone = build_backbone(cfg)
+        return {
+            "backbone": backbone,
+            "proposal_generator": build_proposal_generator(cfg, backbone.output_shape()),
+            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+            "pixel_std": cfg.MODEL.PIXEL_STD,
+            "input_format": cfg.INPUT.FORMAT,
+        }
+
+    @property
+    def device(self) -> torch.device:
+        return self.pixel_mean.device
+
+    def forward(self, batched_inputs: list[dict]) -> dict[str, torch.Tensor] | list[dict]:
+        """Detectron2's interface of models.
+
+        Args:
+            batched_inputs: one dict an image: ``image`` (3, h, w), uint8 or float, not normalised; for evaluation
+                optionally ``height`` and ``width``, the size results are wanted at; for training ``instances`` with
+                ``gt_boxes``, ``gt_classes`` and what the family needs. In evaluation, ground truth is ignored.
+
+        Returns:
+            the losses in training, else one dict an image with ``instances``.
+        """
+        gt_instances = self._ground_truth(batched_inputs) if self.training else []
+        images = self.preprocess_image(batched_inputs)
+        features = self.backbone(images.tensor)
+        output, locations = self.proposal_generator.head_output(features)
+        if self.training:
+            losses, positives = self.proposal_generator.losses(output, locations, gt_instances)
+            losses.update(self.branch_losses(features, output, positives, gt_instances, batched_inputs))
+            return losses
+        detections = self.proposal_generator.detect(output, locations)
+        fields, extras = self.branch_fields(features, output, detections)
+        instances = detections.to_instances(images.image_sizes, locations, **fields)
+        results = self.postprocess(instances, batched_inputs, images.image_sizes)
+        for i, result in enumerate(results):
+            result.update({name: value[i] for name, value in extras.items()})
+        return results
+
+    def preprocess_image(self, batched_inputs: list[dict]) -> ImageList:
+        """Normalise and pad to one size that the backbone can divide: (N, 3, H, W).
+
+        The batch is laid out channels-last, and the layers follow it: convolutions are several times faster so on CPUs
+        and with half precision on GPUs.
+        """
+        images = [(x["image"].to(self.device) - self.pixel_mean) / self.pixel_std for x in batched_inputs]
+        images = ImageList.from_tensors(images, self.backbone.size_divisibility)
+        images.tensor = images.tensor.contiguous(memory_format=torch.channels_last)
+        return images
+
+    def _ground_truth(self, batched_inputs: list[dict]) -> list[Instances]:
+        for x in batched_inputs:
+            if "instances" not in x:
+                raise ValueError(
+                    f"{x.get('file_name', 'an input')} comes without ground truth ('instances') in training; call "
+                    "model.eval() for predictions"
+                )
+        return [x["instances"].to(self.device) for x in batched_inputs]
+
+    @staticmethod
+    def postprocess(
+        instances: list[Instances], batched_inputs: list[dict], image_sizes: list[tuple[int, int]]
+    ) -> list[dict]:
+        """Bring detections from the network's frame to the size asked for; masks are pasted there."""
+        results = []
+        for result, x, (height, width) in zip(instances, batched_inputs, image_sizes):
+            result = detector_postprocess(result, x.get("height", height), x.get("width", width))
+            results.append({"instances": result})
+        return results
+
+    def branch_losses(
+        self,
+        features: dict[str, torch.Tensor],
+        output: HeadOutput,
+        positives: Positives,
+        gt_instances: list[Instances],
+        batched_inputs: list[dict],
+    ) -> dict[str, torch.Tensor]:
+        """Losses beyond the detector's."""
+        return {}
+
+    def branch_fields(
+        self, features: dict[str, torch.Tensor], output: HeadOutput, detections: Detections
+    ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        """What the family adds to given detections, without waiting for the device.
+
+        Returns:
+            fields of the instances, each (N, D, ...), and further entries of the images' results, each (N, ...).
+        """
+        return {}, {}

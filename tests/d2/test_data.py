@@ -1,0 +1,400 @@
+"""Catalogs, COCO files, samplers, mapper and loaders of whichever engine is on."""
+
+import itertools
+import json
+import os
+import pickle
+
+import numpy as np
+import pycocotools.mask as mask_util
+import pytest
+import torch
+from PIL import Image
+
+from adet_ext.d2 import ENGINE
+from adet_ext.d2 import data as D
+from adet_ext.d2.config import get_cfg
+from adet_ext.d2.data import DatasetCatalog, MetadataCatalog
+from adet_ext.d2.data import detection_utils as utils
+from adet_ext.d2.data import transforms as T
+from adet_ext.d2.structures import BitMasks, BoxMode, PolygonMasks
+
+embedded_only = pytest.mark.skipif(ENGINE != "embedded", reason="Detectron2 words or checks this otherwise")
+
+
+def square(x, y, side):
+    return [x, y, x + side, y, x + side, y + side, x, y + side]
+
+
+def write_coco(folder, n=6, categories=((3, "cat"), (7, "dog"))):
+    """n noise images of alternating orientation with two instances each (the third image has a crowd only)."""
+    os.makedirs(folder / "images", exist_ok=True)
+    rng = np.random.RandomState(0)
+    coco = {"images": [], "annotations": [], "categories": [{"id": i, "name": c} for i, c in categories]}
+    for i in range(n):
+        w, h = (64, 48) if i % 2 else (40, 56)
+        Image.fromarray(rng.randint(0, 256, (h, w, 3), dtype=np.uint8)).save(folder / "images" / f"{i}.png")
+        coco["images"].append({"id": 10 * i + 5, "file_name": f"{i}.png", "height": h, "width": w})
+        for k in range(1 if i == 2 else 2):
+            x, y, side = 3.5 + 9 * k, 4.25 + k, 12.5
+            anno = {"id": len(coco["annotations"]) + 1, "image_id": 10 * i + 5, "category_id": categories[k][0],
+                    "bbox": [x, y, side, side], "area": side * side, "iscrowd": int(i == 2),
+                    "segmentation": [square(x, y, side)]}  # fmt: skip
+            if i == 2:
+                mask = np.zeros((h, w), np.uint8, order="F")
+                mask[4:20, 3:30] = 1
+                runs = np.flatnonzero(np.diff(np.r_[0, mask.T.ravel(), 0])).tolist()
+                edges = [0, *runs, mask.size]
+                anno["segmentation"] = {"size": [h, w], "counts": np.diff(edges).tolist()}
+            coco["annotations"].append(anno)
+    path = folder / "instances.json"
+    path.write_text(json.dumps(coco))
+    return str(path), str(folder / "images"), coco
+
+
+@pytest.fixture
+def name():
+    """A data set name that is free now and forgotten afterwards."""
+    name = "test_data_set"
+    yield name
+    for catalog in (DatasetCatalog, MetadataCatalog):
+        if name in catalog:
+            catalog.remove(name)
+
+
+@pytest.fixture
+def coco(tmp_path, name):
+    json_file, image_root, content = write_coco(tmp_path)
+    D.register_coco_instances(name, {}, json_file, image_root)
+    return name
+
+
+def config(name, **keys):
+    cfg = get_cfg()
+    cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = (name,)
+    cfg.DATALOADER.NUM_WORKERS = 0
+    cfg.SOLVER.IMS_PER_BATCH = 2
+    cfg.INPUT.MIN_SIZE_TRAIN = (32, 40)
+    cfg.INPUT.MIN_SIZE_TEST = 32
+    cfg.MODEL.MASK_ON = True
+    cfg.MODEL.DEVICE = "cpu"
+    cfg.SEED = 1
+    for key, value in keys.items():
+        cfg.merge_from_list([key.replace("__", "."), value])
+    return cfg
+
+
+class TestCatalogs:
+    def test_a_name_is_registered_once_and_an_unknown_one_is_named(self, name):
+        DatasetCatalog.register(name, lambda: [{"a": 1}])
+        assert DatasetCatalog.get(name) == [{"a": 1}]
+        with pytest.raises(AssertionError, match=name):
+            DatasetCatalog.register(name, list)
+        with pytest.raises(KeyError, match="no_such_set"):
+            DatasetCatalog.get("no_such_set")
+
+    def test_metadata_may_be_set_again_only_to_the_same_value(self, name):
+        meta = MetadataCatalog.get(name)
+        meta.thing_classes = ["a", "b"]
+        meta.set(thing_classes=["a", "b"])
+        with pytest.raises(AssertionError, match="thing_classes"):
+            meta.thing_classes = ["b"]
+        assert meta.get("stuff_classes", 5) == 5 and not hasattr(meta, "stuff_classes")
+        with pytest.raises(AttributeError, match="stuff_classes"):
+            meta.stuff_classes
+        assert MetadataCatalog.get(name) is meta and meta.as_dict()["thing_classes"] == ["a", "b"]
+
+    def test_coco_splits_are_registered_with_classes_and_contiguous_ids(self):
+        meta = MetadataCatalog.get("coco_2017_val")
+        assert len(meta.thing_classes) == len(meta.thing_colors) == 80
+        assert meta.thing_classes[-1] == "toothbrush" and meta.thing_dataset_id_to_contiguous_id[90] == 79
+        separated = MetadataCatalog.get("coco_2017_val_panoptic_separated")
+        assert len(separated.stuff_classes) == 54 and separated.ignore_label == 255
+        assert set(separated.stuff_dataset_id_to_contiguous_id.values()) == set(range(54))
+        assert "coco_2017_val_panoptic_stuffonly" in DatasetCatalog.list()
+        assert len(MetadataCatalog.get("coco_2017_train_panoptic").thing_classes) == 133
+
+
+class TestCocoFiles:
+    def test_dicts_are_sorted_and_have_contiguous_categories_and_compressed_run_lengths(self, coco):
+        dicts = DatasetCatalog.get(coco)
+        assert [d["image_id"] for d in dicts] == [5, 15, 25, 35, 45, 55]
+        assert [a["category_id"] for a in dicts[0]["annotations"]] == [0, 1]
+        assert all(a["bbox_mode"] == BoxMode.XYWH_ABS for d in dicts for a in d["annotations"])
+        crowd = dicts[2]["annotations"][0]
+        assert crowd["iscrowd"] == 1 and mask_util.area(crowd["segmentation"]) == 16 * 27
+        assert MetadataCatalog.get(coco).thing_dataset_id_to_contiguous_id == {3: 0, 7: 1}
+
+    def test_instances_whose_polygons_have_less_than_three_points_are_left_out(self, tmp_path, name):
+        json_file, root, content = write_coco(tmp_path)
+        content["annotations"][0]["segmentation"] = [[1, 1, 2, 2]]
+        open(json_file, "w").write(json.dumps(content))
+        assert len(D.load_coco_json(json_file, root, name)[0]["annotations"]) == 1
+
+    @embedded_only
+    @pytest.mark.parametrize(
+        "spoil, words",
+        [
+            (lambda c: "{not json", ["instances.json", "not JSON"]),
+            (lambda c: [1], ["images", "categories"]),
+            (lambda c: {**c, "images": None}, ["images"]),
+            (lambda c: c["annotations"][1].update(category_id=99) or c, ["image 5", "annotation 2", "99"]),
+            (lambda c: c["annotations"][1].update(id=1) or c, ["annotation ids"]),
+            (lambda c: c["annotations"][1].update(bbox=[1, 2]) or c, ["image 5", "annotation 2", "bbox"]),
+            (lambda c: c["annotations"][1].pop("image_id") and c, ["image_id", "annotations"]),
+            (lambda c: c["images"][1].pop("width") and c, ["width", "images"]),
+        ],
+    )
+    def test_a_spoilt_file_gives_a_sentence_that_says_where(self, tmp_path, name, spoil, words):
+        json_file, root, content = write_coco(tmp_path)
+        spoilt = spoil(content)
+        open(json_file, "w").write(spoilt if isinstance(spoilt, str) else json.dumps(spoilt))
+        with pytest.raises((ValueError, KeyError)) as error:
+            D.load_coco_json(json_file, root, name)
+        assert all(word in str(error.value) for word in words), error.value
+
+    def test_a_loaded_data_set_converts_back_to_the_annotations_it_came_from(self, tmp_path, name):
+        json_file, root, content = write_coco(tmp_path)
+        D.register_coco_instances(name, {}, json_file, root)
+        DatasetCatalog.get(name)
+        out = str(tmp_path / "out" / "converted.json")
+        D.convert_to_coco_json(name, out)
+        back = json.load(open(out))
+        assert [i["id"] for i in back["images"]] == [i["id"] for i in content["images"]]
+        for new, old in zip(back["annotations"], content["annotations"]):
+            assert all(new[k] == old[k] for k in ("id", "image_id", "category_id", "bbox", "iscrowd"))
+            if not old["iscrowd"]:
+                assert new["area"] == pytest.approx(old["area"])
+
+    @embedded_only
+    def test_a_conversion_never_uses_what_an_earlier_one_left(self, tmp_path, name):
+        records = [{"file_name": "a.png", "height": 9, "width": 9, "annotations": []}]
+        DatasetCatalog.register(name, lambda: records)
+        MetadataCatalog.get(name).thing_classes = ["x"]
+        out = str(tmp_path / "converted.json")
+        D.convert_to_coco_json(name, out)
+        records.append({**records[0], "file_name": "b.png"})
+        D.convert_to_coco_json(name, out)
+        assert len(json.load(open(out))["images"]) == 2
+
+    def test_label_maps_pair_with_images_of_the_same_name(self, tmp_path):
+        for folder, names in (("maps", ["b.png", "a.png"]), ("images", ["a.jpg", "b.jpg", "d.jpg"])):
+            (tmp_path / folder).mkdir()
+            for file in names:
+                (tmp_path / folder / file).touch()
+        dicts = D.load_sem_seg(str(tmp_path / "maps"), str(tmp_path / "images"))
+        assert [os.path.basename(d["file_name"]) for d in dicts] == ["a.jpg", "b.jpg"]
+        assert [os.path.basename(d["sem_seg_file_name"]) for d in dicts] == ["a.png", "b.png"]
+
+
+class TestReadImage:
+    def test_formats_give_their_channels(self, tmp_path):
+        rgb = np.random.RandomState(0).randint(0, 256, (5, 7, 3), dtype=np.uint8)
+        path = str(tmp_path / "x.png")
+        Image.fromarray(rgb).save(path)
+        assert (utils.read_image(path, "RGB") == rgb).all()
+        assert (utils.read_image(path, "BGR") == rgb[:, :, ::-1]).all()
+        assert utils.read_image(path, "L").shape == (5, 7, 1)
+        assert (utils.convert_image_to_rgb(utils.read_image(path, "BGR"), "BGR") == rgb).all()
+
+    @pytest.mark.parametrize("orientation", range(1, 9))
+    def test_pictures_are_turned_upright(self, tmp_path, orientation):
+        image = Image.fromarray(np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3))
+        exif = Image.Exif()
+        exif[274] = orientation
+        path = str(tmp_path / "x.png")
+        image.save(path, exif=exif)
+        from PIL import ImageOps
+
+        assert (utils.read_image(path, "RGB") == np.asarray(ImageOps.exif_transpose(Image.open(path)))).all()
+
+    @embedded_only
+    def test_a_damaged_file_is_named(self, tmp_path):
+        path = str(tmp_path / "x.jpg")
+        Image.fromarray(np.random.RandomState(0).randint(0, 256, (90, 90, 3), dtype=np.uint8)).save(path)
+        whole = open(path, "rb").read()
+        for content in (b"no image", whole[: len(whole) // 2]):
+            open(path, "wb").write(content)
+            with pytest.raises(OSError, match="x.jpg"):
+                utils.read_image(path, "BGR")
+
+    def test_a_size_other_than_annotated_is_an_error_and_a_missing_one_is_filled_in(self):
+        image = np.zeros((4, 6, 3), np.uint8)
+        with pytest.raises(utils.SizeMismatchError, match="x.png"):
+            utils.check_image_size({"file_name": "x.png", "width": 4, "height": 6}, image)
+        record = {"file_name": "x.png"}
+        utils.check_image_size(record, image)
+        assert (record["width"], record["height"]) == (6, 4)
+
+
+class TestMapper:
+    def test_training_yields_transformed_instances_without_crowds(self, coco):
+        mapper = D.DatasetMapper(config(coco), True)
+        record = DatasetCatalog.get(coco)[1]
+        before = pickle.dumps(record)
+        mapped = mapper(record)
+        assert pickle.dumps(record) == before
+        instances = mapped["instances"]
+        assert mapped["image"].dtype == torch.uint8 and mapped["image"].shape[1:] == instances.image_size
+        assert isinstance(instances.gt_masks, PolygonMasks) and instances.gt_classes.tolist() == [0, 1]
+        assert "annotations" not in mapped and mapped["height"] == 48
+        assert len(mapper(DatasetCatalog.get(coco)[2])["instances"]) == 0
+
+    def test_inference_yields_the_image_and_its_size_only(self, coco):
+        mapped = D.DatasetMapper(config(coco), False)(DatasetCatalog.get(coco)[1])
+        assert "instances" not in mapped and "annotations" not in mapped
+        assert (mapped["height"], mapped["width"]) == (48, 64) and tuple(mapped["image"].shape) == (3, 32, 43)
+
+    def test_bit_masks_cover_what_polygons_cover(self, coco):
+        record = DatasetCatalog.get(coco)[0]
+        np.random.seed(0)
+        polygons = D.DatasetMapper(config(coco), True)(record)["instances"]
+        np.random.seed(0)
+        bits = D.DatasetMapper(config(coco, INPUT__MASK_FORMAT="bitmask"), True)(record)["instances"]
+        assert isinstance(bits.gt_masks, BitMasks)
+        area = bits.gt_masks.tensor.flatten(1).sum(1)
+        assert torch.allclose(area.double(), torch.as_tensor(polygons.gt_masks.area()).double(), rtol=0.1)
+
+    def test_label_maps_go_through_the_same_transforms(self, tmp_path):
+        labels = np.zeros((30, 40), np.uint8)
+        labels[:, :20] = 9
+        Image.fromarray(labels).save(tmp_path / "map.png")
+        Image.fromarray(labels * 20).convert("RGB").save(tmp_path / "image.png")
+        augmentations = [T.Resize((60, 80)), T.RandomFlip(1.0)]
+        mapper = D.DatasetMapper(True, augmentations=augmentations, image_format="RGB")
+        files = {"file_name": str(tmp_path / "image.png"), "sem_seg_file_name": str(tmp_path / "map.png")}
+        mapped = mapper(files)
+        assert mapped["sem_seg"].dtype == torch.long and tuple(mapped["sem_seg"].shape) == (60, 80)
+        assert (mapped["sem_seg"][:, 50:] == 9).all() and (mapped["sem_seg"][:, :30] == 0).all()
+        assert (mapped["image"][:, :, 50:] == 180).all()
+
+    def test_cropped_masks_give_the_boxes(self, coco):
+        pytest.importorskip("shapely", reason="fvcore crops polygons with shapely")
+        cfg = config(coco, INPUT__CROP__ENABLED=True, INPUT__CROP__TYPE="relative", INPUT__CROP__SIZE=[0.6, 0.6])
+        np.random.seed(0)
+        for record in D.get_detection_dataset_dicts(coco):
+            instances = D.DatasetMapper(cfg, True)(record)["instances"]
+            if len(instances):
+                boxes = instances.gt_masks.get_bounding_boxes().tensor
+                assert torch.allclose(boxes, instances.gt_boxes.tensor)
+
+    def test_instances_with_empty_boxes_are_filtered_and_reported(self):
+        annos = [{"bbox": [0, 0, 5, 5], "bbox_mode": BoxMode.XYXY_ABS, "category_id": 0},
+                 {"bbox": [3, 3, 3, 8], "bbox_mode": BoxMode.XYXY_ABS, "category_id": 1}]  # fmt: skip
+        kept, mask = utils.filter_empty_instances(utils.annotations_to_instances(annos, (9, 9)), return_mask=True)
+        assert kept.gt_classes.tolist() == [0] and mask.tolist() == [True, False]
+
+
+class TestSamplers:
+    def test_training_order_is_one_permutation_after_another(self):
+        sampler = D.TrainingSampler(7, seed=3)
+        first = list(itertools.islice(sampler, 14))
+        assert sorted(first[:7]) == sorted(first[7:]) == list(range(7)) and first[:7] != first[7:]
+        assert list(itertools.islice(sampler, 14)) == first
+
+    def test_rare_classes_are_repeated_by_the_square_root_rule(self):
+        dicts = [{"annotations": [{"category_id": 0}]}] * 9 + [{"annotations": [{"category_id": 1}]}]
+        factors = D.RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(dicts, 0.4)
+        assert torch.allclose(factors, torch.tensor([1.0] * 9 + [2.0]))
+        epoch = list(itertools.islice(D.RepeatFactorTrainingSampler(factors, seed=0), 11))
+        assert sorted(epoch) == list(range(9)) + [9, 9]
+
+    def test_inference_visits_each_index_once(self):
+        assert list(D.InferenceSampler(5)) == list(range(5)) and len(D.InferenceSampler(5)) == 5
+
+
+class TestDataSets:
+    @pytest.mark.parametrize("serialize", [False, True])
+    def test_changing_an_element_does_not_change_the_list(self, serialize):
+        data = D.DatasetFromList([{"x": [1]}, {"x": [2]}], serialize=serialize)
+        data[1]["x"].append(5)
+        assert data[1] == {"x": [2]} and len(data) == 2
+
+    def test_elements_that_map_to_none_are_replaced_by_others(self):
+        mapped = D.MapDataset(list(range(6)), lambda x: None if x == 3 else x)
+        assert mapped[3] in {0, 1, 2, 4, 5} and mapped[4] == 4
+
+    def test_grouped_batches_hold_one_orientation(self):
+        sizes = [(4, 3), (3, 4), (5, 3), (3, 3), (9, 2), (2, 9)]
+        batches = list(D.AspectRatioGroupedDataset([{"width": w, "height": h} for w, h in sizes], 2))
+        assert len(batches) == 2
+        assert all(len({d["width"] > d["height"] for d in batch}) == 1 for batch in batches)
+
+
+class TestLoaders:
+    @pytest.mark.parametrize("workers", [0, 2])
+    @pytest.mark.parametrize("grouping", [False, True])
+    def test_training_batches_have_the_asked_size_and_skip_images_without_instances(self, coco, workers, grouping):
+        cfg = config(coco, DATALOADER__NUM_WORKERS=workers, DATALOADER__ASPECT_RATIO_GROUPING=grouping)
+        batches = list(itertools.islice(D.build_detection_train_loader(cfg), 8))
+        assert all(len(batch) == 2 for batch in batches)
+        assert {d["image_id"] for batch in batches for d in batch} == {5, 15, 35, 45, 55}
+        if grouping:
+            assert all(len({d["width"] > d["height"] for d in batch}) == 1 for batch in batches)
+
+    @pytest.mark.parametrize("workers", [0, 2])
+    @pytest.mark.parametrize("batch_size", [1, 4])
+    def test_test_loader_yields_every_image_once_in_order(self, coco, workers, batch_size):
+        loader = D.build_detection_test_loader(
+            D.get_detection_dataset_dicts(coco, filter_empty=False),
+            mapper=D.DatasetMapper(config(coco), False), batch_size=batch_size, num_workers=workers,
+        )  # fmt: skip
+        assert [d["image_id"] for batch in loader for d in batch] == [5, 15, 25, 35, 45, 55]
+        assert len(D.build_detection_test_loader(config(coco), coco)) == 6
+
+    def test_workers_draw_different_random_numbers(self, coco):
+        mapper = type("M", (), {"__call__": lambda self, d: (d["image_id"], np.random.rand())})()
+        dicts = D.get_detection_dataset_dicts(coco)
+        loader = D.build_detection_train_loader(
+            dicts, mapper=mapper, total_batch_size=1, num_workers=2, aspect_ratio_grouping=False
+        )
+        draws = [batch[0][1] for batch in itertools.islice(loader, 6)]
+        assert len(set(draws)) == 6
+
+    def test_repeat_factor_sampling_is_chosen_by_the_config(self, coco):
+        cfg = config(coco, DATALOADER__SAMPLER_TRAIN="RepeatFactorTrainingSampler", DATALOADER__REPEAT_THRESHOLD=0.5)
+        assert len(next(iter(D.build_detection_train_loader(cfg)))) == 2
+
+    def test_data_sets_with_different_classes_do_not_mix(self, coco, tmp_path):
+        json_file, root, _ = write_coco(tmp_path / "other", categories=((1, "car"), (2, "bus")))
+        D.register_coco_instances("test_other_set", {}, json_file, root)
+        try:
+            with pytest.raises(ValueError, match="thing_classes"):
+                D.get_detection_dataset_dicts([coco, "test_other_set"])
+        finally:
+            DatasetCatalog.remove("test_other_set")
+            MetadataCatalog.remove("test_other_set")
+
+    def test_a_batch_that_the_processes_cannot_share_is_refused(self, coco):
+        with pytest.raises(AssertionError):
+            D.build_detection_train_loader(config(coco, SOLVER__IMS_PER_BATCH=0))
+
+
+class TestPanopticData:
+    def test_separated_sets_join_instances_and_label_maps(self, tmp_path):
+        json_file, root, content = write_coco(tmp_path)
+        for image in content["images"]:  # the panoptic convention: images are .jpg
+            stem = image["file_name"][:-4]
+            os.rename(f"{root}/{stem}.png", f"{root}/{stem}.jpg")
+            image["file_name"] = stem + ".jpg"
+            (tmp_path / "stuff").mkdir(exist_ok=True)
+            (tmp_path / "stuff" / f"{stem}.png").touch()
+        open(json_file, "w").write(json.dumps(content))
+        panoptic = {"annotations": [{"image_id": i["id"], "file_name": i["file_name"][:-4] + ".png",
+                                     "segments_info": [{"id": 1, "category_id": 3}, {"id": 2, "category_id": 8}]}
+                                    for i in content["images"]]}  # fmt: skip
+        (tmp_path / "panoptic.json").write_text(json.dumps(panoptic))
+        maps = {"thing_dataset_id_to_contiguous_id": {3: 0, 7: 1}, "stuff_dataset_id_to_contiguous_id": {8: 1}}
+        files = (root, str(tmp_path / "stuff"), str(tmp_path / "panoptic.json"))
+        try:
+            D.register_coco_panoptic_separated("test_pan", maps, *files, str(tmp_path / "stuff"), json_file)
+            D.register_coco_panoptic("test_pan", maps, *files)
+            first = DatasetCatalog.get("test_pan_separated")[0]
+            assert len(first["annotations"]) == 2 and first["sem_seg_file_name"].endswith("0.png")
+            assert len(DatasetCatalog.get("test_pan_stuffonly")) == 6
+            segments = DatasetCatalog.get("test_pan")[0]["segments_info"]
+            assert [(s["category_id"], s["isthing"]) for s in segments] == [(0, True), (1, False)]
+            assert MetadataCatalog.get("test_pan").label_divisor == 1000
+        finally:
+            for catalog, suffix in itertools.product((DatasetCatalog, MetadataCatalog), ("", "_separated", "_stuffonly")):
+                catalog.pop("test_pan" + suffix, None)

@@ -1,0 +1,96 @@
+"""Jobs of several processes on the CPU: their talk, averaged gradients, and joining torchrun."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from adet_ext.d2 import ENGINE
+from adet_ext.d2.embedded.engine import create_ddp_model
+from adet_ext.d2.embedded.utils import comm as embedded_comm
+from adet_ext.d2.embedded.utils.launch import launch as embedded_launch
+from adet_ext.d2.engine import launch
+from adet_ext.d2.utils import comm
+
+pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="on a GPU machine each process needs a GPU")
+
+
+def _talk(folder):
+    """Write down what one process gets to hear."""
+    rank = comm.get_rank()
+    reduced = comm.reduce_dict({"b": torch.tensor(2.0 + rank), "a": torch.tensor(10.0 * rank)})
+    torch.manual_seed(0)
+    model = nn.Linear(3, 2)
+    data = torch.randn(8, 3)
+    # Detectron2's create_ddp_model is for GPUs only.
+    ddp = create_ddp_model(model) if comm is embedded_comm else nn.parallel.DistributedDataParallel(model)
+    share = data[rank * 4 : rank * 4 + 4] if comm.get_world_size() > 1 else data
+    ddp(share).square().mean().backward()
+    heard = {
+        "world": (comm.get_world_size(), comm.get_local_size(), comm.get_local_rank()),
+        "main": comm.is_main_process(),
+        "all_gather": comm.all_gather({"rank": rank, "text": "x" * rank}),
+        "gather": comm.gather(rank, dst=1),
+        "seed": comm.shared_random_seed(),
+        "reduced": {k: v.item() for k, v in reduced.items()} if rank == 0 else None,
+        "gradient": model.weight.grad,
+    }
+    comm.synchronize()
+    torch.save(heard, os.path.join(folder, f"{rank}.pt"))
+
+
+def _check(folder):
+    first, second = (torch.load(os.path.join(folder, f"{rank}.pt")) for rank in (0, 1))
+    assert first["world"] == (2, 2, 0) and second["world"] == (2, 2, 1)
+    assert first["main"] and not second["main"]
+    assert first["all_gather"] == second["all_gather"] == [{"rank": 0, "text": ""}, {"rank": 1, "text": "x"}]
+    assert first["gather"] == [] and second["gather"] == [0, 1]
+    assert first["seed"] == second["seed"]
+    assert first["reduced"] == {"a": 5.0, "b": 2.5}
+    torch.manual_seed(0)
+    model = nn.Linear(3, 2)
+    model(torch.randn(8, 3)).square().mean().backward()
+    for heard in (first, second):
+        torch.testing.assert_close(heard["gradient"], model.weight.grad)
+
+
+def test_two_processes_talk_and_average_their_gradients(tmp_path):
+    launch(_talk, 2, dist_url="auto", args=(str(tmp_path),))
+    _check(tmp_path)
+
+
+def test_processes_started_by_torchrun_join_one_job(tmp_path):
+    script = tmp_path / "job.py"
+    script.write_text(
+        "import sys\n"
+        f"sys.path.insert(0, {os.path.dirname(__file__)!r})\n"
+        "from test_launch import _talk, launch\n"
+        "launch(_talk, 1, args=(sys.argv[1],))\n"
+    )
+    subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+        + [str(script), str(tmp_path)],
+        env={**os.environ, "ADET_EXT_ENGINE": ENGINE, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        check=True,
+        timeout=120,
+        capture_output=True,
+    )
+    _check(tmp_path)
+
+
+def test_one_process_is_this_process():
+    seen = []
+    launch(seen.append, 1, args=(os.getpid(),))
+    assert seen == [os.getpid()]
+    assert comm.get_world_size() == 1 and comm.get_rank() == 0 and comm.get_local_rank() == 0
+    assert comm.all_gather("x") == ["x"] and comm.gather("x") == ["x"]
+    assert comm.reduce_dict({"x": torch.tensor(1.0)}) == {"x": torch.tensor(1.0)}
+    comm.synchronize()
+
+
+def test_several_machines_need_an_address():
+    with pytest.raises(ValueError, match="dist-url"):
+        embedded_launch(print, 1, num_machines=2, dist_url="auto")
