@@ -42,7 +42,7 @@ def line_chart(
 
     Args:
         series: name -> (x values, y values); a series of one value becomes a dot. Colours repeat after eight.
-        x_label, y_label: what the axes show, with units.
+        x_label, y_label: what the axes show, with units. The x axis begins at 0.
         log: a logarithmic y axis.
         bottom, top: ends of the y axis; by default they follow the values.
         size: width and height in inches; the page scales the chart to its column.
@@ -67,6 +67,7 @@ def line_chart(
             axes.yaxis.set_major_formatter("{x:g}")
             axes.yaxis.set_minor_locator(NullLocator())
         axes.set_ylim(bottom=bottom, top=top)
+        axes.set_xlim(left=0)
         text = io.StringIO()
         figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = text.getvalue()
@@ -88,4 +89,7 @@ def _dress(axes, x_label: str, y_label: str, count: int) -> None:
     axes.set_ylabel(y_label, color=_INK)
     axes.margins(x=0.02)
     if count > 1:
-        axes.legend(frameon=False, labelcolor=_INK, ncols=2 if count > 4 else 1, handlelength=1.4)
+        # Above the axes: no line can run under it.
+        axes.legend(
+            frameon=False, labelcolor=_INK, ncols=8, handlelength=1.4, loc="lower left", bbox_to_anchor=(-0.01, 1.0)
+        )

@@ -13,7 +13,7 @@ from .d2.config import CfgNode as CN
 from .d2.config import get_cfg as _engine_cfg
 from .errors import UserError
 
-__all__ = ["add_adet_config", "get_cfg", "load_config"]
+__all__ = ["add_adet_config", "find_config", "get_cfg", "load_config"]
 
 
 def add_adet_config(cfg: CN) -> None:
@@ -166,10 +166,7 @@ def load_config(path: str, opts: Sequence[str] = ()) -> CN:
     Raises:
         UserError: the file is missing or no YAML, or a key or a value does not fit; with the nearest key.
     """
-    if not os.path.isfile(path):
-        from .model_zoo import get_config_file
-
-        path = get_config_file(path)
+    path = find_config(path)
     cfg = get_cfg()
     with _explained(cfg, path):
         cfg.merge_from_file(path)
@@ -179,6 +176,19 @@ def load_config(path: str, opts: Sequence[str] = ()) -> CN:
         with _explained(cfg, f"the command line ({key} {value})"):
             cfg.merge_from_list([key, value])
     return cfg
+
+
+def find_config(path: str) -> str:
+    """``path`` itself if it is a file, else the packaged config of that name.
+
+    Raises:
+        UserError: neither is there; with near matches.
+    """
+    if os.path.isfile(path):
+        return path
+    from .model_zoo import get_config_file
+
+    return get_config_file(path)
 
 
 class _explained:
@@ -193,7 +203,8 @@ class _explained:
     def __exit__(self, kind, error, traceback) -> bool:
         if error is None or isinstance(error, UserError) or not isinstance(error, Exception):
             return False
-        text = str(error.args[0]) if error.args else kind.__name__
+        # A KeyError's own text is quoted.
+        text = str(error.args[0] if isinstance(error, KeyError) and error.args else error) or kind.__name__
         key = re.search(r"[Nn]on-existent(?: config)? key: ([\w.]+)", text)
         if key:
             known = sorted(_flat_keys(self.cfg))

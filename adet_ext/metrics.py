@@ -22,6 +22,7 @@ class Metrics:
 
     Attributes:
         rows: one dict per iteration with everything written for it, in order; a later write wins.
+        iterations: how many iterations of training are on record.
         skipped: how many lines could not be read.
     """
 
@@ -41,10 +42,17 @@ class Metrics:
         if not rows:
             raise UserError(f"{path}: holds no metrics; was the training stopped before its first 20 iterations?")
         self.rows = [rows[iteration] for iteration in sorted(rows)]
+        trained = [row["iteration"] for row in self.rows if "total_loss" in row] or [self.rows[-1]["iteration"]]
+        self.iterations = trained[-1] + 1
 
     def series(self, key: str) -> tuple[list[int], list[float]]:
-        """The iterations (from 1) at which ``key`` was written, and its values."""
-        pairs = [(row["iteration"] + 1, row[key]) for row in self.rows if isinstance(row.get(key), (int, float))]
+        """After how many iterations ``key`` was written, and its values."""
+        # The evaluation after the last iteration is logged as if there had been one more.
+        pairs = [
+            (min(row["iteration"] + 1, self.iterations), row[key])
+            for row in self.rows
+            if isinstance(row.get(key), (int, float))
+        ]
         return [x for x, _ in pairs], [y for _, y in pairs]
 
     def losses(self) -> list[str]:

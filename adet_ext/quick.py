@@ -37,7 +37,7 @@ def run_to_report(
     """Train what ``cfg`` describes in its OUTPUT_DIR, or go on with what is there, and leave a report.
 
     Args:
-        cfg: not frozen; one data set in DATASETS.TEST.
+        cfg: not frozen. Pictures and the AP are those of the first data set in DATASETS.TEST.
         title, command: for the report.
         images: how many test images to draw.
         say: is told, in a line each, what begins and what was found.
@@ -69,7 +69,8 @@ def run_to_report(
         if trainer.start_iter:
             facts["Altogether"] += f", since iteration {trainer.start_iter}"
         report = make_report(output, title=title, command=command, facts=facts, pictures=PICTURES)
-    results = Metrics(os.path.join(output, "metrics.json")).results().get("", {})
+    results = Metrics(os.path.join(output, "metrics.json")).results()
+    results = next(iter(results.values()), {})
     found = {task: overall(values, ("AP",))[0] for task, values in results.items()}
     return report, {task: value for task, value in found.items() if value is not None}
 

@@ -28,13 +28,17 @@ __all__ = ["machine_facts", "make_report"]
 _AP_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 _AP_TITLES = ("AP", "AP50", "AP75", "AP small", "AP medium", "AP large")
 _SHOWN = 6  # comparisons before the rest folds away
-# Rows of "What was run": title, and the keys whose values stand in it.
+# Rows of "What was run": title, and what stands in it: how to say it, and the key whose value is said.
 _SETTINGS = (
-    ("Model", ("MODEL.META_ARCHITECTURE", "MODEL.BACKBONE.NAME", "MODEL.RESNETS.DEPTH")),
-    ("Data", ("DATASETS.TRAIN", "DATASETS.TEST")),
-    ("Training", ("SOLVER.MAX_ITER", "SOLVER.IMS_PER_BATCH", "SOLVER.BASE_LR", "SOLVER.LR_SCHEDULER_NAME")),
-    ("Input size", ("INPUT.MIN_SIZE_TRAIN", "INPUT.MIN_SIZE_TEST", "INPUT.MAX_SIZE_TEST")),
-    ("Started from", ("MODEL.WEIGHTS",)),
+    ("Model", (("{}", "MODEL.META_ARCHITECTURE"), ("{}", "MODEL.BACKBONE.NAME"), ("depth {}", "MODEL.RESNETS.DEPTH"))),
+    ("Data", (("trained on {}", "DATASETS.TRAIN"), ("tested on {}", "DATASETS.TEST"))),
+    ("Schedule", (("{} iterations", "SOLVER.MAX_ITER"), ("{} images each", "SOLVER.IMS_PER_BATCH"))),
+    (
+        "Optimiser",
+        (("{}", "SOLVER.OPTIMIZER"), ("learning rate {}", "SOLVER.BASE_LR"), ("{}", "SOLVER.LR_SCHEDULER_NAME")),
+    ),
+    ("Shorter side", (("{} in training", "INPUT.MIN_SIZE_TRAIN"), ("{} in tests", "INPUT.MIN_SIZE_TEST"))),
+    ("Started from", (("{}", "MODEL.WEIGHTS"),)),
 )
 
 
@@ -97,11 +101,11 @@ def machine_facts() -> dict[str, str]:
     from .d2 import ENGINE, REASON
 
     facts = {
-        "Processor": f"{processor_name()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads for torch",
+        "Processor": f"{processor_name()}, {os.cpu_count()} cores, torch on {torch.get_num_threads()}",
         "System": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
         "Engine": f"{ENGINE} ({REASON})",
-        "Versions": f"adet-ext {adet_ext.__version__}, torch {torch.__version__}, torchvision {torchvision.__version__}, "
-        f"numpy {numpy.__version__}",
+        "Versions": f"adet-ext {adet_ext.__version__}, torch {torch.__version__}, "
+        f"torchvision {torchvision.__version__}, numpy {numpy.__version__}",
     }
     if torch.cuda.is_available():
         names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
@@ -137,7 +141,7 @@ def _default_title(config: dict[str, Any]) -> str:
 
 
 def _subtitle(metrics: Metrics, config: dict[str, Any]) -> str:
-    done = metrics.rows[-1]["iteration"] + 1
+    done = metrics.iterations
     planned = _value(config, "SOLVER.MAX_ITER", done)
     progress = f"{done} iterations" if done >= planned else f"{done} of {planned} iterations"
     return f"{progress}  ·  {datetime.date.today():%d %B %Y}"
@@ -196,9 +200,9 @@ def _pictures(gallery: Gallery | None, folder: str) -> str:
     if gallery.blendings:
         pictures = "".join(figure(folder, name, caption) for name, caption in gallery.blendings)
         note = (
-            "A basis is one map for the whole image, here dark where it is low and white where it is high. An attention "
-            "says, for every point of an object's box, how much of each basis goes into its mask: it is painted in "
-            "the bases' colours."
+            "A basis is one map for the whole image, here dark where it is low and white where it is high. An "
+            "attention says, for every point of an object's box, how much of each basis goes into its mask: it is "
+            "painted in the bases' colours."
         )
         parts.append(f"<h3>Bases and attentions</h3><p class=note>{note}</p>{pictures}")
     lead = f"{gallery.dataset}; instances that score at least {100 * gallery.threshold:.0f}%."
@@ -208,7 +212,7 @@ def _pictures(gallery: Gallery | None, folder: str) -> str:
 def _curves(metrics: Metrics) -> str:
     parts = []
     losses = {key: metrics.series(key) for key in metrics.losses()}
-    names = {"total_loss": "total"} | {key: key.removeprefix("loss_").replace("_", " ") for key in losses if key[0] == "l"}
+    names = {key: key.removeprefix("loss_").removesuffix("_loss").replace("_", " ") for key in losses}
     if losses:
         chart = line_chart(
             {names[key]: series for key, series in losses.items()}, x_label="iteration", y_label="loss", log=True
@@ -240,7 +244,7 @@ def _timing(metrics: Metrics, config: dict, gallery: Gallery | None, facts: Mapp
     if data:
         rows["of which waiting for data"] = f"{1000 * data[len(data) // 2]:.1f} ms"
     if gallery and gallery.inference_ms:
-        rows["Inference"] = f"{gallery.inference_ms:.1f} ms per image, median, batch 1, from the image to masks of its size"
+        rows["Inference"] = f"{gallery.inference_ms:.1f} ms per image: median, batch 1, from image to full-size masks"
     rows.update(facts)
     return _table_section("Time", rows) if rows else ""
 
@@ -250,9 +254,9 @@ def _run(config: dict[str, Any], config_text: str, command: Sequence[str]) -> st
     if command:
         parts.append(f"<pre>{html.escape(shlex.join(command))}</pre>")
     rows = {}
-    for title, keys in _SETTINGS:
-        values = [(key.split(".")[-1], _value(config, key)) for key in keys]
-        text = ", ".join(f"{name} {_plain(value)}" for name, value in values if value not in (None, ""))
+    for title, settings in _SETTINGS:
+        values = [(how, _value(config, key)) for how, key in settings]
+        text = ", ".join(how.format(_plain(value)) for how, value in values if value not in (None, "", []))
         if text:
             rows[title] = text
     if rows:

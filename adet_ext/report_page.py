@@ -44,10 +44,10 @@ def definitions(rows: Mapping[str, str]) -> str:
 def grid(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table of numbers; the first cell of each row is its heading."""
     top = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
-    body = "".join(
-        f"<tr><th scope=row>{html.escape(row[0])}</th>" + "".join(f"<td>{html.escape(c)}</td>" for c in row[1:]) + "</tr>"
-        for row in rows
-    )
+    body = ""
+    for name, *numbers in rows:
+        cells = "".join(f"<td>{html.escape(number)}</td>" for number in numbers)
+        body += f"<tr><th scope=row>{html.escape(name)}</th>{cells}</tr>"
     return f"<div class=wide><table class=numbers><thead><tr>{top}</tr></thead>{body}</table></div>"
 
 
@@ -70,7 +70,8 @@ def bars(columns: Mapping[str, Mapping[str, float]], *, unit: str) -> str:
                 length = f"{min(max(value, 0), 100) / 100:.3f}"
                 cells += f"<td class=bar><i style='--length:{length}'></i><span>{value:.1f}</span></td>"
         rows.append(f"<tr><th scope=row>{html.escape(name)}</th>{cells}</tr>")
-    table = f"<div class=wide><table class=bars><thead><tr><th>class</th>{head}</tr></thead>{''.join(rows)}</table></div>"
+    head = f"<thead><tr><th>class</th>{head}</tr></thead>"
+    table = f"<div class=wide><table class=bars>{head}{''.join(rows)}</table></div>"
     return table if len(rows) <= 20 else f"<details><summary>{len(rows)} classes</summary>{table}</details>"
 
 
@@ -142,7 +143,7 @@ table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nu
 th, td { text-align: left; padding: .45rem .75rem .45rem 0; border-bottom: 1px solid var(--rule); font-weight: 400;
          vertical-align: top; }
 thead th { color: var(--ink-soft); font-size: .85rem; }
-.numbers { table-layout: fixed; min-width: 34rem; }
+.numbers { table-layout: fixed; min-width: 40rem; }
 .numbers th:not(:first-child), .numbers td { text-align: right; padding-right: 0; }
 .numbers td:nth-child(2) { font-weight: 650; }
 .facts th { color: var(--ink-soft); width: 14rem; }

@@ -26,7 +26,7 @@ from .d2.evaluation import (
 )
 from .d2.layers import NaiveSyncBatchNorm
 from .d2.solver import build_optimizer, get_default_optimizer_params, maybe_add_gradient_clipping
-from .d2.utils import comm
+from .d2.utils import comm, setup_logger
 from .data.loader import build_test_loader, build_train_loader
 from .data.register import num_classes_of
 from .errors import UserError
@@ -52,6 +52,7 @@ def setup(cfg: CfgNode, args: Any) -> CfgNode:
     check_classes(cfg)
     cfg.freeze()
     default_setup(cfg, args)
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="adet_ext")
     return cfg
 
 
@@ -119,7 +120,7 @@ class Trainer(DefaultTrainer):
     def build_model(cls, cfg: CfgNode) -> torch.nn.Module:
         try:
             model = super().build_model(cfg)
-        except (ValueError, KeyError) as error:  # what constructors say of a config that does not fit together
+        except (ValueError, KeyError, AssertionError) as error:  # what constructors say of a config that does not fit together
             raise UserError(" ".join(str(error.args[0] if error.args else error).split())) from error
         if comm.get_world_size() > 1 and next(model.parameters()).device.type == "cpu":
             # torch's own synchronised norm runs on GPUs alone.

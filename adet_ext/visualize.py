@@ -73,7 +73,7 @@ def draw_masks(
 
 
 def _box_of(mask: np.ndarray) -> tuple[float, float, float, float]:
-    extent = drawing._extent(np.asarray(mask))
+    extent = drawing.extent_of(np.asarray(mask))
     if extent is None:
         return 0.0, 0.0, 0.0, 0.0
     rows, columns = extent
@@ -184,8 +184,9 @@ def draw_ground_truth(
 ) -> np.ndarray:
     """Return ``image`` with the annotations of ``record``, one dict of a registered data set.
 
-    The i-th annotation has the i-th of ``colours``, in turn. ``record["annotations"]`` are Detectron2's: ``bbox`` with ``bbox_mode``, ``category_id``, and a
-    ``segmentation`` as polygons, run lengths or a bool array. Crowds are labelled as such.
+    The i-th annotation has the i-th of ``colours``, in turn. ``record["annotations"]`` are Detectron2's: ``bbox`` with
+    ``bbox_mode``, ``category_id``, and a ``segmentation`` as polygons, run lengths or a bool array. Crowds are labelled
+    as such. Where one annotation has no mask, boxes are drawn for all.
     """
     height, width = image.shape[:2]
     annotations = list(record.get("annotations", ()))

@@ -1,6 +1,7 @@
 """What all tests share: the engine that is on is printed, and tests that need Detectron2 itself are marked."""
 
 import importlib.util
+import logging
 
 import pytest
 
@@ -32,3 +33,14 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         if "needs_detectron2" in item.keywords:
             item.add_marker(mark)
+
+
+@pytest.fixture(autouse=True)
+def _loggers_as_before():
+    """Training sets loggers up for good; tests of other files listen to the same ones."""
+    loggers = [logging.getLogger(name) for name in ("adet_ext", "detectron2", "fvcore")]
+    before = [(logger.level, logger.propagate, list(logger.handlers)) for logger in loggers]
+    yield
+    for logger, (level, propagate, handlers) in zip(loggers, before, strict=True):
+        logger.setLevel(level)
+        logger.propagate, logger.handlers[:] = propagate, handlers

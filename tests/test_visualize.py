@@ -17,7 +17,9 @@ from adet_ext.visualize import (
 )
 from adet_ext.visualize_blend import BASIS_COLOURS, attention_picture, basis_picture, draw_blending
 
-NAMES = SimpleNamespace(thing_classes=["cat", "dog"], stuff_classes=["sky", "sea"], stuff_colors=[(0, 0, 255), (9, 99, 9)])
+NAMES = SimpleNamespace(
+    thing_classes=["cat", "dog"], stuff_classes=["sky", "sea"], stuff_colors=[(0, 0, 255), (9, 99, 9)]
+)
 
 
 def grey(height=60, width=80):

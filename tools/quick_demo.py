@@ -5,6 +5,7 @@ Interrupted, it goes on where it was when it is called again.
 """
 
 import argparse
+import os
 import sys
 
 from adet_ext.config import load_config
@@ -17,7 +18,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--config-file", default="demo/shapes_R_18.yaml", help="default: %(default)s")
     parser.add_argument("--output", default="demo_output", metavar="FOLDER", help="default: %(default)s")
     parser.add_argument("--max-iter", type=int, metavar="N", help="train for N iterations instead of the config's")
-    parser.add_argument("--fresh", action="store_true", help="start anew, removing what an earlier run left in --output")
+    parser.add_argument("--fresh", action="store_true", help="start anew; removes what an earlier run left in --output")
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config overrides, at the end")
     arguments = parser.parse_args(argv)
     try:
@@ -27,9 +28,9 @@ def main(argv: list[str] | None = None) -> int:
             cfg.SOLVER.MAX_ITER = arguments.max_iter
         if arguments.fresh:
             clear_run(arguments.output)
-        batch, steps = cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.MAX_ITER
         tested = ", ".join(cfg.DATASETS.TEST)
-        print(f"training {cfg.MODEL.META_ARCHITECTURE}: {steps} iterations of {batch} images; log in {cfg.OUTPUT_DIR}/log.txt")
+        work = f"{cfg.SOLVER.MAX_ITER} iterations of {cfg.SOLVER.IMS_PER_BATCH} images"
+        print(f"training {cfg.MODEL.META_ARCHITECTURE}: {work}; the log is {os.path.join(arguments.output, 'log.txt')}")
         command = ["python", *(sys.argv if argv is None else ["tools/quick_demo.py", *argv])]
         report, ap = run_to_report(cfg, command=command, say=lambda line: print(line, file=sys.stderr))
     except UserError as error:

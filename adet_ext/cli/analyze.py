@@ -14,12 +14,12 @@ from ..d2.config import CfgNode
 from ..d2.modeling import build_model
 from ..errors import UserError
 
-__all__ = ["analyze", "build_for_costs", "main", "random_input", "test_size"]
+__all__ = ["analyze", "build_for_costs", "config_size", "main", "random_input"]
 
 NOTE = "multiply-adds of convolutions and matrix products (twice as many floating-point operations); one image"
 
 
-def test_size(cfg: CfgNode) -> tuple[int, int]:
+def config_size(cfg: CfgNode) -> tuple[int, int]:
     """Height and width that the config tests a 4:3 picture at: 800 x 1088 for a shorter side of 800.
 
     The width is rounded up to a multiple of 32, as the backbones pad it, and kept within INPUT.MAX_SIZE_TEST.
@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Print the table, or JSON."""
     arguments = build_parser().parse_args(argv)
     cfg = load_config(arguments.config_file, arguments.opts)
-    height, width = test_size(cfg)
+    height, width = config_size(cfg)
     height, width = arguments.height or height, arguments.width or width
     if min(height, width) < 32:
         raise UserError(f"an image of {height} x {width} is too small; give --height and --width of 32 or more")

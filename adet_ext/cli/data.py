@@ -107,10 +107,11 @@ def draw(arguments: argparse.Namespace) -> int:
         stem = os.path.splitext(os.path.basename(record["file_name"]))[0]
         write_image(os.path.join(folder, f"{number:04d}_{stem}.png"), picture[..., ::-1])
         panels.append(picture)
-        captions.append(f"{stem}: {len(record['annotations'])} instances")
-    title = f"{', '.join(cfg.DATASETS.TRAIN)}: {arguments.source}"
-    columns = min(4, len(panels))
-    sheet = drawing.sheet(panels, captions, columns=columns, cell=_cell(panels), title=title)
+        count = len(record["annotations"])
+        captions.append(f"{stem}: {count} instance{'' if count == 1 else 's'}")
+    what = "annotations" if arguments.source == "annotation" else "what the training loader yields"
+    title = f"{', '.join(cfg.DATASETS.TRAIN)}: {what}"
+    sheet = drawing.sheet(panels, captions, columns=_columns(panels), cell=_cell(panels), title=title)
     write_image(os.path.join(folder, _SHEET), sheet[..., ::-1])
     print(f"{len(panels)} pictures in {folder}; all of them on {os.path.join(folder, _SHEET)}")
     return 0
@@ -191,7 +192,12 @@ def _label_map(labels: np.ndarray, scale: int) -> np.ndarray:
 
 
 def _cell(panels: Sequence[np.ndarray], longest: int = 420) -> tuple[int, int]:
-    """(height, width) that the largest panel fits into, the longer side at most ``longest``."""
+    """(height, width) for the largest panel, its shorter side at most ``longest`` pixels."""
     height, width = max(p.shape[0] for p in panels), max(p.shape[1] for p in panels)
-    factor = min(1.0, longest / max(height, width))
+    factor = min(1.0, longest / min(height, width))
     return max(1, round(height * factor)), max(1, round(width * factor))
+
+
+def _columns(panels: Sequence[np.ndarray]) -> int:
+    height, width = _cell(panels)
+    return max(1, min(len(panels), round(4 * height / width)))

@@ -42,9 +42,11 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", metavar="PATH", help="folder for the overlays; or the file, for one image or video")
     parser.add_argument("--json", metavar="FILE", help="write all instances here, in COCO's result format")
     parser.add_argument("--no-draw", action="store_true", help="no overlays: only --json and the times")
-    parser.add_argument("--confidence-threshold", type=float, default=0.3, metavar="P", help="keep scores from P on (0.3)")
+    parser.add_argument(
+        "--confidence-threshold", type=float, default=0.3, metavar="P", help="keep scores from P on (%(default)s)"
+    )
     names = parser.add_mutually_exclusive_group()
-    names.add_argument("--dataset-names", metavar="NAME", help="data set whose class names to use; default: the config's")
+    names.add_argument("--dataset-names", metavar="NAME", help="use the class names of this data set, not the config's")
     names.add_argument("--class-names", nargs="+", metavar="NAME", help="the class names themselves")
     parser.add_argument("--batch-size", type=int, default=1, metavar="N", help="images in one pass through the net (1)")
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config overrides, at the end")

@@ -4,7 +4,7 @@ import argparse
 import logging
 
 from ..checkpoint import AdetCheckpointer
-from ..config import load_config
+from ..config import find_config, load_config
 from ..d2.config import CfgNode
 from ..d2.engine import default_argument_parser, launch
 from ..data.register import num_classes_of, register_dataset
@@ -35,6 +35,7 @@ def configure(args: argparse.Namespace) -> CfgNode:
     """The config that the arguments describe, with their data sets registered; not frozen."""
     if not args.config_file:
         raise UserError("--config-file is missing; give a YAML file or a packaged name such as BlendMask/R_50_1x.yaml")
+    args.config_file = find_config(args.config_file)
     for name, images, annotations in args.dataset:
         register_dataset(name, images, annotations)
     overrides = list(args.opts or [])

@@ -1,9 +1,19 @@
-"""Saving and loading of models and of training state."""
+"""Saving and loading of models and of training state.
+
+Detectron2's checkpointer unpickles whatever it is given and writes over the file it replaces; here it reads and writes as
+the embedded one does.
+"""
 
 from . import ENGINE
 
 if ENGINE == "detectron2":
-    from detectron2.checkpoint import DetectionCheckpointer, PeriodicCheckpointer
+    from detectron2.checkpoint import DetectionCheckpointer as _Detectron2Checkpointer
+    from detectron2.checkpoint import PeriodicCheckpointer
+
+    from .embedded.checkpoint import SafeFiles
+
+    class DetectionCheckpointer(SafeFiles, _Detectron2Checkpointer):
+        """Detectron2's, with files that cannot run code and that survive a crash."""
 else:
     from .embedded.checkpoint import DetectionCheckpointer, PeriodicCheckpointer
 

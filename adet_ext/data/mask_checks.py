@@ -56,15 +56,15 @@ def crossing_polygons(polygons: Sequence[Sequence[float]], max_pairs: int) -> tu
         while end < len(polygons) and (edges == 0 or edges + len(polygons[end]) // 2 <= _EDGES_AT_ONCE):
             edges += len(polygons[end]) // 2
             end += 1
-        found, compared = _crossing(polygons[start:end])
+        found, looked_at, compared = _crossing(polygons[start:end], max_pairs - pairs)
         crossing += (found + start).tolist()
         pairs += compared
-        start = end
+        start += looked_at
     return crossing, start
 
 
-def _crossing(polygons: Sequence[Sequence[float]]) -> tuple[np.ndarray, int]:
-    """The same for some polygons at once; also returns the number of pairs compared."""
+def _crossing(polygons: Sequence[Sequence[float]], max_pairs: int) -> tuple[np.ndarray, int, int]:
+    """The same for some polygons at once, at least for the first; also returns the number of pairs compared."""
     counts = np.array([len(p) // 2 for p in polygons])
     first = np.fromiter(itertools.chain.from_iterable(polygons), np.float64, count=2 * int(counts.sum())).reshape(-1, 2)
     second = first[_followers(counts)]
@@ -80,6 +80,9 @@ def _crossing(polygons: Sequence[Sequence[float]]) -> tuple[np.ndarray, int]:
     bottom, top = np.minimum(first[:, 1], second[:, 1]), np.maximum(first[:, 1], second[:, 1])
     partners = np.searchsorted(low[order], high[order], side="right") - np.arange(1, len(order) + 1)
     partners = np.maximum(partners, 0)
+    by_polygon = np.cumsum(np.bincount(owner, partners, len(polygons)))
+    looked_at = max(1, int(np.searchsorted(by_polygon, max_pairs, side="right")))
+    partners[owner >= looked_at] = 0
     crossing = np.zeros(len(polygons), bool)
     totals = np.cumsum(partners)
     start = 0
@@ -95,7 +98,7 @@ def _crossing(polygons: Sequence[Sequence[float]]) -> tuple[np.ndarray, int]:
         apart = _sides(first[i], second[i], first[j], second[j]) & _sides(first[j], second[j], first[i], second[i])
         crossing[owner[i[apart]]] = True
         start = end
-    return np.flatnonzero(crossing), int(totals[-1])
+    return np.flatnonzero(crossing), looked_at, int(totals[-1])
 
 
 def _sides(a: np.ndarray, b: np.ndarray, p: np.ndarray, q: np.ndarray) -> np.ndarray:

@@ -84,5 +84,10 @@ class Report:
                 if finding.count > len(finding.examples):
                     lines.append(f"    ... and {finding.count - len(finding.examples)} more")
         lines += self.notes
-        verdict = f"{len(self.errors)} kinds of errors, {len(self.warnings)} kinds of warnings"
+        verdict = f"{_kinds(self.errors, 'error')}, {_kinds(self.warnings, 'warning')}"
         return "\n".join([*lines, f"{self.subject}: {verdict if lines else 'nothing to complain about'}"])
+
+
+def _kinds(findings: list[Finding], name: str) -> str:
+    total = sum(f.count for f in findings)
+    return f"{total} {name}{'' if total == 1 else 's'} of {len(findings)} kind{'' if len(findings) == 1 else 's'}"

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from ..errors import UserError
-from .shapes import dense_labels
+from .shapes_content import dense_labels
 from .shapes_scene import Backdrop, Shape, compose, paint, random_backdrop, random_scene
 
 __all__ = ["VideoFrame", "shapes_video"]

@@ -21,7 +21,11 @@ def plain(node):
 
 
 def test_a_file_overrides_its_base_key_by_key(tmp_path):
-    write(tmp_path, "base.yaml", "MODEL: {MASK_ON: True, FPN: {NORM: GN, OUT_CHANNELS: 64}}\nSOLVER:\n  STEPS: (1, 2)")
+    write(
+        tmp_path,
+        "base.yaml",
+        "MODEL: {MASK_ON: True, FPN: {NORM: GN, OUT_CHANNELS: 64}}\nSOLVER:\n  STEPS: (1, 2)",
+    )
     path = write(tmp_path, "sub/own.yaml", "_BASE_: ../base.yaml\nMODEL: {FPN: {NORM: ''}}\nVERSION: 2")
     cfg = get_cfg()
     cfg.merge_from_file(path)
@@ -51,7 +55,12 @@ def test_overrides_are_read_as_literals():
     cfg = get_cfg()
     cfg.merge_from_list(["SOLVER.STEPS", "(3, 4)", "SOLVER.BASE_LR", "0.5"])
     cfg.merge_from_list(["OUTPUT_DIR", "a/b", "MODEL.MASK_ON", "True"])
-    assert (cfg.SOLVER.STEPS, cfg.SOLVER.BASE_LR, cfg.OUTPUT_DIR, cfg.MODEL.MASK_ON) == ((3, 4), 0.5, "a/b", True)
+    assert (cfg.SOLVER.STEPS, cfg.SOLVER.BASE_LR, cfg.OUTPUT_DIR, cfg.MODEL.MASK_ON) == (
+        (3, 4),
+        0.5,
+        "a/b",
+        True,
+    )
 
 
 def test_a_dump_loads_to_the_same_config(tmp_path):
@@ -81,7 +90,7 @@ def test_a_frozen_config_cannot_be_set_and_a_clone_is_apart():
     [
         "!!python/object/apply:os.system ['touch {marker}']",
         "!!python/object/apply:eval [\"open('{marker}', 'w')\"]",
-        "!!python/object/apply:eval [\"[x.__class__ for x in [1]]\"]",
+        '!!python/object/apply:eval ["[x.__class__ for x in [1]]"]',
         "!!python/object/apply:eval ['9**9**9**9']",
         "!!python/name:os.system",
         "!!python/object/new:subprocess.Popen [['touch', '{marker}']]",

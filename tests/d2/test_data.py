@@ -1,4 +1,4 @@
-"""Catalogs, COCO files, samplers, mapper and loaders of whichever engine is on."""
+"""Catalogs, COCO files, mapper and loaders of whichever engine is on."""
 
 import itertools
 import json
@@ -187,46 +187,6 @@ class TestCocoFiles:
         assert [os.path.basename(d["sem_seg_file_name"]) for d in dicts] == ["a.png", "b.png"]
 
 
-class TestReadImage:
-    def test_formats_give_their_channels(self, tmp_path):
-        rgb = np.random.RandomState(0).randint(0, 256, (5, 7, 3), dtype=np.uint8)
-        path = str(tmp_path / "x.png")
-        Image.fromarray(rgb).save(path)
-        assert (utils.read_image(path, "RGB") == rgb).all()
-        assert (utils.read_image(path, "BGR") == rgb[:, :, ::-1]).all()
-        assert utils.read_image(path, "L").shape == (5, 7, 1)
-        assert (utils.convert_image_to_rgb(utils.read_image(path, "BGR"), "BGR") == rgb).all()
-
-    @pytest.mark.parametrize("orientation", range(1, 9))
-    def test_pictures_are_turned_upright(self, tmp_path, orientation):
-        image = Image.fromarray(np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3))
-        exif = Image.Exif()
-        exif[274] = orientation
-        path = str(tmp_path / "x.png")
-        image.save(path, exif=exif)
-        from PIL import ImageOps
-
-        assert (utils.read_image(path, "RGB") == np.asarray(ImageOps.exif_transpose(Image.open(path)))).all()
-
-    @embedded_only
-    def test_a_damaged_file_is_named(self, tmp_path):
-        path = str(tmp_path / "x.jpg")
-        Image.fromarray(np.random.RandomState(0).randint(0, 256, (90, 90, 3), dtype=np.uint8)).save(path)
-        whole = open(path, "rb").read()
-        for content in (b"no image", whole[: len(whole) // 2]):
-            open(path, "wb").write(content)
-            with pytest.raises(OSError, match="x.jpg"):
-                utils.read_image(path, "BGR")
-
-    def test_a_size_other_than_annotated_is_an_error_and_a_missing_one_is_filled_in(self):
-        image = np.zeros((4, 6, 3), np.uint8)
-        with pytest.raises(utils.SizeMismatchError, match="x.png"):
-            utils.check_image_size({"file_name": "x.png", "width": 4, "height": 6}, image)
-        record = {"file_name": "x.png"}
-        utils.check_image_size(record, image)
-        assert (record["width"], record["height"]) == (6, 4)
-
-
 class TestMapper:
     def test_training_yields_transformed_instances_without_crowds(self, coco):
         mapper = D.DatasetMapper(config(coco), True)
@@ -270,7 +230,9 @@ class TestMapper:
 
     def test_cropped_masks_give_the_boxes(self, coco):
         pytest.importorskip("shapely", reason="fvcore crops polygons with shapely")
-        cfg = config(coco, INPUT__CROP__ENABLED=True, INPUT__CROP__TYPE="relative", INPUT__CROP__SIZE=[0.6, 0.6])
+        cfg = config(
+            coco, INPUT__CROP__ENABLED=True, INPUT__CROP__TYPE="relative", INPUT__CROP__SIZE=[0.6, 0.6]
+        )
         np.random.seed(0)
         for record in D.get_detection_dataset_dicts(coco):
             instances = D.DatasetMapper(cfg, True)(record)["instances"]
@@ -281,50 +243,18 @@ class TestMapper:
     def test_instances_with_empty_boxes_are_filtered_and_reported(self):
         annos = [{"bbox": [0, 0, 5, 5], "bbox_mode": BoxMode.XYXY_ABS, "category_id": 0},
                  {"bbox": [3, 3, 3, 8], "bbox_mode": BoxMode.XYXY_ABS, "category_id": 1}]  # fmt: skip
-        kept, mask = utils.filter_empty_instances(utils.annotations_to_instances(annos, (9, 9)), return_mask=True)
+        kept, mask = utils.filter_empty_instances(
+            utils.annotations_to_instances(annos, (9, 9)), return_mask=True
+        )
         assert kept.gt_classes.tolist() == [0] and mask.tolist() == [True, False]
-
-
-class TestSamplers:
-    def test_training_order_is_one_permutation_after_another(self):
-        sampler = D.TrainingSampler(7, seed=3)
-        first = list(itertools.islice(sampler, 14))
-        assert sorted(first[:7]) == sorted(first[7:]) == list(range(7)) and first[:7] != first[7:]
-        assert list(itertools.islice(sampler, 14)) == first
-
-    def test_rare_classes_are_repeated_by_the_square_root_rule(self):
-        dicts = [{"annotations": [{"category_id": 0}]}] * 9 + [{"annotations": [{"category_id": 1}]}]
-        factors = D.RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(dicts, 0.4)
-        assert torch.allclose(factors, torch.tensor([1.0] * 9 + [2.0]))
-        epoch = list(itertools.islice(D.RepeatFactorTrainingSampler(factors, seed=0), 11))
-        assert sorted(epoch) == list(range(9)) + [9, 9]
-
-    def test_inference_visits_each_index_once(self):
-        assert list(D.InferenceSampler(5)) == list(range(5)) and len(D.InferenceSampler(5)) == 5
-
-
-class TestDataSets:
-    @pytest.mark.parametrize("serialize", [False, True])
-    def test_changing_an_element_does_not_change_the_list(self, serialize):
-        data = D.DatasetFromList([{"x": [1]}, {"x": [2]}], serialize=serialize)
-        data[1]["x"].append(5)
-        assert data[1] == {"x": [2]} and len(data) == 2
-
-    def test_elements_that_map_to_none_are_replaced_by_others(self):
-        mapped = D.MapDataset(list(range(6)), lambda x: None if x == 3 else x)
-        assert mapped[3] in {0, 1, 2, 4, 5} and mapped[4] == 4
-
-    def test_grouped_batches_hold_one_orientation(self):
-        sizes = [(4, 3), (3, 4), (5, 3), (3, 3), (9, 2), (2, 9)]
-        batches = list(D.AspectRatioGroupedDataset([{"width": w, "height": h} for w, h in sizes], 2))
-        assert len(batches) == 2
-        assert all(len({d["width"] > d["height"] for d in batch}) == 1 for batch in batches)
 
 
 class TestLoaders:
     @pytest.mark.parametrize("workers", [0, 2])
     @pytest.mark.parametrize("grouping", [False, True])
-    def test_training_batches_have_the_asked_size_and_skip_images_without_instances(self, coco, workers, grouping):
+    def test_training_batches_have_the_asked_size_and_skip_images_without_instances(
+        self, coco, workers, grouping
+    ):
         cfg = config(coco, DATALOADER__NUM_WORKERS=workers, DATALOADER__ASPECT_RATIO_GROUPING=grouping)
         batches = list(itertools.islice(D.build_detection_train_loader(cfg), 8))
         assert all(len(batch) == 2 for batch in batches)
@@ -352,7 +282,9 @@ class TestLoaders:
         assert len(set(draws)) == 6
 
     def test_repeat_factor_sampling_is_chosen_by_the_config(self, coco):
-        cfg = config(coco, DATALOADER__SAMPLER_TRAIN="RepeatFactorTrainingSampler", DATALOADER__REPEAT_THRESHOLD=0.5)
+        cfg = config(
+            coco, DATALOADER__SAMPLER_TRAIN="RepeatFactorTrainingSampler", DATALOADER__REPEAT_THRESHOLD=0.5
+        )
         assert len(next(iter(D.build_detection_train_loader(cfg)))) == 2
 
     def test_data_sets_with_different_classes_do_not_mix(self, coco, tmp_path):
@@ -384,7 +316,10 @@ class TestPanopticData:
                                      "segments_info": [{"id": 1, "category_id": 3}, {"id": 2, "category_id": 8}]}
                                     for i in content["images"]]}  # fmt: skip
         (tmp_path / "panoptic.json").write_text(json.dumps(panoptic))
-        maps = {"thing_dataset_id_to_contiguous_id": {3: 0, 7: 1}, "stuff_dataset_id_to_contiguous_id": {8: 1}}
+        maps = {
+            "thing_dataset_id_to_contiguous_id": {3: 0, 7: 1},
+            "stuff_dataset_id_to_contiguous_id": {8: 1},
+        }
         files = (root, str(tmp_path / "stuff"), str(tmp_path / "panoptic.json"))
         try:
             D.register_coco_panoptic_separated("test_pan", maps, *files, str(tmp_path / "stuff"), json_file)
@@ -396,5 +331,7 @@ class TestPanopticData:
             assert [(s["category_id"], s["isthing"]) for s in segments] == [(0, True), (1, False)]
             assert MetadataCatalog.get("test_pan").label_divisor == 1000
         finally:
-            for catalog, suffix in itertools.product((DatasetCatalog, MetadataCatalog), ("", "_separated", "_stuffonly")):
+            for catalog, suffix in itertools.product(
+                (DatasetCatalog, MetadataCatalog), ("", "_separated", "_stuffonly")
+            ):
                 catalog.pop("test_pan" + suffix, None)

@@ -1,7 +1,8 @@
-"""Trainers and set-up: Detectron2's numbers and files, exact resuming, refusal of losses that are not finite."""
+"""Trainers and set-up: the numbers and files of Detectron2, exact resuming, losses that are not finite."""
 
 import copy
 import json
+import logging
 import os
 from argparse import Namespace
 
@@ -171,8 +172,8 @@ def test_a_resumed_run_has_the_losses_and_weights_of_one_never_stopped(tmp_path)
     second.train()
     for name, values in _losses(whole).items():
         assert second.storage.history(name).values() == values[4:], name
-    for ours, theirs in zip(whole.model.state_dict().values(), second.model.state_dict().values()):
-        assert torch.equal(ours, theirs)
+    weights = second.model.state_dict()
+    assert all(torch.equal(weights[name], value) for name, value in whole.model.state_dict().items())
 
 
 def test_without_resume_a_run_starts_from_the_weights_alone(tmp_path):
@@ -198,7 +199,7 @@ def test_twenty_iterations_have_the_losses_of_detectron2(tmp_path, clip):
     cfg.SOLVER.CLIP_GRADIENTS.update({"ENABLED": clip, "CLIP_TYPE": "norm", "CLIP_VALUE": 0.1})
     torch.manual_seed(0)
     start = TinyTestModel()
-    histories = []
+    histories, states = [], []
     for trainer_class, hooks, library in (
         (Ours, our_hooks, solver),
         (theirs_engine.SimpleTrainer, theirs_engine.hooks, theirs_solver),
@@ -209,23 +210,31 @@ def test_twenty_iterations_have_the_losses_of_detectron2(tmp_path, clip):
         trainer.register_hooks([hooks.LRScheduler(optimizer, library.build_lr_scheduler(cfg, optimizer))])
         trainer.train(0, 20)
         histories.append(_losses(trainer))
+        states.append(trainer.state_dict())
     assert histories[0] == histories[1]
+    # A checkpoint of one engine can be resumed by the other.
+    ours, theirs = states
+    assert ours.keys() == theirs.keys() and ours["hooks"] == theirs["hooks"]
+    assert ours["optimizer"]["param_groups"] == theirs["optimizer"]["param_groups"]
+
+
+def test_a_finished_run_that_is_resumed_only_evaluates(tmp_path):
+    _train(_cfg(tmp_path)).train()
+    weights = (tmp_path / "model_final.pth").read_bytes()
+    again = _train(_cfg(tmp_path), start=10, resume=True)
+    again.train()
+    assert again.start_iter == 10 and again.storage.latest()["bbox/AP"][0] == 6.0
+    assert (tmp_path / "model_final.pth").read_bytes() == weights
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_weights_change(tmp_path):
     trainer = _train(_cfg(tmp_path), poison=5)
-    with pytest.raises(FloatingPointError, match="iteration=5"):
+    with pytest.raises(FloatingPointError, match=r"iteration=5[\s\S]*loss_a.*nan"):
         trainer.train()
     weights = trainer.model.net[0].weight
     assert weights.isfinite().all()
     assert (tmp_path / "last_checkpoint").read_text() == "model_0000003.pth"
     assert torch.load(tmp_path / "model_0000003.pth")["model"]["net.0.weight"].isfinite().all()
-
-
-@embedded_only
-def test_a_loss_that_is_not_finite_is_reported_with_the_images_of_the_batch(tmp_path):
-    with pytest.raises(FloatingPointError, match=r"loss_a = nan[\s\S]*image5_0.jpg, image5_1.jpg"):
-        _train(_cfg(tmp_path), poison=5).train()
 
 
 def test_a_model_may_return_one_loss_instead_of_several():

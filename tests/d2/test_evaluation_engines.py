@@ -51,7 +51,12 @@ def shifted(mask, rng):
 def random_problem(seed, classes=(4, 1, 7), first_annotation=1):
     """COCO ground truth and the raw predictions for it: (coco, [(image id, boxes, scores, classes, masks)])."""
     rng = np.random.RandomState(seed)
-    coco = {"info": {}, "images": [], "annotations": [], "categories": [{"id": c, "name": f"c{c}"} for c in classes]}
+    coco = {
+        "info": {},
+        "images": [],
+        "annotations": [],
+        "categories": [{"id": c, "name": f"c{c}"} for c in classes],
+    }
     predictions = []
     for i in range(12):
         h, w = rng.choice([40, 130, 260]), rng.choice([50, 120, 300])
@@ -80,7 +85,9 @@ def random_problem(seed, classes=(4, 1, 7), first_annotation=1):
         boxes[:, 2:] += boxes[:, :2]
         boxes += rng.rand(*boxes.shape)
         shape = (len(masks), h, w)
-        predictions.append((image_id, boxes, scores, np.array(labels, int), np.array(masks, bool).reshape(shape)))
+        predictions.append(
+            (image_id, boxes, scores, np.array(labels, int), np.array(masks, bool).reshape(shape))
+        )
     return coco, predictions
 
 
@@ -139,6 +146,45 @@ def test_coco_ap_is_equal_to_the_last_digit(engines, tmp_path, seed, fast, optio
     assert files[0] == files[1]
 
 
+@pytest.mark.parametrize(
+    "data_set", ["pennfudan/annotations/instances_val.json", "coco_tiny/annotations/instances_train.json"]
+)
+def test_coco_ap_of_disturbed_real_annotations_is_equal(engines, tmp_path, data_set):
+    root = os.environ.get("ADET_EXT_TEST_DATA")
+    if not root:
+        pytest.skip("ADET_EXT_TEST_DATA does not name a folder with real data")
+    path = os.path.join(root, data_set)
+    coco = json.load(open(path))
+    rng = np.random.RandomState(0)
+    contiguous = {c: i for i, c in enumerate(sorted(c["id"] for c in coco["categories"]))}
+    predictions = []
+    for image in coco["images"]:
+        h, w = image["height"], image["width"]
+        annotations = [a for a in coco["annotations"] if a["image_id"] == image["id"]]
+        rles = [a["segmentation"] for a in annotations]
+        rles = [r if isinstance(r, dict) else mask_util.merge(mask_util.frPyObjects(r, h, w)) for r in rles]
+        rles = [mask_util.frPyObjects(r, h, w) if isinstance(r["counts"], list) else r for r in rles]
+        masks = [np.roll(mask_util.decode(r), rng.randint(-5, 6, 2), (0, 1)).astype(bool) for r in rles]
+        boxes = np.array([a["bbox"] for a in annotations], float).reshape(-1, 4) + rng.rand(
+            len(annotations), 4
+        )
+        boxes[:, 2:] += boxes[:, :2]
+        labels = np.array([contiguous[a["category_id"]] for a in annotations], int)
+        scores = rng.rand(len(masks)).round(1)
+        predictions.append((image["id"], boxes, scores, labels, np.array(masks, bool).reshape(-1, h, w)))
+    results = []
+    for evaluation, data, Boxes_, Instances_ in engines:
+        register = data.register_coco_instances if data is our_data else data.datasets.register_coco_instances
+        register(NAME, {}, path, root)
+        data.DatasetCatalog.get(NAME)
+        evaluator = evaluation.COCOEvaluator(NAME)
+        evaluator.reset()
+        evaluator.process(*outputs_for(predictions, Boxes_, Instances_))
+        results.append(evaluator.evaluate())
+    same(*results)
+    assert results[0]["segm"]["AP50"] > 30
+
+
 @pytest.mark.parametrize("classes", [5, 300])
 @pytest.mark.parametrize("seed", range(3))
 def test_semantic_metrics_are_equal_to_the_last_digit(engines, tmp_path, seed, classes):
@@ -146,7 +192,9 @@ def test_semantic_metrics_are_equal_to_the_last_digit(engines, tmp_path, seed, c
     records, predicted = [], []
     for i in range(4):
         h, w = rng.randint(20, 60, 2)
-        truth = rng.randint(0, max(classes - 1, 1), (h // 7 + 1, w // 7 + 1)).repeat(7, 0).repeat(7, 1)[:h, :w]
+        truth = (
+            rng.randint(0, max(classes - 1, 1), (h // 7 + 1, w // 7 + 1)).repeat(7, 0).repeat(7, 1)[:h, :w]
+        )
         scores = rng.rand(classes, h, w)
         np.put_along_axis(scores, truth[None], 0.98, 0)  # mostly right
         truth[rng.rand(h, w) < 0.1] = classes + 5

@@ -90,7 +90,9 @@ def disturbed(rng, ids, segments):
 def test_counts_equal_those_of_the_slow_account(seed):
     rng = np.random.RandomState(seed)
     true, true_segments = random_map(rng, rng.randint(0, 14), crowds=0.4)
-    pred, pred_segments = disturbed(rng, true, true_segments) if seed % 3 else random_map(rng, rng.randint(0, 14))
+    pred, pred_segments = (
+        disturbed(rng, true, true_segments) if seed % 3 else random_map(rng, rng.randint(0, 14))
+    )
     stat = PQStat([c["id"] for c in CATEGORIES])
     compare_segments(true, true_segments, pred, pred_segments, stat)
     for i, (iou, tp, fp, fn) in enumerate(slow_counts(true, true_segments, pred, pred_segments).values()):

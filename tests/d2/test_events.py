@@ -6,6 +6,7 @@ import logging
 import pytest
 import torch
 
+from adet_ext.d2 import ENGINE
 from adet_ext.d2.embedded.utils import events as embedded_events
 from adet_ext.d2.embedded.utils import logger as embedded_logger
 from adet_ext.d2.utils import (
@@ -79,6 +80,19 @@ def test_noisy_scalars_are_written_as_medians_of_a_window_of_iterations(tmp_path
     writer.close()
     lines = [json.loads(line) for line in (tmp_path / "metrics.json").read_text().splitlines()]
     assert lines == [{"exact": 7.0, "noisy": 2.0, "iteration": 3}]
+
+
+@pytest.mark.skipif(ENGINE != "embedded", reason="Detectron2 appends to the broken line")
+def test_a_line_cut_short_by_a_crash_does_not_spoil_the_next(tmp_path):
+    path = tmp_path / "metrics.json"
+    path.write_text('{"iteration": 1, "loss": 2.0}\n{"iteration": 2, "lo')
+    writer = JSONWriter(str(path))
+    with EventStorage(2) as storage:
+        storage.put_scalar("loss", 3.0)
+        writer.write()
+    writer.close()
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert lines == [{"iteration": 1, "loss": 2.0}, {"iteration": 2, "loss": 3.0}]
 
 
 def test_a_value_put_twice_under_one_iteration_counts_twice_in_the_window():

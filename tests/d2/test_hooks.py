@@ -172,7 +172,9 @@ def test_learning_rate_is_logged_and_moved_on():
     trainer = _train(_Counting(), hook, end=4)
     assert [value for value, _ in trainer.storage.history("lr").values()] == [1.0, 0.75, 0.5, 0.25]
     assert hooks.LRScheduler.get_best_param_group_id(optimizer) == 1
-    single = torch.optim.SGD([{"params": [p], "lr": lr} for p, lr in zip(parameters, (2.0, 1.0, 1.0))], lr=1.0)
+    single = torch.optim.SGD(
+        [{"params": [p], "lr": lr} for p, lr in zip(parameters, (2.0, 1.0, 1.0), strict=True)], lr=1.0
+    )
     assert hooks.LRScheduler.get_best_param_group_id(single) == 1
 
 

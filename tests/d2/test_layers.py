@@ -24,6 +24,7 @@ from adet_ext.d2.layers import (
     paste_masks_in_image,
 )
 
+
 @pytest.fixture(autouse=True)
 def seed():
     torch.manual_seed(0)
@@ -80,6 +81,7 @@ CHANGES = {
     "shift": lambda conv: conv.norm.bias.add_(1),
     "mean": lambda conv: conv.norm.running_mean.add_(1),
     "variance": lambda conv: conv.norm.running_var.mul_(2),
+    "epsilon": lambda conv: setattr(conv.norm, "eps", 0.5),
     "norm replaced": lambda conv: setattr(conv, "norm", randomise(get_norm("FrozenBN", 8))),
     "norm removed": lambda conv: setattr(conv, "norm", None),
     "dtype": lambda conv: conv.double().float(),
@@ -97,6 +99,17 @@ def test_folded_weights_are_never_stale(norm, change):
     with torch.no_grad():
         CHANGES[change](conv)
     assert torch.allclose(evaluate(conv, x), unfolded(conv, x), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("change", ["weight in place", "mean", "dtype", "state dict"])
+def test_changes_in_inference_mode_are_seen(change):
+    conv = randomise(Conv2d(4, 8, 3, norm=get_norm("FrozenBN", 8))).eval()
+    x = torch.randn(2, 4, 9, 7)
+    with torch.inference_mode():
+        for _ in range(2):
+            conv(x)
+            CHANGES[change](conv)
+            assert torch.allclose(conv(x), unfolded(conv, x), rtol=1e-5, atol=1e-4)
 
 
 def test_statistics_gathered_by_the_norm_alone_are_seen():
@@ -172,7 +185,12 @@ def test_norms_by_name():
 def test_a_frozen_norm_has_no_parameters_and_starts_as_identity():
     norm = FrozenBatchNorm2d(8)
     x = torch.randn(2, 8, 3, 3)
-    assert not list(norm.parameters()) and set(norm.state_dict()) == {"weight", "bias", "running_mean", "running_var"}
+    assert not list(norm.parameters()) and set(norm.state_dict()) == {
+        "weight",
+        "bias",
+        "running_mean",
+        "running_var",
+    }
     assert torch.allclose(norm(x), x, atol=1e-5)
     assert torch.allclose(norm(x.requires_grad_()), x, atol=1e-5)
 
@@ -311,7 +329,9 @@ def test_numbers_are_those_of_detectron2():
         torch.manual_seed(1)
         values = []
         for name in ("FrozenBN", "BN", "GN", "LN", "naiveSyncBN", ""):
-            conv = lib.Conv2d(64, 64, 3, padding=1, bias=not name, norm=lib.get_norm(name, 64), activation=F.relu)
+            conv = lib.Conv2d(
+                64, 64, 3, padding=1, bias=not name, norm=lib.get_norm(name, 64), activation=F.relu
+            )
             randomise(conv)
             inputs = x.clone().requires_grad_()
             result = conv(inputs)
@@ -322,8 +342,10 @@ def test_numbers_are_those_of_detectron2():
         values += [deform.weight, deform(x, offset), lib.ModulatedDeformConv(8, 8, 3).weight]
         values += [lib.ROIAlign((7, 7), 0.5, 0)(x, torch.cat([torch.zeros(12, 1), boxes], dim=1))]
         values += [lib.batched_nms(boxes, boxes[:, 0], (boxes[:, 1] > 5).long(), 0.3)]
-        values += [lib.paste_masks_in_image(masks, boxes, (40, 50), threshold) for threshold in (0.5, 0.1, -1)]
+        values += [
+            lib.paste_masks_in_image(masks, boxes, (40, 50), threshold) for threshold in (0.5, 0.1, -1)
+        ]
         results.append(values)
-    for index, (ours_value, theirs_value) in enumerate(zip(*results)):
+    for index, (ours_value, theirs_value) in enumerate(zip(*results, strict=True)):
         assert ours_value.dtype == theirs_value.dtype
         assert torch.equal(ours_value, theirs_value), index

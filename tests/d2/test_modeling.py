@@ -19,7 +19,6 @@ from adet_ext.d2.modeling import (
     build_backbone,
     build_model,
     build_proposal_generator,
-    build_sem_seg_head,
     detector_postprocess,
     sem_seg_postprocess,
 )
@@ -183,7 +182,9 @@ def test_models_are_built_by_name():
 
 
 def test_what_only_detectron2_has_is_answered_with_its_name():
-    cfg = configure(get_cfg(), ["MODEL.BACKBONE.NAME", "build_swin_backbone", "MODEL.SEM_SEG_HEAD.NAME", "NoSuch"])
+    cfg = configure(
+        get_cfg(), ["MODEL.BACKBONE.NAME", "build_swin_backbone", "MODEL.SEM_SEG_HEAD.NAME", "NoSuch"]
+    )
     with pytest.raises(KeyError, match="registered: .*build_resnet_backbone.*install Detectron2"):
         embedded_modeling.build_backbone(cfg)
     with pytest.raises(KeyError, match="GeneralizedRCNN.*install Detectron2"):
@@ -224,6 +225,7 @@ def test_backbones_are_those_of_detectron2_bit_for_bit(variant):
     theirs = pytest.importorskip("detectron2.modeling")
     their_config = pytest.importorskip("detectron2.config")
     import adet_ext.d2.embedded.config as our_config
+
     nets = []
     for modeling, config in ((embedded_modeling, our_config), (theirs, their_config)):
         torch.manual_seed(0)
@@ -248,7 +250,8 @@ def test_backbones_are_those_of_detectron2_bit_for_bit(variant):
     if variant != "deformable":  # Detectron2's deformable convolution has no backward pass on the CPU
         for output in outputs:
             sum(level.square().mean() for level in output.values()).backward()
-        for (name, own), (_, other) in zip(first.named_parameters(), second.named_parameters()):
+        pairs = zip(first.named_parameters(), second.named_parameters(), strict=True)
+        for (name, own), (_, other) in pairs:
             assert (own.grad is None) == (other.grad is None)
             assert own.grad is None or torch.equal(own.grad, other.grad), name
     with torch.no_grad():

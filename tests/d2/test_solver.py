@@ -34,9 +34,7 @@ def _model():
 
 def _groups(model, groups):
     names = {parameter: name for name, parameter in model.named_parameters()}
-    return [
-        ([names[p] for p in g["params"]], {k: v for k, v in g.items() if k != "params"}) for g in groups
-    ]
+    return [([names[p] for p in g["params"]], {k: v for k, v in g.items() if k != "params"}) for g in groups]
 
 
 @pytest.mark.needs_detectron2
@@ -95,7 +93,9 @@ def _rates(build, cfg, iterations):
 
 
 @pytest.mark.needs_detectron2
-@pytest.mark.parametrize("keys", list(_schedules()), ids=lambda k: "-".join(str(v) for v in list(k.values())[:4]))
+@pytest.mark.parametrize(
+    "keys", list(_schedules()), ids=lambda k: "-".join(str(v) for v in list(k.values())[:4])
+)
 def test_learning_rates_equal_those_of_detectron2_at_every_iteration(keys):
     theirs = pytest.importorskip("detectron2.solver")
     cfg = get_cfg()
@@ -107,7 +107,14 @@ def test_learning_rates_equal_those_of_detectron2_at_every_iteration(keys):
 def test_multi_step_schedule_warms_up_and_drops():
     cfg = get_cfg()
     cfg.SOLVER.update(
-        {"BASE_LR": 1.0, "MAX_ITER": 10, "STEPS": (6, 8), "WARMUP_ITERS": 4, "WARMUP_FACTOR": 0.0, "GAMMA": 0.1}
+        {
+            "BASE_LR": 1.0,
+            "MAX_ITER": 10,
+            "STEPS": (6, 8),
+            "WARMUP_ITERS": 4,
+            "WARMUP_FACTOR": 0.0,
+            "GAMMA": 0.1,
+        }
     )
     rates = [rate[0] for rate in _rates(build_lr_scheduler, cfg, 10)]
     assert rates == pytest.approx([0, 0.25, 0.5, 0.75, 1, 1, 0.1, 0.1, 0.01, 0.01])
@@ -135,7 +142,7 @@ def test_a_schedule_goes_on_where_its_state_was_taken():
 def _step(cfg, gradients):
     model = nn.Linear(2, 2)
     optimizer = build_optimizer(cfg, model)
-    for parameter, gradient in zip(model.parameters(), gradients):
+    for parameter, gradient in zip(model.parameters(), gradients, strict=True):
         parameter.grad = gradient.clone()
     optimizer.step()
     return [parameter.grad for parameter in model.parameters()]

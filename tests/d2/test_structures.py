@@ -88,7 +88,7 @@ def test_instances_keep_all_fields_in_step():
     with pytest.raises(AssertionError):
         instances.labels = [1]
     with pytest.raises(AttributeError, match="labels"):
-        instances.labels
+        _ = instances.labels
     with pytest.raises(IndexError):
         instances[3]
     with pytest.raises(NotImplementedError):
@@ -101,10 +101,12 @@ def test_images_are_padded_to_the_common_size(number):
     batch = ImageList.from_tensors(images, 4, pad_value=-1)
     assert batch.tensor.shape == (number, 3, 8, 12)
     assert [tuple(size) for size in batch.image_sizes] == [(5 + i, 9 - i) for i in range(number)]
-    for image, padded, own in zip(images, batch.tensor, batch):
+    for image, padded, own in zip(images, batch.tensor, batch, strict=True):
         assert torch.equal(own, image)
         assert (padded == -1).sum() == padded.numel() - image.numel()
-    square = ImageList.from_tensors(images, 0, padding_constraints={"square_size": 16, "size_divisibility": 0})
+    square = ImageList.from_tensors(
+        images, 0, padding_constraints={"square_size": 16, "size_divisibility": 0}
+    )
     assert square.tensor.shape[-2:] == (16, 16)
 
 
@@ -195,6 +197,6 @@ def test_numbers_are_those_of_detectron2():
         boxes.scale(1.3, 0.7)
         boxes.clip((20, 25))
         results.append([*values, boxes.tensor])
-    for ours_value, theirs_value in zip(*results):
+    for ours_value, theirs_value in zip(*results, strict=True):
         assert ours_value.dtype == theirs_value.dtype
         assert torch.equal(ours_value, theirs_value)

@@ -22,8 +22,12 @@ class TestResize:
 
     def test_range_includes_both_ends_and_choice_takes_listed_lengths_only(self):
         np.random.seed(0)
-        in_range = {T.ResizeShortestEdge((10, 12), 999, "range").get_transform(image_of()).new_h for _ in range(60)}
-        chosen = {T.ResizeShortestEdge((10, 12), 999, "choice").get_transform(image_of()).new_h for _ in range(60)}
+        in_range = {
+            T.ResizeShortestEdge((10, 12), 999, "range").get_transform(image_of()).new_h for _ in range(60)
+        }
+        chosen = {
+            T.ResizeShortestEdge((10, 12), 999, "choice").get_transform(image_of()).new_h for _ in range(60)
+        }
         assert in_range == {10, 11, 12} and chosen == {10, 12}
 
     def test_length_zero_leaves_the_image_as_it_is(self):
@@ -80,9 +84,15 @@ class TestFlipAndCrop:
 
 class TestLists:
     def test_each_augmentation_sees_what_the_one_before_it_made(self):
-        tfms = T.AugmentationList([T.Resize((20, 30)), T.RandomFlip(1.0), T.NoOpTransform()])(T.AugInput(image_of()))
+        tfms = T.AugmentationList([T.Resize((20, 30)), T.RandomFlip(1.0), T.NoOpTransform()])(
+            T.AugInput(image_of())
+        )
         assert isinstance(tfms, T.TransformList)
-        assert [type(t).__name__ for t in tfms.transforms] == ["ResizeTransform", "HFlipTransform", "NoOpTransform"]
+        assert [type(t).__name__ for t in tfms.transforms] == [
+            "ResizeTransform",
+            "HFlipTransform",
+            "NoOpTransform",
+        ]
         assert tfms.transforms[1].width == 30
 
     def test_an_augmentation_gets_the_attributes_that_its_parameters_name(self):

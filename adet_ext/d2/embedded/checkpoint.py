@@ -1,4 +1,4 @@
-"""The checkpointer: fvcore's, with Detectron2's files and addresses, safe against code and against crashes."""
+"""The checkpointer: fvcore's, with Detectron2's files and addresses, safe against code and crashes."""
 
 import os
 from collections.abc import Callable
@@ -14,30 +14,22 @@ from .checkpoint_names import match_names
 from .utils import comm
 from .utils.file_io import PathHandler, PathManager
 
-__all__ = ["DetectionCheckpointer", "PeriodicCheckpointer"]
+__all__ = ["DetectionCheckpointer", "PeriodicCheckpointer", "SafeFiles"]
 
 
-class DetectionCheckpointer(Checkpointer):
-    """Saves ``<name>.pth`` files and the tag ``last_checkpoint``; loads .pth, .pkl and .safetensors.
+class SafeFiles:
+    """The file side of a checkpointer, over fvcore's or Detectron2's own.
 
-    Every file is written beside its final name and renamed, so that a crash or a full disk leaves the last
-    good one. Nothing that is loaded can run code: what tries to raises ``ValueError``. A path may be a URL
-    (http://, https://, detectron2://, catalog://), kept in iopath's cache; a query ``?matching_heuristics=True``
-    matches names by their ends, as Detectron2's own .pkl files do by themselves. Missing, unexpected and wrongly
-    shaped tensors are listed in the log.
+    Every file is written beside its final name and renamed, so that a crash or a full disk leaves the last good one.
+    Nothing that is loaded can run code: what tries to raises ``ValueError``. A path may be a URL (http://, https://,
+    detectron2://, catalog://), kept in iopath's cache; a query ``?matching_heuristics=True`` matches names by their
+    ends, as Detectron2's own .pkl files do by themselves.
     """
 
-    def __init__(
-        self, model: nn.Module, save_dir: str = "", *, save_to_disk: bool | None = None, **checkpointables: Any
-    ):
-        if save_to_disk is None:
-            save_to_disk = comm.is_main_process()
-        super().__init__(model, save_dir, save_to_disk=save_to_disk, **checkpointables)
-        self.path_manager = PathManager
-        self._match_by_ends = False
+    _match_by_ends = False
 
     def save(self, name: str, **kwargs: Any) -> None:
-        """Write the model, the checkpointables and ``kwargs`` to ``<save_dir>/<name>.pth`` and tag it the last."""
+        """Write model, checkpointables and ``kwargs`` to ``<save_dir>/<name>.pth`` and tag it the last."""
         if not self.save_dir or not self.save_to_disk:
             return
         basename = f"{name}.pth"
@@ -57,10 +49,11 @@ class DetectionCheckpointer(Checkpointer):
         _write_beside(path, lambda file: file.write(last_filename_basename.encode()))
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
-        """Load a file or URL into the model and the checkpointables (all, or those named); return what is left.
+        """Load a file or URL into the model and the checkpointables (all, or those named); return the rest.
 
-        An empty ``path`` loads nothing. Raises ``FileNotFoundError`` for a file that is not there, ``OSError`` for
-        a URL that cannot be fetched, ``ValueError`` for a file that is not a checkpoint or would run code.
+        An empty ``path`` loads nothing. Raises ``FileNotFoundError`` for a file that is not there,
+        ``OSError`` for a URL that cannot be fetched, ``ValueError`` for a file that is not a checkpoint or
+        would run code.
         """
         if not path:
             return super().load(path, checkpointables)
@@ -68,7 +61,9 @@ class DetectionCheckpointer(Checkpointer):
         options = parse_qs(query)
         self._match_by_ends = options.pop("matching_heuristics", ["False"]) == ["True"]
         if options:
-            raise ValueError(f"{path}: there is no option {', '.join(options)}; there is matching_heuristics=True")
+            raise ValueError(
+                f"{path}: there is no option {', '.join(options)}; there is matching_heuristics=True"
+            )
         return super().load(_local_path(path), checkpointables)
 
     def _load_file(self, f: str) -> dict[str, Any]:
@@ -76,6 +71,26 @@ class DetectionCheckpointer(Checkpointer):
         if self._match_by_ends:
             checkpoint["matching_heuristics"] = True
         return checkpoint
+
+
+class DetectionCheckpointer(SafeFiles, Checkpointer):
+    """Saves ``<name>.pth`` files and the tag ``last_checkpoint``; loads .pth, .pkl and .safetensors.
+
+    Missing, unexpected and wrongly shaped tensors are listed in the log.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        save_dir: str = "",
+        *,
+        save_to_disk: bool | None = None,
+        **checkpointables: Any,
+    ):
+        if save_to_disk is None:
+            save_to_disk = comm.is_main_process()
+        super().__init__(model, save_dir, save_to_disk=save_to_disk, **checkpointables)
+        self.path_manager = PathManager
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         if checkpoint.get("matching_heuristics", False):
@@ -90,7 +105,9 @@ class DetectionCheckpointer(Checkpointer):
             if name in own_buffers and name in incompatible.missing_keys:
                 incompatible.missing_keys.remove(name)
         # Older checkpoints hold the anchors, which are constants.
-        for name in [name for name in incompatible.unexpected_keys if "anchor_generator.cell_anchors" in name]:
+        for name in [
+            name for name in incompatible.unexpected_keys if "anchor_generator.cell_anchors" in name
+        ]:
             incompatible.unexpected_keys.remove(name)
         return incompatible
 
@@ -119,8 +136,8 @@ def _local_path(path: str) -> str:
         return PathManager.get_local_path(path)
     except Exception as error:  # every handler has its own kind
         raise OSError(
-            f"{path} could not be fetched ({type(error).__name__}: {error}); download it by hand and give its "
-            "path as MODEL.WEIGHTS, or set MODEL.WEIGHTS to '' to start from scratch"
+            f"{path} could not be fetched ({type(error).__name__}: {error}); download it by hand and give "
+            "its path as MODEL.WEIGHTS, or set MODEL.WEIGHTS to '' to start from scratch"
         ) from error
 
 

@@ -48,7 +48,9 @@ def _refusal(path: str, wanted: str) -> ValueError:
 
 def _unreadable(path: str, error: Exception) -> ValueError:
     reason = (str(error).strip().splitlines() or ["no more data"])[0]
-    return ValueError(f"{path} cannot be read as a checkpoint, it may be cut off: {type(error).__name__}: {reason}")
+    return ValueError(
+        f"{path} cannot be read as a checkpoint, it may be cut off: {type(error).__name__}: {reason}"
+    )
 
 
 def _latin1(text: str, encoding: str) -> bytes:

@@ -42,12 +42,14 @@ _TORCHVISION = [
 ]
 
 
-def match_names(model: dict[str, Tensor], checkpoint: dict[str, Any], *, caffe2: bool = False) -> dict[str, Any]:
-    """Rename the tensors of ``checkpoint`` to those of ``model``: a tensor belongs to the name that ends in its own.
+def match_names(
+    model: dict[str, Tensor], checkpoint: dict[str, Any], *, caffe2: bool = False
+) -> dict[str, Any]:
+    """Rename the tensors of ``checkpoint``: each belongs to the name in ``model`` that ends in its own.
 
-    ``res2.0.conv1.weight`` goes to ``backbone.bottom_up.res2.0.conv1.weight``; of several that fit, the longest.
-    ``caffe2`` translates Caffe2's names first; torchvision's ResNet names are recognised. Tensors without a
-    counterpart keep their name. Raises ``ValueError`` where one tensor fits two of the model's.
+    ``res2.0.conv1.weight`` goes to ``backbone.bottom_up.res2.0.conv1.weight``; of several that fit, the
+    longest. ``caffe2`` translates Caffe2's names first; torchvision's ResNet names are recognised. Tensors
+    without a counterpart keep their name. Raises ``ValueError`` where one tensor fits two of the model's.
     """
     if caffe2:
         checkpoint = {_rename(name.replace("_", "."), _CAFFE2): value for name, value in checkpoint.items()}

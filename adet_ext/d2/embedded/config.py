@@ -34,7 +34,7 @@ class CfgNode(_FvcoreNode):
     def load_yaml_with_base(
         cls, filename: str, allow_unsafe: bool = False, _heirs: tuple[str, ...] = ()
     ) -> dict[str, Any]:
-        """Return the content of ``filename`` laid over that of its ``_BASE_`` files, later ones over earlier."""
+        """Return the content of ``filename``, laid over that of its ``_BASE_`` files (later over earlier)."""
         filename = os.path.expanduser(filename)
         if filename in _heirs:
             raise ValueError(f"{BASE_KEY} goes round in a circle: {' -> '.join((*_heirs, filename))}")
@@ -81,7 +81,9 @@ def _overlay(top: dict, bottom: dict, filename: str, path: str = "") -> None:
     for key, value in top.items():
         if isinstance(value, dict) and key in bottom:
             if not isinstance(bottom[key], dict):
-                raise ValueError(f"{filename}: {path}{key} is a group of keys here but a value in the base file")
+                raise ValueError(
+                    f"{filename}: {path}{key} is a group of keys here but a value in the base file"
+                )
             _overlay(value, bottom[key], filename, f"{path}{key}.")
         else:
             bottom[key] = value
@@ -159,10 +161,10 @@ def get_cfg() -> CfgNode:
 def configurable(init_func: Callable | None = None, *, from_config: Callable | None = None) -> Callable:
     """Let a constructor, or a function, take a config in place of its explicit arguments.
 
-    On ``__init__``: the class gives ``from_config(cfg, ...)``, a classmethod that returns the keyword arguments.
-    On a function: ``@configurable(from_config=function)``. A call whose first argument (or ``cfg=``) is a
-    :class:`CfgNode` goes through ``from_config``; arguments that ``from_config`` does not know are handed on
-    and win over what it returns. Any other call goes straight through.
+    On ``__init__``: the class gives ``from_config(cfg, ...)``, a classmethod that returns the keyword
+    arguments. On a function: ``@configurable(from_config=function)``. A call whose first argument (or
+    ``cfg=``) is a :class:`CfgNode` goes through ``from_config``; arguments that ``from_config`` does not know
+    are handed on and win over what it returns. Any other call goes straight through.
     """
     if init_func is not None:
         if not inspect.isfunction(init_func) or init_func.__name__ != "__init__" or from_config is not None:
@@ -172,7 +174,9 @@ def configurable(init_func: Callable | None = None, *, from_config: Callable | N
         def init(self, *args, **kwargs):
             translate = getattr(type(self), "from_config", None)
             if not inspect.ismethod(translate):
-                raise AttributeError(f"{type(self).__name__} is configurable and needs a classmethod from_config")
+                raise AttributeError(
+                    f"{type(self).__name__} is configurable and needs a classmethod from_config"
+                )
             if _takes_config(args, kwargs):
                 init_func(self, **_explicit_arguments(translate, args, kwargs))
             else:

@@ -20,6 +20,8 @@ from torch import nn
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.optim.lr_scheduler import LRScheduler
 
+from .config import CfgNode
+
 _NORM_LAYERS = (
     nn.modules.batchnorm._BatchNorm,
     nn.modules.instancenorm._InstanceNorm,
@@ -84,7 +86,7 @@ def get_default_optimizer_params(
 
 
 def maybe_add_gradient_clipping(
-    cfg, optimizer: torch.optim.Optimizer | type[torch.optim.Optimizer]
+    cfg: CfgNode, optimizer: torch.optim.Optimizer | type[torch.optim.Optimizer]
 ) -> torch.optim.Optimizer | type[torch.optim.Optimizer]:
     """Make an optimiser (or a class of one) clip the gradients of each parameter before its step.
 
@@ -115,7 +117,7 @@ def maybe_add_gradient_clipping(
     return clipping
 
 
-def build_optimizer(cfg, model: nn.Module) -> torch.optim.Optimizer:
+def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     """SGD as ``cfg.SOLVER`` describes it."""
     solver = cfg.SOLVER
     groups = get_default_optimizer_params(
@@ -179,7 +181,9 @@ class LRMultiplier(LRScheduler):
         last_iter: int = -1,
     ):
         if not isinstance(multiplier, ParamScheduler):
-            raise ValueError(f"multiplier has to be an fvcore ParamScheduler, not {type(multiplier).__name__}")
+            raise ValueError(
+                f"multiplier has to be an fvcore ParamScheduler, not {type(multiplier).__name__}"
+            )
         self._multiplier = multiplier
         self._max_iter = max_iter
         super().__init__(optimizer, last_epoch=last_iter)
@@ -192,7 +196,7 @@ class LRMultiplier(LRScheduler):
         return [lr * factor for lr in self.base_lrs]
 
 
-def build_lr_scheduler(cfg, optimizer: torch.optim.Optimizer) -> LRScheduler:
+def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> LRScheduler:
     """The schedule named by ``cfg.SOLVER.LR_SCHEDULER_NAME``, with its warm-up.
 
     Known are WarmupMultiStepLR, WarmupCosineLR and WarmupStepWithFixedGammaLR.
@@ -203,7 +207,7 @@ def build_lr_scheduler(cfg, optimizer: torch.optim.Optimizer) -> LRScheduler:
     if solver.WARMUP_ITERS >= max_iter and (fixed_gamma or solver.RESCALE_INTERVAL):
         raise ValueError(
             f"SOLVER.WARMUP_ITERS is {solver.WARMUP_ITERS} of {max_iter} iterations (SOLVER.MAX_ITER); "
-            f"{'WarmupStepWithFixedGammaLR' if fixed_gamma else 'RESCALE_INTERVAL'} needs some after the warm-up"
+            f"{'WarmupStepWithFixedGammaLR' if fixed_gamma else 'RESCALE_INTERVAL'} needs some after it"
         )
     if solver.LR_SCHEDULER_NAME == "WarmupMultiStepLR":
         steps = [step for step in solver.STEPS if step <= max_iter]
@@ -217,7 +221,7 @@ def build_lr_scheduler(cfg, optimizer: torch.optim.Optimizer) -> LRScheduler:
         end = solver.BASE_LR_END / solver.BASE_LR
         if not 0 <= end <= 1:
             raise ValueError(
-                f"SOLVER.BASE_LR_END is {solver.BASE_LR_END}; it has to be from 0 to BASE_LR, {solver.BASE_LR}"
+                f"SOLVER.BASE_LR_END is {solver.BASE_LR_END}; it goes from 0 to BASE_LR, {solver.BASE_LR}"
             )
         schedule = CosineParamScheduler(1, end)
     elif fixed_gamma:

@@ -90,5 +90,9 @@ def register_coco_panoptic_separated(
     )  # fmt: skip
     DatasetCatalog.register(stuff_only, lambda: load_sem_seg(sem_seg_root, image_root))
     MetadataCatalog.get(stuff_only).set(
-        sem_seg_root=sem_seg_root, image_root=image_root, evaluator_type="sem_seg", ignore_label=255, **metadata
+        sem_seg_root=sem_seg_root,
+        image_root=image_root,
+        evaluator_type="sem_seg",
+        ignore_label=255,
+        **metadata,
     )

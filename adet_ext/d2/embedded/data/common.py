@@ -1,4 +1,4 @@
-"""Small data sets that wrap others: a list kept as one buffer, a mapped one, a sampled stream, grouped batches."""
+"""Data sets that wrap others: a list kept as one buffer, mapped elements, a sampled stream, grouped batches."""
 
 import copy
 import itertools
@@ -152,5 +152,8 @@ class AspectRatioGroupedDataset(torchdata.IterableDataset):
             group = 0 if d["width"] > d["height"] else 1
             self._buckets[group].append(d)
             if len(self._buckets[group]) == self.batch_size:
-                batch, self._buckets[group] = self._buckets[group], []  # before the yield, which may not return
+                batch, self._buckets[group] = (
+                    self._buckets[group],
+                    [],
+                )  # before the yield, which may not return
                 yield batch

@@ -44,7 +44,9 @@ class DatasetMapper:
             assert use_instance_mask, "recompute_boxes needs use_instance_mask: boxes come from masks"
         crops = any(isinstance(a, T.RandomCrop) for a in augmentations)
         if is_train and crops and use_instance_mask and importlib.util.find_spec("shapely") is None:
-            raise ImportError("cropping polygon masks (INPUT.CROP.ENABLED) needs shapely: pip install shapely")
+            raise ImportError(
+                "cropping polygon masks (INPUT.CROP.ENABLED) needs shapely: pip install shapely"
+            )
         self.is_train = is_train
         self.augmentations = T.AugmentationList(augmentations)
         self.image_format = image_format

@@ -112,11 +112,15 @@ class Augmentation:
         if self.input_args is None:
             parameters = inspect.signature(self.get_transform).parameters.values()
             if len(parameters) != 1 and any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters):
-                raise TypeError(f"{type(self).__name__}.get_transform must name its arguments; override __call__")
+                raise TypeError(
+                    f"{type(self).__name__}.get_transform must name its arguments; override __call__"
+                )
             self.input_args = ("image",) if len(parameters) == 1 else tuple(p.name for p in parameters)
         missing = [name for name in self.input_args if not hasattr(aug_input, name)]
         if missing:
-            raise AttributeError(f"{type(self).__name__} needs {missing}, which {type(aug_input)} does not have")
+            raise AttributeError(
+                f"{type(self).__name__} needs {missing}, which {type(aug_input)} does not have"
+            )
         return [getattr(aug_input, name) for name in self.input_args]
 
     def __call__(self, aug_input) -> Transform:

@@ -12,6 +12,7 @@ from fvcore.nn.precise_bn import get_bn_modules
 from torch import nn
 
 from ..checkpoint import DetectionCheckpointer
+from ..config import CfgNode
 from ..data import MetadataCatalog, build_detection_test_loader, build_detection_train_loader
 from ..data.transforms import ResizeShortestEdge
 from ..evaluation import DatasetEvaluator, inference_on_dataset, print_csv_format, verify_results
@@ -31,7 +32,7 @@ class DefaultPredictor:
     ``metadata`` is that of the first data set in ``cfg.DATASETS.TEST``.
     """
 
-    def __init__(self, cfg):
+    def __init__(self, cfg: CfgNode):
         self.cfg = cfg.clone()
         self.model = build_model(self.cfg)
         self.model.eval()
@@ -45,7 +46,7 @@ class DefaultPredictor:
             raise ValueError(f"INPUT.FORMAT is {self.input_format!r}; set it to 'RGB' or 'BGR'")
 
     def __call__(self, original_image: np.ndarray) -> dict[str, Any]:
-        """Return the model's output for an image of shape (H, W, 3), uint8, with its channels in BGR order."""
+        """Return the model's output for an image (H, W, 3), uint8, with its channels in BGR order."""
         if self.input_format == "RGB":
             original_image = original_image[:, :, ::-1]
         height, width = original_image.shape[:2]
@@ -66,7 +67,7 @@ class DefaultTrainer(TrainerBase):
     needs its :meth:`build_evaluator`.
     """
 
-    def __init__(self, cfg):
+    def __init__(self, cfg: CfgNode):
         super().__init__()
         if not logging.getLogger("adet_ext").isEnabledFor(logging.INFO):
             setup_logger()
@@ -130,7 +131,7 @@ class DefaultTrainer(TrainerBase):
         cfg = self.cfg
         if cfg.TEST.PRECISE_BN.ENABLED and get_bn_modules(self.model):
             raise ValueError(
-                "TEST.PRECISE_BN.ENABLED is not part of the embedded engine; switch it off or install Detectron2"
+                "TEST.PRECISE_BN.ENABLED is not in the embedded engine; switch it off or install Detectron2"
             )
 
         def evaluate() -> Mapping[str, Any]:
@@ -171,29 +172,31 @@ class DefaultTrainer(TrainerBase):
         self._trainer.load_state_dict(state_dict["_trainer"])
 
     @classmethod
-    def build_model(cls, cfg) -> nn.Module:
+    def build_model(cls, cfg: CfgNode) -> nn.Module:
         model = build_model(cfg)
         logging.getLogger(__name__).info("Model:\n%s", model)
         return model
 
     @classmethod
-    def build_optimizer(cls, cfg, model: nn.Module) -> torch.optim.Optimizer:
+    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         return build_optimizer(cfg, model)
 
     @classmethod
-    def build_lr_scheduler(cls, cfg, optimizer: torch.optim.Optimizer):
+    def build_lr_scheduler(
+        cls, cfg: CfgNode, optimizer: torch.optim.Optimizer
+    ) -> torch.optim.lr_scheduler.LRScheduler:
         return build_lr_scheduler(cfg, optimizer)
 
     @classmethod
-    def build_train_loader(cls, cfg) -> Iterable:
+    def build_train_loader(cls, cfg: CfgNode) -> Iterable:
         return build_detection_train_loader(cfg)
 
     @classmethod
-    def build_test_loader(cls, cfg, dataset_name: str) -> Iterable:
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable:
         return build_detection_test_loader(cfg, dataset_name)
 
     @classmethod
-    def build_evaluator(cls, cfg, dataset_name: str) -> DatasetEvaluator:
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
         """To be defined by a subclass; without it :meth:`test` evaluates nothing and says so."""
         raise NotImplementedError(
             "to evaluate during training, define build_evaluator(cls, cfg, dataset_name) in a subclass of "
@@ -202,7 +205,10 @@ class DefaultTrainer(TrainerBase):
 
     @classmethod
     def test(
-        cls, cfg, model: nn.Module, evaluators: DatasetEvaluator | Sequence[DatasetEvaluator] | None = None
+        cls,
+        cfg: CfgNode,
+        model: nn.Module,
+        evaluators: DatasetEvaluator | Sequence[DatasetEvaluator] | None = None,
     ) -> Mapping[str, Any]:
         """Evaluate the model, as it is, on ``cfg.DATASETS.TEST``.
 

@@ -118,7 +118,7 @@ def _clock(seconds: float) -> str:
 
 
 class PeriodicWriter(HookBase):
-    """Lets writers write every ``period`` iterations, after the last one, and at the end; then closes them."""
+    """Lets writers write every ``period`` iterations, after the last one and at the end; then closes them."""
 
     def __init__(self, writers: list[EventWriter], period: int = 20):
         for writer in writers:
@@ -140,7 +140,7 @@ class PeriodicWriter(HookBase):
 
 
 class PeriodicCheckpointer(_PeriodicCheckpointer, HookBase):
-    """Saves ``model_0000099.pth`` and so on every ``period`` iterations and ``model_final.pth`` at the end."""
+    """Saves ``model_0000099.pth`` and so on every ``period`` iterations, ``model_final.pth`` at the end."""
 
     def before_train(self) -> None:
         self.max_iter = self.trainer.max_iter
@@ -233,7 +233,7 @@ class LRScheduler(HookBase):
 
     @staticmethod
     def get_best_param_group_id(optimizer: torch.optim.Optimizer) -> int:
-        """Index of the group with most tensors; with one tensor each, of the first with the commonest rate."""
+        """Index of the group with most tensors; with one tensor each, the first with the commonest rate."""
         groups = optimizer.param_groups
         sizes = [len(group["params"]) for group in groups]
         if max(sizes) > 1:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ..config import CfgNode
 from ..utils import comm
 from ..utils.env import collect_env_info, seed_all_rng
 from ..utils.events import CommonMetricPrinter, EventWriter, JSONWriter, TensorboardXWriter
@@ -33,7 +34,9 @@ on two machines:
     )
     parser.add_argument("--config-file", default="", metavar="FILE", help="the YAML config")
     parser.add_argument(
-        "--resume", action="store_true", help="go on from the last checkpoint in OUTPUT_DIR, where there is one"
+        "--resume",
+        action="store_true",
+        help="go on from the last checkpoint in OUTPUT_DIR, where there is one",
     )
     parser.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS and train nothing")
     parser.add_argument(
@@ -54,7 +57,7 @@ on two machines:
     return parser
 
 
-def default_setup(cfg, args: argparse.Namespace) -> None:
+def default_setup(cfg: CfgNode, args: argparse.Namespace) -> None:
     """Make ``cfg.OUTPUT_DIR``, log into it what runs where, write ``config.yaml`` there, set the seeds.
 
     A ``cfg.SEED`` below 0 means a random one; else each process gets its own, ``SEED`` plus its rank.

@@ -178,7 +178,7 @@ class SimpleTrainer(TrainerBase):
         """Forward, backward, log, step. The weights stay as they were where a loss is not finite.
 
         Raises:
-            FloatingPointError: a loss is infinite or NaN; names the losses and the images of the batch.
+            FloatingPointError: a loss is infinite or NaN; names the iteration and the losses.
         """
         assert self.model.training, f"{type(self).__name__}: the model was put into evaluation mode"
         start = time.perf_counter()
@@ -191,10 +191,7 @@ class SimpleTrainer(TrainerBase):
             self.optimizer.zero_grad()
         self._backward(total)
         self.after_backward()
-        try:
-            self._write_metrics(loss_dict, data_time)
-        except FloatingPointError as error:
-            raise FloatingPointError(f"{error}\nimages of the batch: {_image_names(data)}") from None
+        self._write_metrics(loss_dict, data_time)
         self._step()
 
     def _forward(self, data: Any) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
@@ -238,10 +235,7 @@ class SimpleTrainer(TrainerBase):
         total = sum(metrics.values())
         if not np.isfinite(total):
             values = ", ".join(f"{name} = {value}" for name, value in metrics.items())
-            raise FloatingPointError(
-                f"Loss became infinite or NaN at iteration={cur_iter}!\n{values}\n"
-                "Lower SOLVER.BASE_LR, warm up longer or clip gradients; check the annotations of the batch."
-            )
+            raise FloatingPointError(f"Loss became infinite or NaN at iteration={cur_iter}! {values}.")
         storage.put_scalar(f"{prefix}total_loss", total, cur_iter=cur_iter)
         if len(metrics) > 1:
             storage.put_scalars(cur_iter=cur_iter, **metrics)
@@ -299,10 +293,3 @@ class AMPTrainer(SimpleTrainer):
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         super().load_state_dict(state_dict)
         self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
-
-
-def _image_names(data: Any) -> str:
-    """The ``file_name`` (else ``image_id``) of each input of a batch, as far as it has any."""
-    inputs = data if isinstance(data, (list, tuple)) else []
-    names = [x.get("file_name", x.get("image_id", "unnamed")) for x in inputs if isinstance(x, Mapping)]
-    return ", ".join(map(str, names)) or "unknown"

@@ -5,7 +5,6 @@ ranges, D detection limits.
 """
 
 import contextlib
-import copy
 import io
 import itertools
 import json
@@ -105,8 +104,8 @@ class COCOEvaluator(DatasetEvaluator):
             distributed: gather from all processes and evaluate in the first; else each on its own.
             output_dir: gets ``coco_instances_results.json`` and ``instances_predictions.pth``.
             max_dets_per_image: the highest scores that count; None means COCO's 100.
-            use_fast_impl: faster-coco-eval in place of pycocotools. Its numbers are those of Detectron2's fast
-                code; pycocotools' differ from them in the 16th digit (it adds 2**-52 to a denominator).
+            use_fast_impl: faster-coco-eval in place of pycocotools. Its numbers are those of Detectron2's
+                fast code; pycocotools' differ in the 16th digit (it adds 2**-52 to a denominator).
             allow_cached_coco: accepted, without effect: conversions are never cached.
         """
         unknown = set(tasks or ()) - {"bbox", "segm"}
@@ -122,7 +121,7 @@ class COCOEvaluator(DatasetEvaluator):
         self._metadata = MetadataCatalog.get(dataset_name)
         json_file = self._metadata.get("json_file")
         if json_file:
-            self._dataset = read_coco_file(PathManager.get_local_path(str(json_file)), "images", "categories")
+            self._dataset = read_coco_file(json_file, "images", "categories")
         else:
             self._dataset = convert_to_coco_dict(dataset_name)
         self._do_evaluation = "annotations" in self._dataset
@@ -194,7 +193,9 @@ class COCOEvaluator(DatasetEvaluator):
                 r["category_id"] = dataset_ids[r["category_id"]]
         foreign = {r["image_id"] for r in results} - {image["id"] for image in self._dataset["images"]}
         if foreign:
-            raise ValueError(f"predictions for images that '{self._metadata.name}' does not have: {list(foreign)[:5]}")
+            raise ValueError(
+                f"predictions for images that '{self._metadata.name}' does not have: {list(foreign)[:5]}"
+            )
         return results
 
     def _evaluate_task(self, task: str, results: list[dict], img_ids: Sequence[int] | None) -> dict:
@@ -215,7 +216,11 @@ class COCOEvaluator(DatasetEvaluator):
         logger.info("Evaluating %s with %s", task, COCO.__module__.split(".")[0])
         with contextlib.redirect_stdout(io.StringIO()):
             ground_truth = COCO()
-            ground_truth.dataset = copy.deepcopy(self._dataset)  # COCO's API writes into it
+            # COCO's API writes into annotations: both tasks start from their own.
+            ground_truth.dataset = {
+                **self._dataset,
+                "annotations": [dict(a) for a in self._dataset["annotations"]],
+            }
             ground_truth.createIndex()
             evaluation = COCOeval(ground_truth, ground_truth.loadRes(results), task)
             evaluation.params.maxDets = self._max_dets
@@ -241,9 +246,9 @@ class COCOEvaluator(DatasetEvaluator):
         logger.info("Evaluation results for %s:\n%s", task, create_small_table(metrics))
         names = self._metadata.get("thing_classes") or []
         if len(names) > 1:
-            assert len(names) == precision.shape[2], (
-                f"'{self._metadata.name}' has {len(names)} class names, its annotations {precision.shape[2]} classes"
-            )
+            assert (
+                len(names) == precision.shape[2]
+            ), f"'{self._metadata.name}' has {len(names)} class names for {precision.shape[2]} categories"
             per_class = {name: percent(precision[:, :, k, 0, -1]) for k, name in enumerate(names)}
             lines = "\n".join(f"  {name}: {ap:.3f}" for name, ap in per_class.items())
             logger.info("Per-category %s AP:\n%s", task, lines)

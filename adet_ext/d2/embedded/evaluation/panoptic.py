@@ -127,7 +127,8 @@ class COCOPanopticEvaluator(DatasetEvaluator):
             for metric in ("pq", "sq", "rq")
         }
         lines = [
-            f"  {title}: PQ {100 * a['pq']:.3f}  SQ {100 * a['sq']:.3f}  RQ {100 * a['rq']:.3f}  ({a['n']} categories)"
+            f"  {title}: PQ {100 * a['pq']:.3f}  SQ {100 * a['sq']:.3f}  RQ {100 * a['rq']:.3f}"
+            f"  ({a['n']} categories)"
             for title, a in zip(("All", "Things", "Stuff"), averages.values())
         ] + [
             f"  {categories[i]['name']}: PQ {100 * pq:.3f}  SQ {100 * sq:.3f}  RQ {100 * rq:.3f}"

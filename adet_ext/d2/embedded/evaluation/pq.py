@@ -52,7 +52,10 @@ class PQStat:
         values = [v for c, v in self.per_category().items() if c in category_ids]
         if not values:
             return {"pq": float("nan"), "sq": float("nan"), "rq": float("nan"), "n": 0}
-        return {**{k: sum(v) / len(values) for k, v in zip(("pq", "sq", "rq"), zip(*values))}, "n": len(values)}
+        return {
+            **{k: sum(v) / len(values) for k, v in zip(("pq", "sq", "rq"), zip(*values))},
+            "n": len(values),
+        }
 
 
 def compare_segments(
@@ -74,7 +77,8 @@ def compare_segments(
     unlisted, absent = area.keys() - predicted.keys() - {_VOID}, predicted.keys() - area.keys()
     if unlisted or absent:
         raise ValueError(
-            f"the map has segments that are not listed: {sorted(unlisted)}; listed but not in the map: {sorted(absent)}"
+            f"segments in the map that are not listed: {sorted(unlisted)}; "
+            f"listed but not in the map: {sorted(absent)}"
         )
     pairs, counts = np.unique(true.astype(np.uint64) << 24 | pred.astype(np.uint64), return_counts=True)
     overlap = {(pair >> 24, pair & 0xFFFFFF): n for pair, n in zip(pairs.tolist(), counts.tolist())}

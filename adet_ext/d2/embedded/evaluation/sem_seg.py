@@ -34,7 +34,7 @@ def load_image_into_numpy_array(filename: str, dtype=None) -> np.ndarray:
 
 
 def _boundary(labels: np.ndarray) -> np.ndarray:
-    """uint8 labels minus their erosion by 2 % of the diagonal: zero away from where a label meets a lower one."""
+    """uint8 labels minus their erosion by 2 % of the diagonal: zero but where a label meets a lower one."""
     height, width = labels.shape
     steps = max(1, int(round(0.02 * np.sqrt(height**2 + width**2))))
     padded = cv2.copyMakeBorder(labels, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
@@ -72,7 +72,9 @@ class SemSegEvaluator(DatasetEvaluator):
         self._distributed = distributed
         self._output_dir = output_dir
         self.sem_seg_loading_fn = sem_seg_loading_fn
-        self.input_file_to_gt_file = {d["file_name"]: d["sem_seg_file_name"] for d in DatasetCatalog.get(dataset_name)}
+        self.input_file_to_gt_file = {
+            d["file_name"]: d["sem_seg_file_name"] for d in DatasetCatalog.get(dataset_name)
+        }
         contiguous = meta.get("stuff_dataset_id_to_contiguous_id")
         self._dataset_ids = {v: k for k, v in contiguous.items()} if contiguous else None
         self._class_names = meta.stuff_classes
@@ -100,10 +102,14 @@ class SemSegEvaluator(DatasetEvaluator):
             file = self.input_file_to_gt_file[input["file_name"]]
             true = self.sem_seg_loading_fn(file, dtype=int)
             if true.shape != predicted.shape:
-                raise ValueError(f"{file} is {true.shape}, the prediction for {input['file_name']} {predicted.shape}")
+                raise ValueError(
+                    f"{file} is {true.shape}, the prediction for {input['file_name']} {predicted.shape}"
+                )
             true = np.where(true == self._ignore_label, self._num_classes, true)
             if true.min() < 0 or true.max() > self._num_classes:
-                raise ValueError(f"{file} has labels outside 0 to {self._num_classes - 1} and {self._ignore_label}")
+                raise ValueError(
+                    f"{file} has labels outside 0 to {self._num_classes - 1} and {self._ignore_label}"
+                )
             self._confusion += self._count(predicted, true)
             if self._with_boundaries:
                 edges = _boundary(predicted.astype(np.uint8)), _boundary(true.astype(np.uint8))

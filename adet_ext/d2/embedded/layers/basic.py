@@ -59,7 +59,7 @@ class ROIAlign(nn.Module):
         self.aligned = aligned
 
     def forward(self, input: Tensor, rois: Tensor) -> Tensor:
-        """``input`` (N, C, H, W), ``rois`` (R, 5) of image index, x0, y0, x1, y1; the result is (R, C, *size)."""
+        """``input`` (N, C, H, W), ``rois`` (R, 5) of image index, x0, y0, x1, y1, to (R, C, *size)."""
         if rois.dim() != 2 or rois.shape[1] != 5:
             raise AssertionError(f"regions are R x 5, not {tuple(rois.shape)}")
         return torchvision.ops.roi_align(

@@ -51,22 +51,27 @@ class _Folding(nn.Module):
             and norm.running_mean is not None
             and not (norm.training and type(norm) is not FrozenBatchNorm2d)
             and not (norm._forward_hooks or norm._forward_pre_hooks)
-            and not self.weight.is_inference()
+            # Tensors made in inference mode do not count their changes.
+            and not any(t.is_inference() for t in self._fold_sources() if t is not None)
         )
 
-    def _folded_weights(self) -> tuple[Tensor, Tensor]:
+    def _fold_sources(self) -> tuple[Tensor | None, ...]:
         norm = self.norm
-        sources = (self.weight, self.bias, norm.weight, norm.bias, norm.running_mean, norm.running_var)
+        return (self.weight, self.bias, norm.weight, norm.bias, norm.running_mean, norm.running_var)
+
+    def _folded_weights(self) -> tuple[Tensor, Tensor]:
+        sources = self._fold_sources()
         state = [None if t is None else (t.data_ptr(), t._version, t.dtype, t.device) for t in sources]
+        state.append(self.norm.eps)
         if self._folded is None or self._folded[0] != state:
             with torch.inference_mode(False), torch.no_grad():
-                folded = _fold(*sources, norm.eps)
+                folded = _fold(*sources, self.norm.eps)
             # The aliases keep the memory from being given to another tensor with the same address.
             aliases = [None if t is None else t.detach() for t in sources]
             self._folded = (state, folded, aliases)
         return self._folded[1]
 
-    # Writing through `.data` raises no version counter; whatever comes between two evaluations drops the cache.
+    # Writing through `.data` raises no version counter: what comes between evaluations drops the cache.
     def train(self, mode: bool = True) -> "_Folding":
         self._folded = None
         return super().train(mode)
@@ -101,7 +106,7 @@ def _fold(
 
 
 class Conv2d(_Folding, nn.Conv2d):
-    """``nn.Conv2d`` followed by ``norm`` and ``activation``, both optional. Parameters: weight, bias, norm.*"""
+    """``nn.Conv2d`` followed by ``norm`` and ``activation``, both optional."""
 
     def __init__(
         self,
@@ -139,7 +144,9 @@ class _DeformBase(_Folding):
     ):
         super().__init__()
         if in_channels % groups or out_channels % groups:
-            raise AssertionError(f"{in_channels} to {out_channels} channels do not split into {groups} groups")
+            raise AssertionError(
+                f"{in_channels} to {out_channels} channels do not split into {groups} groups"
+            )
         self.in_channels = in_channels
         self.out_channels = out_channels
         self.kernel_size = _pair(kernel_size)
@@ -186,7 +193,7 @@ class DeformConv(_DeformBase):
 
 
 class ModulatedDeformConv(_DeformBase):
-    """Deformable convolution (version 2): every sample is weighted by a mask too. It has a bias by default."""
+    """Deformable convolution (version 2): a mask weighs every sample. It has a bias by default."""
 
     def __init__(self, *args, bias: bool = True, **kwargs):
         super().__init__(*args, bias=bias, **kwargs)

@@ -56,7 +56,7 @@ class FrozenBatchNorm2d(nn.Module):
 
     @classmethod
     def convert_frozen_batchnorm(cls, module: nn.Module) -> nn.Module:
-        """Replace every (synchronised) batch norm inside ``module``, in place; returns it, or its replacement."""
+        """Replace every (synchronised) batch norm in ``module``, in place; return it, or its replacement."""
         if not isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm):
             for name, child in module.named_children():
                 module.add_module(name, cls.convert_frozen_batchnorm(child))
@@ -95,7 +95,9 @@ class NaiveSyncBatchNorm(nn.BatchNorm2d):
             if images == 0:
                 raise AssertionError('NaiveSyncBatchNorm got no images; stats_mode="N" allows that')
             sums = torch.cat([mean, mean_square])  # 2C
-            mean, mean_square = (differentiable_all_reduce(sums) * (1.0 / comm.get_world_size())).split(channels)
+            mean, mean_square = (differentiable_all_reduce(sums) * (1.0 / comm.get_world_size())).split(
+                channels
+            )
             momentum = self.momentum
         else:
             if images == 0:  # NaN times zero is NaN, and every process has to take part in the gradients

@@ -3,6 +3,7 @@
 N instances, M the side of a predicted mask, H and W height and width of the image.
 """
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -18,8 +19,8 @@ def paste_masks_in_image(
     """Interpolate each mask over its box and cut it at ``threshold``.
 
     ``masks`` (N, M, M) in [0, 1]; ``boxes`` (N, 4) in pixels of the image; ``image_shape`` (H, W). The result
-    is (N, H, W), boolean; with a negative ``threshold`` uint8, the values times 255. Floating-point work stays
-    within one box at a time.
+    is (N, H, W), boolean; with a negative ``threshold`` uint8, the values times 255. Floating-point work
+    stays within one box at a time.
     """
     if masks.shape[-1] != masks.shape[-2]:
         raise AssertionError(f"masks are square, not {tuple(masks.shape[-2:])}")
@@ -31,9 +32,12 @@ def paste_masks_in_image(
     if len(masks) == 0:
         return masks.new_empty((0, height, width), dtype=torch.uint8)
     binary = threshold >= 0
-    pasted = torch.zeros(
-        len(masks), height, width, device=boxes.device, dtype=torch.bool if binary else torch.uint8
-    )
+    shape = (len(masks), height, width)
+    if boxes.device.type == "cpu":
+        # numpy's zeros are pages that the system hands out when they are written to: most never are.
+        pasted = torch.from_numpy(np.zeros(shape, dtype=bool if binary else np.uint8))
+    else:
+        pasted = torch.zeros(shape, dtype=torch.bool if binary else torch.uint8, device=boxes.device)
     if not masks.dtype.is_floating_point:
         masks = masks.float()
     # A pixel's margin: a mask fades out over half a pixel of its own beyond its box.
@@ -43,7 +47,8 @@ def paste_masks_in_image(
     windows = torch.cat([starts, ends], dim=1).int().tolist()
     columns = torch.arange(width, device=boxes.device, dtype=torch.float32) + 0.5
     rows = torch.arange(height, device=boxes.device, dtype=torch.float32) + 0.5
-    for mask, box, image, (left, top, right, bottom) in zip(masks, boxes, pasted, windows):
+    for mask, box, image, window in zip(masks, boxes, pasted, windows, strict=True):
+        left, top, right, bottom = window
         if left >= right or top >= bottom:
             continue
         x = (columns[left:right] - box[0]) / (box[2] - box[0]) * 2 - 1

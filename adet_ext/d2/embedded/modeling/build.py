@@ -23,14 +23,14 @@ __all__ = [
 
 
 class _Registry(_FvcoreRegistry):
-    """fvcore's registry; an unknown name is answered with those that there are, and where others come from."""
+    """fvcore's registry; an unknown name is answered with those that there are, and where to get others."""
 
     def get(self, name: str) -> Any:
         if name not in self:
             known = ", ".join(sorted(known for known, _ in self)) or "none"
             raise KeyError(
-                f"'{name}' is not in the registry {self._name} (registered: {known}). The embedded engine has "
-                "only what this package's own models use; install Detectron2 for its other architectures"
+                f"'{name}' is not in the registry {self._name} (registered: {known}). The embedded engine "
+                "has only what this package's own models use; install Detectron2 for its other architectures"
             )
         return super().get(name)
 
@@ -46,8 +46,8 @@ SEM_SEG_HEADS_REGISTRY = _Registry("SEM_SEG_HEADS")
 class Backbone(nn.Module):
     """Base of backbones: ``forward`` takes images (N, C, H, W) and returns feature maps by name.
 
-    A subclass sets ``_out_features`` (names), ``_out_feature_channels`` and ``_out_feature_strides`` (by name),
-    or overrides :meth:`output_shape`.
+    A subclass sets ``_out_features`` (names), ``_out_feature_channels`` and ``_out_feature_strides`` (by
+    name), or overrides :meth:`output_shape`.
     """
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -83,7 +83,9 @@ def build_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> Backbo
         input_shape = ShapeSpec(channels=len(cfg.MODEL.PIXEL_MEAN))
     backbone = BACKBONE_REGISTRY.get(cfg.MODEL.BACKBONE.NAME)(cfg, input_shape)
     if not isinstance(backbone, Backbone):
-        raise AssertionError(f"{cfg.MODEL.BACKBONE.NAME} returned a {type(backbone).__name__}, not a Backbone")
+        raise AssertionError(
+            f"{cfg.MODEL.BACKBONE.NAME} returned a {type(backbone).__name__}, not a Backbone"
+        )
     return backbone
 
 

@@ -4,9 +4,9 @@ C is the number of channels of the pyramid; p3 is the level of stride 2^3, and s
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import fvcore.nn.weight_init as weight_init
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -50,20 +50,29 @@ class FPN(Backbone):
             raise AssertionError(f"fuse_type is '{fuse_type}'; it has to be 'sum' or 'avg'")
         shapes = bottom_up.output_shape()
         strides = [shapes[name].stride for name in in_features]
-        for finer, coarser in zip(strides, strides[1:]):
+        for finer, coarser in pairwise(strides):
             if coarser != 2 * finer:
                 raise AssertionError(f"the strides {strides} of {tuple(in_features)} do not double each time")
         levels = [stride.bit_length() - 1 for stride in strides]
 
         laterals, outputs = [], []
-        for level, name in zip(levels, in_features):
+        for level, name in zip(levels, in_features, strict=True):
             # In this order, so that a seed gives the weights that it gives in Detectron2.
             kwargs = {"bias": norm == ""}
             lateral = Conv2d(
-                shapes[name].channels, out_channels, kernel_size=1, norm=get_norm(norm, out_channels), **kwargs
+                shapes[name].channels,
+                out_channels,
+                kernel_size=1,
+                norm=get_norm(norm, out_channels),
+                **kwargs,
             )
             output = Conv2d(
-                out_channels, out_channels, kernel_size=3, padding=1, norm=get_norm(norm, out_channels), **kwargs
+                out_channels,
+                out_channels,
+                kernel_size=3,
+                padding=1,
+                norm=get_norm(norm, out_channels),
+                **kwargs,
             )
             weight_init.c2_xavier_fill(lateral)
             weight_init.c2_xavier_fill(output)
@@ -99,12 +108,11 @@ class FPN(Backbone):
         bottom_up = self.bottom_up(x)
         merged = self.lateral_convs[0](bottom_up[self.in_features[-1]])
         results = [self.output_convs[0](merged)]
-        for name, lateral, output in zip(
-            self.in_features[-2::-1], self.lateral_convs[1:], self.output_convs[1:]
-        ):
-            coarser = F.interpolate(merged, scale_factor=2.0, mode="nearest")
-            merged = lateral(bottom_up[name])
-            merged = merged + coarser if torch.is_grad_enabled() else merged.add_(coarser)
+        finer = zip(self.in_features[-2::-1], self.lateral_convs[1:], self.output_convs[1:], strict=True)
+        for name, lateral, output in finer:
+            # Added in place to the enlarged level, which nobody else holds.
+            merged = F.interpolate(merged, scale_factor=2.0, mode="nearest")
+            merged += lateral(bottom_up[name])
             if self._fuse_type == "avg":
                 merged /= 2
             results.insert(0, output(merged))

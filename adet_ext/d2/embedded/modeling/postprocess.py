@@ -1,6 +1,7 @@
 """From the resolution that a model saw to the one that was asked for.
 
-N instances, K keypoints of each, C classes, M the side of a predicted mask, H and W the output height and width.
+N instances, K keypoints of each, C classes, M the side of a predicted mask, H and W the output height and
+width.
 """
 
 import torch.nn.functional as F
@@ -16,8 +17,9 @@ def detector_postprocess(
 ) -> Instances:
     """Scale detections from ``results.image_size`` to the output size; those left without area go.
 
-    ``pred_boxes`` (or ``proposal_boxes``) are scaled in place and clipped; ``pred_masks``, a :class:`ROIMasks` or
-    a tensor (N, 1, M, M), become a boolean tensor (N, H, W); ``pred_keypoints`` (N, K, 3) are scaled.
+    ``pred_boxes`` (or ``proposal_boxes``) are scaled in place and clipped; ``pred_masks``, a
+    :class:`ROIMasks` or a tensor (N, 1, M, M), become a boolean tensor (N, H, W); ``pred_keypoints`` (N, K,
+    3) are scaled.
     """
     scale_y = output_height / results.image_size[0]
     scale_x = output_width / results.image_size[1]
@@ -41,7 +43,9 @@ def detector_postprocess(
     return results
 
 
-def sem_seg_postprocess(result: Tensor, img_size: tuple[int, int], output_height: int, output_width: int) -> Tensor:
-    """Scores (C, ...) of a padded image to (C, H, W): cut to ``img_size`` (height, width), then interpolated."""
+def sem_seg_postprocess(
+    result: Tensor, img_size: tuple[int, int], output_height: int, output_width: int
+) -> Tensor:
+    """Scores (C, ...) of a padded image to (C, H, W): cut to ``img_size`` (height, width), then resized."""
     result = result[None, :, : img_size[0], : img_size[1]]
     return F.interpolate(result, size=(output_height, output_width), mode="bilinear", align_corners=False)[0]

@@ -210,7 +210,7 @@ class ResNet(Backbone):
         stride, channels = stem.stride, stem.out_channels
         self._out_feature_strides = {"stem": stride}
         self._out_feature_channels = {"stem": channels}
-        for name, blocks in zip(names, stages):
+        for name, blocks in zip(names, stages[: len(names)], strict=True):
             if not blocks or not all(isinstance(block, CNNBlockBase) for block in blocks):
                 raise AssertionError(f"{name} has to be a non-empty list of CNNBlockBase")
             stage = nn.Sequential(*blocks)
@@ -240,7 +240,7 @@ class ResNet(Backbone):
             raise AssertionError(f"a ResNet takes N x C x H x W, not {tuple(x.shape)}")
         x = self.stem(x)
         outputs = {"stem": x} if "stem" in self._out_features else {}
-        for name, stage in zip(self.stage_names, self.stages):
+        for name, stage in zip(self.stage_names, self.stages, strict=True):
             x = stage(x)
             if name in self._out_features:
                 outputs[name] = x
@@ -260,7 +260,7 @@ class ResNet(Backbone):
     def make_stage(
         block_class: type[CNNBlockBase], num_blocks: int, *, in_channels: int, out_channels: int, **kwargs
     ) -> list[CNNBlockBase]:
-        """Blocks of one stage. A ``name_per_block`` list gives each block its own ``name``; the rest is shared."""
+        """Blocks of one stage. A ``name_per_block`` list gives each its own ``name``; the rest is shared."""
         blocks = []
         for index in range(num_blocks):
             own = {}
@@ -270,7 +270,9 @@ class ResNet(Backbone):
                     own[key] = value
                     continue
                 if len(value) != num_blocks or name in kwargs:
-                    raise AssertionError(f"{key} has to have {num_blocks} values, and {name} must not be given")
+                    raise AssertionError(
+                        f"{key} has to have {num_blocks} values, and {name} must not be given"
+                    )
                 own[name] = value[index]
             blocks.append(block_class(in_channels=in_channels, out_channels=out_channels, **own))
             in_channels = out_channels
@@ -283,14 +285,18 @@ def build_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
     node = cfg.MODEL.RESNETS
     stem = BasicStem(in_channels=input_shape.channels, out_channels=node.STEM_OUT_CHANNELS, norm=node.NORM)
     if node.DEPTH not in _BLOCKS_PER_STAGE:
-        raise KeyError(f"MODEL.RESNETS.DEPTH is {node.DEPTH}; there are {', '.join(map(str, _BLOCKS_PER_STAGE))}")
+        raise KeyError(
+            f"MODEL.RESNETS.DEPTH is {node.DEPTH}; there are {', '.join(map(str, _BLOCKS_PER_STAGE))}"
+        )
     if node.RES5_DILATION not in (1, 2):
         raise AssertionError(f"MODEL.RESNETS.RES5_DILATION is {node.RES5_DILATION}; it has to be 1 or 2")
     basic = node.DEPTH < 50
     plain = {"RES2_OUT_CHANNELS": 64, "DEFORM_ON_PER_STAGE": [False] * 4, "RES5_DILATION": 1, "NUM_GROUPS": 1}
     for key, value in plain.items() if basic else ():
         if node[key] != (type(node[key])(value) if isinstance(value, list) else value):
-            raise AssertionError(f"MODEL.RESNETS.{key} has to be {value} with DEPTH {node.DEPTH}, not {node[key]}")
+            raise AssertionError(
+                f"MODEL.RESNETS.{key} has to be {value} with DEPTH {node.DEPTH}, not {node[key]}"
+            )
 
     stages = []
     in_channels, out_channels = node.STEM_OUT_CHANNELS, node.RES2_OUT_CHANNELS

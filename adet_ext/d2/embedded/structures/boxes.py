@@ -52,7 +52,7 @@ class BoxMode(IntEnum):
 
 
 class Boxes:
-    """N boxes as a float32 tensor ``tensor`` (N, 4), rows (x0, y0, x1, y1). Indexes and moves like a tensor."""
+    """N boxes as a float32 ``tensor`` (N, 4) of (x0, y0, x1, y1); indexes and moves like a tensor."""
 
     def __init__(self, tensor: Tensor | np.ndarray | Sequence):
         if not isinstance(tensor, Tensor):
@@ -143,7 +143,7 @@ class Boxes:
 
 
 def pairwise_iou(boxes1: Boxes, boxes2: Boxes) -> Tensor:
-    """Intersection over union (N, M) of every box of the first with every one of the second; 0 where apart."""
+    """Intersection over union (N, M) of every first box with every second one; 0 where they are apart."""
     first, second = boxes1.tensor, boxes2.tensor
     start = torch.max(first[:, None, :2], second[:, :2])  # N, M, 2
     end = torch.min(first[:, None, 2:], second[:, 2:])  # N, M, 2

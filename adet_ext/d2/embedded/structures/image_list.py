@@ -55,7 +55,7 @@ class ImageList:
             if image.shape[:-2] != tensors[0].shape[:-2]:
                 raise AssertionError(f"images differ: {tuple(image.shape)} and {tuple(tensors[0].shape)}")
         sizes = [(image.shape[-2], image.shape[-1]) for image in tensors]
-        height, width = (max(lengths) for lengths in zip(*sizes))
+        height, width = (max(lengths) for lengths in zip(*sizes, strict=True))
         constraints = padding_constraints or {}
         if constraints.get("square_size", 0) > 0:
             height = width = constraints["square_size"]
@@ -67,6 +67,6 @@ class ImageList:
             batch = F.pad(tensors[0], padding, value=pad_value)[None]
         else:
             batch = tensors[0].new_full((len(tensors), *tensors[0].shape[:-2], height, width), pad_value)
-            for padded, image, (h, w) in zip(batch, tensors, sizes):
+            for padded, image, (h, w) in zip(batch, tensors, sizes, strict=True):
                 padded[..., :h, :w].copy_(image)
         return ImageList(batch.contiguous(), sizes)

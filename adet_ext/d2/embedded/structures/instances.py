@@ -106,7 +106,9 @@ class Instances:
             elif hasattr(type(example), "cat"):
                 values = type(example).cat(values)
             else:
-                raise ValueError(f"field '{name}' is of type {type(example).__name__}, which cannot be joined")
+                raise ValueError(
+                    f"field '{name}' is of type {type(example).__name__}, which cannot be joined"
+                )
             joined.set(name, values)
         return joined
 
@@ -114,6 +116,7 @@ class Instances:
         height, width = self._image_size
         fields = ", ".join(f"{name}: {value}" for name, value in self._fields.items())
         number = len(self) if self._fields else 0
-        return f"Instances(num_instances={number}, image_height={height}, image_width={width}, fields=[{fields}])"
+        size = f"image_height={height}, image_width={width}"
+        return f"Instances(num_instances={number}, {size}, fields=[{fields}])"
 
     __repr__ = __str__

@@ -17,9 +17,11 @@ from .boxes import Boxes
 
 __all__ = ["BitMasks", "PolygonMasks", "ROIMasks", "polygons_to_bitmask"]
 
+_PIXELS_AT_ONCE = 2**24
+
 
 def polygons_to_bitmask(polygons: list[np.ndarray], height: int, width: int) -> np.ndarray:
-    """Union of polygons [x0, y0, x1, y1, ...] (pixels) as a boolean array (height, width), by COCO's rules."""
+    """Union of polygons [x0, y0, x1, y1, ...] in pixels as booleans (height, width), by COCO's rules."""
     if len(polygons) == 0:  # COCO's code takes no empty list
         return np.zeros((height, width), dtype=bool)
     return mask_util.decode(mask_util.merge(mask_util.frPyObjects(polygons, height, width))).astype(bool)
@@ -62,10 +64,18 @@ class BitMasks:
         """Each mask within its box of ``boxes`` (N, 4), as booleans (N, mask_size, mask_size)."""
         if len(boxes) != len(self):
             raise AssertionError(f"{len(boxes)} boxes for {len(self)} masks")
-        index = torch.arange(len(boxes), device=self.device).to(boxes.dtype)[:, None]
-        rois = torch.cat([index, boxes.to(self.device)], dim=1)  # N, 5
-        masks = self.tensor.to(torch.float32)[:, None]  # N, 1, H, W
-        return roi_align(masks, rois.to(masks.dtype), (mask_size, mask_size), 1.0, 0, True)[:, 0] >= 0.5
+        if len(self) == 0:
+            return self.tensor.new_empty(0, mask_size, mask_size)
+        cropped = []
+        # As floats, all masks of a large image at once would take four times their memory.
+        step = max(1, _PIXELS_AT_ONCE // max(1, self.tensor[0].numel()))
+        boxes = boxes.to(self.device, torch.float32)
+        for masks, rois in zip(self.tensor.split(step), boxes.split(step), strict=True):
+            index = torch.arange(len(masks), device=self.device)[:, None]
+            rois = torch.cat([index.to(rois.dtype), rois], dim=1)  # step, 5
+            masks = masks[:, None].to(torch.float32)  # step, 1, H, W
+            cropped.append(roi_align(masks, rois, (mask_size, mask_size), 1.0, 0, True)[:, 0] >= 0.5)
+        return torch.cat(cropped)
 
     def get_bounding_boxes(self) -> Boxes:
         """The tightest box around each mask, on the CPU; zeros where a mask is empty."""
@@ -96,7 +106,11 @@ class BitMasks:
 def _first(occupied: Tensor) -> Tensor:
     """Index (N,) of the first true value of each row of (N, L), 0 where there is none."""
     steps = torch.arange(occupied.shape[1], device=occupied.device)
-    first = torch.where(occupied, steps, occupied.shape[1]).amin(dim=1) if occupied.shape[1] else steps.new_zeros(1)
+    first = (
+        torch.where(occupied, steps, occupied.shape[1]).amin(dim=1)
+        if occupied.shape[1]
+        else steps.new_zeros(1)
+    )
     return torch.where(occupied.any(dim=1), first, 0)
 
 
@@ -114,7 +128,9 @@ class PolygonMasks:
 
     def __init__(self, polygons: list[list[np.ndarray | Tensor | Sequence[float]]]):
         if not isinstance(polygons, list):
-            raise ValueError(f"polygons are a list (instances) of lists (parts), not a {type(polygons).__name__}")
+            raise ValueError(
+                f"polygons are a list (instances) of lists (parts), not a {type(polygons).__name__}"
+            )
         self.polygons = [self._check(index, parts) for index, parts in enumerate(polygons)]
 
     @staticmethod
@@ -144,7 +160,7 @@ class PolygonMasks:
     def get_bounding_boxes(self) -> Boxes:
         """The tightest box around each instance's points; (inf, inf, 0, 0) where there is none."""
         boxes = torch.zeros(len(self), 4)
-        for box, parts in zip(boxes, self.polygons):
+        for box, parts in zip(boxes, self.polygons, strict=True):
             points = np.concatenate([np.empty(0), *parts]).reshape(-1, 2)
             box[:2] = torch.from_numpy(points.min(axis=0, initial=np.inf))
             box[2:] = torch.from_numpy(points.max(axis=0, initial=0))
@@ -156,14 +172,16 @@ class PolygonMasks:
             raise AssertionError(f"{len(boxes)} boxes for {len(self)} masks")
         masks = [
             torch.from_numpy(_rasterise_within(parts, box, mask_size))
-            for parts, box in zip(self.polygons, boxes.cpu().numpy())
+            for parts, box in zip(self.polygons, boxes.cpu().numpy(), strict=True)
         ]
         empty = torch.empty(0, mask_size, mask_size, dtype=torch.bool)
         return (torch.stack(masks) if masks else empty).to(boxes.device)
 
     def area(self) -> Tensor:
         """Areas (N,) in square pixels, the parts of an instance added up."""
-        return torch.tensor([sum(_shoelace(part[0::2], part[1::2]) for part in parts) for parts in self.polygons])
+        return torch.tensor(
+            [sum(_shoelace(part[0::2], part[1::2]) for part in parts) for parts in self.polygons]
+        )
 
     @staticmethod
     def cat(polymasks_list: Sequence["PolygonMasks"]) -> "PolygonMasks":

@@ -145,10 +145,8 @@ class VisImage:
     def _scaled(self, box: Sequence[float]) -> Rectangle:
         return tuple(float(value) * self.scale for value in box)
 
-    def _place(
-        self, label: _Label, size: tuple[float, float], placed: list[Rectangle]
-    ) -> Rectangle | None:
-        """The best of a few places around an object: inside the picture, on no label, on few other objects."""
+    def _place(self, label: _Label, size: tuple[float, float], placed: list[Rectangle]) -> Rectangle | None:
+        """The best of a few places by an object: inside the picture, on no label, on few other objects."""
         (width, height), (x0, y0, x1, y1) = size, label.box
         middle = ((x0 + x1 - width) / 2, (y0 + y1 - height) / 2)
         corners = [

@@ -133,4 +133,4 @@ def reduce_dict(input_dict: dict[str, torch.Tensor], average: bool = True) -> di
         dist.reduce(values, dst=0)
         if average and get_rank() == 0:
             values /= get_world_size()
-    return dict(zip(names, values))
+    return dict(zip(names, values, strict=True))

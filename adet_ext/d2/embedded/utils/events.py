@@ -6,9 +6,10 @@ import logging
 import os
 import time
 from collections import defaultdict
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
-from typing import Any, Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -108,7 +109,7 @@ class EventStorage:
         return self._histories[name].median(self.count_samples(name, window_size))
 
     def count_samples(self, name: str, window_size: int = 20) -> int:
-        """How many values of a scalar the last ``window_size`` iterations brought (0 or more per iteration)."""
+        """How many values of a scalar the last ``window_size`` iterations brought."""
         values = self._histories[name].values()
         count = 0
         for _, iteration in reversed(values):
@@ -152,13 +153,16 @@ class JSONWriter(EventWriter):
     """Appends one JSON line per iteration that has something new."""
 
     def __init__(self, json_file: str, window_size: int = 20):
+        _drop_partial_line(json_file)
         self._file = PathManager.open(json_file, "a")
         self._window_size = window_size
         self._last_write = -1
 
     def write(self) -> None:
         lines: dict[int, dict[str, float]] = defaultdict(dict)
-        for name, (value, iteration) in get_event_storage().latest_with_smoothing_hint(self._window_size).items():
+        for name, (value, iteration) in (
+            get_event_storage().latest_with_smoothing_hint(self._window_size).items()
+        ):
             if iteration > self._last_write:
                 lines[iteration][name] = value
         for iteration, line in lines.items():
@@ -170,6 +174,15 @@ class JSONWriter(EventWriter):
 
     def close(self) -> None:
         self._file.close()
+
+
+def _drop_partial_line(path: str) -> None:
+    """Cut off what a killed run or a full disk left of a last line: appending to it would spoil the next."""
+    if not os.path.isfile(path):
+        return
+    with open(path, "rb+") as file:
+        content = file.read()
+        file.truncate(content.rfind(b"\n") + 1)
 
 
 class TensorboardXWriter(EventWriter):

@@ -139,6 +139,9 @@ def _worker(
     timeout: timedelta,
 ) -> None:
     rank = machine_rank * processes + local_rank
+    if "OMP_NUM_THREADS" not in os.environ:
+        # As many threads as cores in every process would have them wait for each other most of the time.
+        torch.set_num_threads(max(torch.get_num_threads() // processes, 1))
     _join(local_rank, rank, world_size, processes, url, timeout, comm.create_local_process_group)
     main_func(*args)
     dist.destroy_process_group()

@@ -57,7 +57,7 @@ class Visualizer:
         self._instance_mode = instance_mode
 
     def draw_instance_predictions(self, predictions: Instances, jittering: bool = True) -> VisImage:
-        """Draw ``pred_boxes``, ``pred_masks`` (N, H, W or encodings), ``pred_classes``, ``scores``, as far as given.
+        """Draw ``pred_boxes``, ``pred_masks`` (N, H, W or encodings), ``pred_classes``, ``scores`` as given.
 
         ``jittering`` shades the instances of one class in mode SEGMENTATION.
         """
@@ -125,7 +125,7 @@ class Visualizer:
         area_threshold: int | None = None,
         alpha: float = 0.6,
     ) -> VisImage:
-        """Draw a segment id per pixel (H, W), described by ``segments_info`` (id, category_id, isthing, score).
+        """Draw a segment id per pixel (H, W); ``segments_info`` has its id, category_id, isthing, score.
 
         None as ``segments_info``: ids are ``category_id * metadata.label_divisor + instance``, -1 is void.
         """
@@ -181,9 +181,13 @@ class Visualizer:
         if keypoints is not None:
             raise ValueError("drawing key points needs Detectron2's Visualizer")
         if boxes is not None:
-            boxes = boxes.tensor.detach().cpu().numpy() if isinstance(boxes, Boxes) else np.asarray(boxes, float)
+            boxes = (
+                boxes.tensor.detach().cpu().numpy() if isinstance(boxes, Boxes) else np.asarray(boxes, float)
+            )
             if len(boxes) and boxes.shape[1] != 4:
-                raise ValueError(f"boxes have {boxes.shape[1]} numbers; drawing rotated boxes needs Detectron2")
+                raise ValueError(
+                    f"boxes have {boxes.shape[1]} numbers; drawing rotated boxes needs Detectron2"
+                )
         if masks is not None:
             masks = self._convert_masks(masks)
         counts = {len(given) for given in (boxes, masks, labels, assigned_colors) if given is not None}
@@ -287,7 +291,7 @@ class Visualizer:
 
 
 def _rgb(color: Any) -> RGB:
-    """Whatever matplotlib takes for a colour (floats in [0, 1] included), or numbers up to 255, as the latter."""
+    """A colour as numbers up to 255, from such or from whatever matplotlib takes (floats in [0, 1])."""
     if not isinstance(color, str) and max(color) > 1:
         return tuple(int(channel) for channel in color[:3])
     from matplotlib.colors import to_rgb
