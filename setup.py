@@ -32,7 +32,8 @@ except ImportError:  # setuptools before 70.1, in a build without isolation
 
         class _bdist_wheel(Command):
             def initialize_options(self) -> None:
-                raise SystemExit("adet_ext: a build without isolation needs setuptools >= 70.1: pip install -U setuptools")
+                need = "building without isolation takes setuptools >= 70.1"
+                raise SystemExit(f"adet_ext: {need}; pip install -U setuptools")
 
 HERE = Path(__file__).resolve().parent
 
@@ -226,6 +227,8 @@ class build_ext(_build_ext):
         failures = []
         for cuda in attempts:
             try:
+                if cuda and torch.version.cuda is None:
+                    raise RuntimeError("this torch is built without CUDA")
                 self._compile(torch, make_extension(cuda=cuda))
             except (Exception, SystemExit) as error:  # compilers, linkers and torch's checks each have their own
                 failures.append(f"with{'' if cuda else 'out'} CUDA: {type(error).__name__}: {first_line(error)}")

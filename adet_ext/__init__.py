@@ -13,5 +13,6 @@ __version__ = "0.1.0"
 from . import modeling  # noqa: F401  (registers the models)
 from .config import add_adet_config, get_cfg, load_config
 from .data import shapes  # noqa: F401  (registers the built-in data sets)
+from .model_zoo import get_config_file
 
-__all__ = ["add_adet_config", "get_cfg", "load_config", "__version__"]
+__all__ = ["add_adet_config", "get_cfg", "get_config_file", "load_config", "__version__"]

@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torchvision  # noqa: F401  (registers torch.ops.torchvision)
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
+from torch.utils.flop_counter import flop_registry, shape_wrapper
 
 __all__ = ["Cost", "measure"]
 
@@ -93,10 +94,6 @@ class _Counting(TorchDispatchMode):
         super().__init__()
         self.stack, self.cost = stack, cost
         self.formulas = dict(flop_registry)
-        import torchvision  # noqa: F401  (registers the operator)
-
-        from torch.utils.flop_counter import shape_wrapper
-
         self.formulas[torch.ops.torchvision.deform_conv2d] = shape_wrapper(_deform_flops)
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):

@@ -101,7 +101,8 @@ def test_every_verb_has_help(name, capsys):
 def test_the_module_runs_as_a_program_and_env_tells_the_engine(tmp_path):
     env = {**os.environ, "ADET_EXT_ENGINE": "embedded", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-W", "ignore", "-m", "adet_ext", "env", "--json"]
-    report = json.loads(subprocess.run(command, cwd=tmp_path, env=env, check=True, capture_output=True, text=True).stdout)
+    done = subprocess.run(command, cwd=tmp_path, env=env, check=True, capture_output=True, text=True)
+    report = json.loads(done.stdout)
     assert report["engine"] == {"on": "embedded", "because": "ADET_EXT_ENGINE=embedded"}
     assert report["adet_ext"]["version"] == __version__
     assert report["packages"]["torch"] and report["compiled operators"]["because"]

@@ -108,8 +108,9 @@ def test_a_changed_base_or_override_makes_a_measurement_stale(generator, tmp_pat
 
 def test_measurement_files_of_other_forms_are_passed_over(generator, tmp_path, monkeypatch):
     monkeypatch.setattr(generator, "RESULTS", tmp_path)
-    entry = {"config": "demo/shapes_R_18.yaml", "what": "mask AP", "value": 70.1, "command": "make demo", "machine": "m"}
+    entry = {"config": "demo/shapes_R_18.yaml", "what": "AP", "value": 70.1, "command": "make demo", "machine": "m"}
     (tmp_path / "a.json").write_text(json.dumps([entry]))
     (tmp_path / "b.json").write_text(json.dumps({"rows": []}))
     assert generator.results() == [entry]
-    assert "| demo/shapes_R_18.yaml | mask AP | **70.1** | m | `make demo` |" in generator.render(generator.load_measured())
+    text = generator.render(generator.load_measured())
+    assert "| demo/shapes_R_18.yaml | AP | **70.1** | m | `make demo` |" in text

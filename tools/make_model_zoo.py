@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / "configs"
 ZOO, MEASURED, RESULTS = CONFIGS / "zoo.json", CONFIGS / "measured.json", ROOT / "docs" / "results"
 TARGET = ROOT / "MODEL_ZOO.md"
+COMMAND = "python tools/train_net.py --config-file"
 
 INTRO = """\
 # Model zoo
@@ -145,9 +146,9 @@ def ours(measured: dict[str, Any] | None) -> list[str]:
     return [f"{millions:.2f}", f"{giga:.1f}", f"{measured['height']} × {measured['width']}"]
 
 
-def command(config: str, overrides: tuple[str, ...] = ()) -> str:
-    quoted = [word if word.replace(".", "").replace("_", "").isalnum() else f'"{word}"' for word in overrides]
-    return "`" + " ".join(["python tools/train_net.py --config-file", f"configs/{config}", *quoted]) + "`"
+def shell(words: tuple[str, ...]) -> str:
+    """The words as they are typed: quoted where the shell would take brackets for its own."""
+    return " ".join(f'"{word}"' if set(word) & set("[]()' ") else word for word in words)
 
 
 def family_table(family: str, measured: dict[str, dict[str, Any]]) -> list[str]:
@@ -155,12 +156,14 @@ def family_table(family: str, measured: dict[str, dict[str, Any]]) -> list[str]:
     rows = []
     for config in (name for name in list_configs() if name.split("/")[0] == family):
         published = [row for row in zoo_rows() if row["config"] == config and "name" not in row]
-        cells = [[row["source"], row["data"], box_ap(row["figures"]), figure(row["figures"], "mask AP")] for row in published]
-        for cell, row in zip(cells, published):
-            cell.append(time_of(row["figures"]))
+        cells = []
+        for row in published:
+            figures = row["figures"]
+            cells.append([row["source"], row["data"], box_ap(figures), figure(figures, "mask AP"), time_of(figures)])
         joined = ["<br>".join(column) for column in zip(*cells)] or ["none", "–", "–", "–", "–"]
         name = config.split("/", 1)[1].removesuffix(".yaml")
-        rows.append([f"[{name}](configs/{config})", *joined, *ours(measured.get(key(config, ()))), command(config)])
+        mine = ours(measured.get(key(config, ())))
+        rows.append([f"[{name}](configs/{config})", *joined, *mine, f"`{COMMAND} configs/{config}`"])
     head = ["config", "published in", "published on", "published box AP", "published mask AP", "published time"]
     return table([*head, "our parameters (M)", "our multiply-adds (G)", "our size", "train it"], rows)
 
@@ -171,16 +174,17 @@ def ablation_table(measured: dict[str, dict[str, Any]]) -> list[str]:
         overrides, figures = tuple(row.get("overrides", ())), row["figures"]
         cells = [row["source"], row["name"], *(figure(figures, name) for name in ("box AP", "mask AP", "AP50", "AP75"))]
         cells += [time_of(figures), *ours(measured.get(key(row["config"], overrides)))[:2]]
-        rows.append([*cells, "`" + " ".join(f'"{w}"' if "[" in w or "(" in w else w for w in overrides) + "`" if overrides else "–"])
-    head = ["published in", "model (R_K_M)", "published box AP", "published mask AP", "published AP50", "published AP75"]
-    return table([*head, "published time", "our parameters (M)", "our multiply-adds (G)", "overrides"], rows)
+        rows.append([*cells, f"`{shell(overrides)}`" if overrides else "–"])
+    head = ["published in", "model (R_K_M)", "published box AP", "published mask AP", "published AP50"]
+    head += ["published AP75", "published time", "our parameters (M)", "our multiply-adds (G)", "overrides"]
+    return table(head, rows)
 
 
 def results_table() -> list[str]:
-    rows = [
-        [str(entry["config"]), str(entry["what"]), f"**{entry['value']}**", str(entry.get("machine", "–")), f"`{entry.get('command', '–')}`"]
-        for entry in results()
-    ]
+    rows = []
+    for entry in results():
+        machine, command_line = entry.get("machine", "–"), entry.get("command", "–")
+        rows.append([entry["config"], entry["what"], f"**{entry['value']}**", machine, f"`{command_line}`"])
     return table(["config", "what", "value", "machine", "command"], rows)
 
 
@@ -203,7 +207,7 @@ def render(measured: dict[str, dict[str, Any]]) -> str:
                 f"Each row is [{config}](configs/{config}) with the overrides in the last column:",
                 "",
                 "```",
-                f"python tools/train_net.py --config-file configs/{config} OVERRIDES",
+                f"{COMMAND} configs/{config} OVERRIDES",
                 "```",
                 "",
                 *ablation_table(measured),
@@ -217,7 +221,7 @@ def render(measured: dict[str, dict[str, Any]]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--remeasure", action="store_true", help="measure all configs, not only those that changed")
-    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 where something is out of date")
+    parser.add_argument("--check", action="store_true", help="write nothing; fail where something is out of date")
     arguments = parser.parse_args()
     measured = {} if arguments.remeasure else load_measured()
     missing = stale(measured)

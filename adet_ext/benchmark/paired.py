@@ -1,4 +1,4 @@
-"""Paired rounds: every contestant once a round, in changing order, so that a slow minute of the machine hits all alike."""
+"""Paired rounds: every contestant once a round, in changing order, so that a slow minute hits all alike."""
 
 import json
 import os

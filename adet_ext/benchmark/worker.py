@@ -107,7 +107,8 @@ class Contestant:
 
         Detectron2 calls its post-processing by the class, we by the object; patching the class serves both.
         """
-        for stage, names in {"preprocess": ["preprocess_image"], "postprocess": ["_postprocess", "postprocess"]}.items():
+        methods = {"preprocess": ["preprocess_image"], "postprocess": ["_postprocess", "postprocess"]}
+        for stage, names in methods.items():
             for name in names:
                 for owner in type(self.model).__mro__:
                     if name in vars(owner):

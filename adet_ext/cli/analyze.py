@@ -105,11 +105,13 @@ def render(cost: Cost, depth: int) -> str:
     rows = []
     for name, kind, parameters, multiply_adds, activations in cost.table(depth):
         label = "  " * (name.count(".") + bool(name)) + (name.rpartition(".")[2] or "model")
-        rows.append((f"{label} ({kind})", f"{parameters / 1e6:.3f}", f"{multiply_adds / 1e9:.3f}", f"{activations / 1e6:.3f}"))
+        numbers = (parameters / 1e6, multiply_adds / 1e9, activations / 1e6)
+        rows.append((f"{label} ({kind})", *(f"{number:.3f}" for number in numbers)))
     head = ("module", "parameters (M)", "multiply-adds (G)", "activations (M)")
     widths = [max(len(row[i]) for row in [head, *rows]) for i in range(4)]
     lines = []
     for row in [head, *rows]:
-        lines.append(row[0].ljust(widths[0]) + "".join("  " + cell.rjust(width) for cell, width in zip(row[1:], widths[1:])))
+        cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))]
+        lines.append("  ".join(cells))
     lines.insert(1, "-" * len(lines[0]))
     return "\n".join(lines)

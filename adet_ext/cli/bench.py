@@ -27,7 +27,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
     verbs = parser.add_subparsers(dest="what", required=True, metavar="{models}")
     models = verbs.add_parser("models", help="time whole models", description=__doc__)
-    models.add_argument("--config-file", nargs="+", required=True, metavar="FILE", help="files, or packaged configs' names")
+    models.add_argument("--config-file", nargs="+", required=True, metavar="FILE", help="YAML files, or packaged names")
     models.add_argument("--height", type=int, default=800, help="of the network's input (800)")
     models.add_argument("--width", type=int, default=1088, help="of the network's input (1088)")
     models.add_argument("--batch", type=int, default=1, help="images in one pass (1)")
@@ -46,10 +46,10 @@ def build_parser() -> argparse.ArgumentParser:
         help="random weights are calibrated to find between LOW and HIGH objects an image (60 80); 0 0: as they are",
     )
     pairing = models.add_mutually_exclusive_group()
-    pairing.add_argument("--engine-compare", action="store_true", help="each config on Detectron2 and on the embedded engine")
-    pairing.add_argument("--against-maskrcnn", action="store_true", help="Detectron2's Mask R-CNN R-50-FPN as the yardstick")
+    pairing.add_argument("--engine-compare", action="store_true", help="each config on Detectron2 and embedded")
+    pairing.add_argument("--against-maskrcnn", action="store_true", help="against Detectron2's Mask R-CNN R-50-FPN")
     models.add_argument("--json", metavar="FILE", help="write all the numbers here as well")
-    models.add_argument("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="overrides, for all configs")
+    models.add_argument("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="overrides, for all")
     return parser
 
 
@@ -167,16 +167,16 @@ def _render(report: dict[str, Any]) -> str:
             ]
         )
     widths = [max(len(row[i]) for row in table) for i in range(len(head))]
-    lines = [
-        "  ".join(cell.ljust(width) if i == 0 else cell.rjust(width) for i, (cell, width) in enumerate(zip(row, widths)))
-        for row in table
-    ]
+    lines = []
+    for row in table:
+        cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))]
+        lines.append("  ".join(cells))
     lines.insert(1, "-" * len(lines[0]))
     lines += [
         "",
-        f"{report['height']} x {report['width']}, batch {report['batch']}, {report['images']}; {report['rounds']} paired rounds; "
-        f"{report['machine']}, {report['threads']} threads, torch {report['torch']}",
-        "medians; 'found' is detections an image, 'box side' the mean square root of their areas in pixels; 'ratio' is the "
-        "median over rounds of the time to that of the first model (of the same config)",
+        f"{report['height']} x {report['width']}, batch {report['batch']}, {report['images']}; "
+        f"{report['rounds']} paired rounds; {report['machine']}, {report['threads']} threads, torch {report['torch']}",
+        "medians; 'found' is detections an image, 'box side' the mean square root of their areas in pixels; 'ratio' is "
+        "the median over rounds of the time to that of the first model (of the same config)",
     ]
     return "\n".join(lines)

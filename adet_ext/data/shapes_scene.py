@@ -5,6 +5,7 @@ Coordinates are continuous pixels: the centre of the top-left pixel is (0.5, 0.5
 legacy ``numpy.random.RandomState``, whose streams are frozen, so that a scene is the same under every NumPy.
 """
 
+import colorsys
 import dataclasses
 import functools
 from collections.abc import Iterable
@@ -30,7 +31,7 @@ STUFF_CLASSES = ("noise", "gradient", "stripes")
 # Rasterised at this many times the resolution, then averaged: coverage, that is, anti-aliased edges.
 _OVERSAMPLING = 4
 # An instance has to show at least this part of itself and this many pixels (at 128 x 128), else it is left out.
-_MIN_VISIBLE, _MIN_PIXELS = 0.35, 40.0
+_MIN_VISIBLE, _MIN_PIXELS = 0.45, 60.0
 _PLACEMENT_TRIES = 8
 
 
@@ -151,7 +152,7 @@ def _claim(free: np.ndarray, patch: Patch) -> np.ndarray:
 
 
 def random_scene(rng: np.random.RandomState, height: int, width: int) -> Scene:
-    """Return 2 to 6 shapes, 1/8 to 0.55 of the shorter side large, each of them visibly there.
+    """Return 2 to 6 shapes, 0.14 to 0.55 of the shorter side large, each of them visibly there.
 
     Placed from the top-most down, so that what a shape still shows is known when it is placed; one that would
     show too little is tried elsewhere, and left out after some tries.
@@ -177,7 +178,7 @@ def random_scene(rng: np.random.RandomState, height: int, width: int) -> Scene:
 
 def _random_shape(rng: np.random.RandomState, unit: int) -> Shape:
     """A shape at the origin; small ones are as likely as large ones per octave."""
-    diameter = unit * np.exp(rng.uniform(np.log(16 / 128), np.log(70 / 128)))
+    diameter = unit * np.exp(rng.uniform(np.log(18 / 128), np.log(70 / 128)))
     return Shape(
         category=int(rng.randint(len(THING_CLASSES))),
         x=0.0,
@@ -185,9 +186,15 @@ def _random_shape(rng: np.random.RandomState, unit: int) -> Shape:
         diameter=float(diameter),
         angle=float(rng.uniform(0, 2 * np.pi)),
         aspect=float(np.exp(rng.uniform(-0.2, 0.2))),
-        colour=tuple(rng.uniform(20, 235, 3).tolist()),
+        colour=_vivid_colour(rng),
         shade=tuple(rng.uniform(-0.3, 0.3, 2).tolist()),
     )
+
+
+def _vivid_colour(rng: np.random.RandomState) -> tuple[float, float, float]:
+    """RGB in 0..255 of any hue, saturated: the strongest channel is far above the weakest."""
+    red, green, blue = colorsys.hsv_to_rgb(rng.uniform(0, 1), rng.uniform(0.6, 1), rng.uniform(0.75, 1))
+    return 255 * red, 255 * green, 255 * blue
 
 
 def random_backdrop(rng: np.random.RandomState, height: int, width: int) -> Backdrop:
@@ -198,8 +205,10 @@ def random_backdrop(rng: np.random.RandomState, height: int, width: int) -> Back
     for kind in kinds[1:]:
         stuff[_half_plane(rng, x, y)] = kind
     # A pixel is base + level * contrast, of its own region.
-    base = rng.uniform(30, 225, (len(STUFF_CLASSES), 3)).astype(np.float32)
-    contrast = rng.uniform(-70, 70, (len(STUFF_CLASSES), 3)).astype(np.float32)
+    # Backdrops are muted and shapes vivid, so that small models learn the shapes in minutes.
+    grey = rng.uniform(70, 170, (len(STUFF_CLASSES), 1))
+    base = (grey + rng.uniform(-30, 30, (len(STUFF_CLASSES), 3))).astype(np.float32)
+    contrast = rng.uniform(-45, 45, (len(STUFF_CLASSES), 3)).astype(np.float32)
     level = np.zeros((height, width), np.float32)
     for kind in kinds:
         np.copyto(level, _texture(rng, STUFF_CLASSES[kind], x, y), where=stuff == kind)
