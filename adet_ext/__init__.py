@@ -10,9 +10,14 @@ written for Detectron2 needs two lines more::
 
 __version__ = "0.1.0"
 
-from . import modeling  # noqa: F401  (registers the models)
-from .config import add_adet_config, get_cfg, load_config
-from .data import shapes  # noqa: F401  (registers the built-in data sets)
-from .model_zoo import get_config_file
+import warnings
+
+# fvcore, up to its last release, scripts a function when it is imported; nobody who uses this package can act on it.
+warnings.filterwarnings("ignore", message=r"`torch\.jit\.script` is deprecated", category=FutureWarning)
+
+from . import modeling  # noqa: E402, F401  (registers the models)
+from .config import add_adet_config, get_cfg, load_config  # noqa: E402
+from .data import shapes  # noqa: E402, F401  (registers the built-in data sets)
+from .model_zoo import get_config_file  # noqa: E402
 
 __all__ = ["add_adet_config", "get_cfg", "get_config_file", "load_config", "__version__"]

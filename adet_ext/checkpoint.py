@@ -1,7 +1,7 @@
 """Loading and saving of weights, with errors a user can act upon.
 
-Files are Detectron2's ``.pth`` and ``.pkl`` and ``.safetensors``; nothing that is loaded can run code, and nothing that is
-written can destroy what was there (see the door's ``DetectionCheckpointer``).
+Files are Detectron2's ``.pth`` and ``.pkl`` and ``.safetensors``; nothing that is loaded can run code, and nothing that
+is written can destroy what was there (see the door's ``DetectionCheckpointer``).
 """
 
 import os

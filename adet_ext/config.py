@@ -96,7 +96,7 @@ def _add_blendmask(cfg: CN) -> None:
     blend.TOP_INTERP = "bilinear"
     # R, the side of the cropped bases and of the predicted mask.
     blend.BOTTOM_RESOLUTION = 56
-    # "ROIAlignV2" samples bilinearly, "ROIAlign" too but without the half-pixel correction, "ROIPool" takes the nearest.
+    # "ROIAlignV2" samples bilinearly, "ROIAlign" too but without the half-pixel correction, "ROIPool" is nearest.
     blend.POOLER_TYPE = "ROIAlignV2"
     blend.POOLER_SAMPLING_RATIO = 1
     # 1 / stride of the bases.

@@ -110,17 +110,18 @@ class Trainer(DefaultTrainer):
             super().run_step()
         except FloatingPointError as error:
             names = ", ".join(self._trainer.data_loader.file_names)
+            what = " ".join(str(error).split())
             raise FloatingPointError(
-                f"{' '.join(str(error).split())} The batch of iteration {self.iter}: {names}. The weights were not "
-                f"updated with it and the checkpoints in {self.cfg.OUTPUT_DIR} are as they were; lower SOLVER.BASE_LR "
-                "or switch on SOLVER.CLIP_GRADIENTS, and go on with --resume"
+                f"{what} The batch of iteration {self.iter}: {names}. The weights were not updated with it and the "
+                f"checkpoints in {self.cfg.OUTPUT_DIR} are as they were; lower SOLVER.BASE_LR or switch on "
+                "SOLVER.CLIP_GRADIENTS, and go on with --resume"
             ) from error
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> torch.nn.Module:
         try:
             model = super().build_model(cfg)
-        except (ValueError, KeyError, AssertionError) as error:  # what constructors say of a config that does not fit together
+        except (ValueError, KeyError, AssertionError) as error:  # constructors, of what does not fit together
             raise UserError(" ".join(str(error.args[0] if error.args else error).split())) from error
         if comm.get_world_size() > 1 and next(model.parameters()).device.type == "cpu":
             # torch's own synchronised norm runs on GPUs alone.

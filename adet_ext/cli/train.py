@@ -25,8 +25,8 @@ def make_parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar=("NAME", "IMAGES", "ANNOTATIONS"),
-        help="a data set in COCO format: its name, the folder of its images, its JSON file. Train on the first, evaluate "
-        "on the last (repeat the option); the number of classes is taken from the file",
+        help="a data set in COCO format: its name, the folder of its images, its JSON file. Repeat the option: the "
+        "first is trained on, the last evaluated on; the number of classes is taken from the file",
     )
     return parser
 

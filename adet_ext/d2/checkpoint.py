@@ -1,7 +1,7 @@
 """Saving and loading of models and of training state.
 
-Detectron2's checkpointer unpickles whatever it is given and writes over the file it replaces; here it reads and writes as
-the embedded one does.
+Detectron2's checkpointer unpickles whatever it is given and writes over the file it replaces; here it reads and
+writes as the embedded one does.
 """
 
 from . import ENGINE

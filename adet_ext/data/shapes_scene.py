@@ -83,7 +83,7 @@ class Scene:
     masks: tuple[np.ndarray, ...]
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def outlines(category: int) -> tuple[np.ndarray, ...]:
     """Closed outlines of a class as float64 [points, 2] within the unit disc; filled by the even-odd rule."""
     name = THING_CLASSES[category]
@@ -92,11 +92,11 @@ def outlines(category: int) -> tuple[np.ndarray, ...]:
     if name == "ring":
         return _on_circle(48, 1.0), _on_circle(48, 0.52)
     if name == "triangle":
-        return (_on_circle(3, 1.0),)
+        return (_on_circle(3, 1.0, -np.pi / 2),)
     if name == "square":
-        return (_on_circle(4, 1.0),)
+        return (_on_circle(4, 1.0, np.pi / 4),)
     if name == "star":
-        points = _on_circle(10, 1.0)
+        points = _on_circle(10, 1.0, -np.pi / 2)
         points[1::2] *= 0.42
         return (points,)
     arm = 0.32
@@ -104,8 +104,8 @@ def outlines(category: int) -> tuple[np.ndarray, ...]:
     return (np.array(corners + [(-x, -y) for x, y in corners]),)  # a cross is its own half-turn
 
 
-def _on_circle(count: int, radius: float) -> np.ndarray:
-    angles = np.arange(count) * (2 * np.pi / count)
+def _on_circle(count: int, radius: float, start: float = 0.0) -> np.ndarray:
+    angles = start + np.arange(count) * (2 * np.pi / count)
     return radius * np.stack([np.cos(angles), np.sin(angles)], 1)
 
 
@@ -184,7 +184,7 @@ def _random_shape(rng: np.random.RandomState, unit: int) -> Shape:
         x=0.0,
         y=0.0,
         diameter=float(diameter),
-        angle=float(rng.uniform(0, 2 * np.pi)),
+        angle=float(rng.uniform(-0.4, 0.4)),
         aspect=float(np.exp(rng.uniform(-0.2, 0.2))),
         colour=_vivid_colour(rng),
         shade=tuple(rng.uniform(-0.3, 0.3, 2).tolist()),

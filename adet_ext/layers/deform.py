@@ -12,7 +12,7 @@ __all__ = ["ModulatedDeformBlock"]
 
 
 class _Weights(nn.Module):
-    """The weights of the deformable convolution. torchvision's operator runs on every device, Detectron2's on GPUs alone."""
+    """The deformable convolution's weights. torchvision's operator runs everywhere, Detectron2's on GPUs alone."""
 
     def __init__(self, in_channels: int, out_channels: int, bias: bool):
         super().__init__()

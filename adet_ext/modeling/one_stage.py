@@ -21,7 +21,6 @@ from .fcos import FCOS
 from .fcos.head import HeadOutput
 from .fcos.inference import Detections
 from .fcos.losses import Positives
-from .fcos.targets import Locations
 
 __all__ = ["OneStageDetector"]
 

@@ -101,7 +101,7 @@ class TestCatalogs:
             meta.thing_classes = ["b"]
         assert meta.get("stuff_classes", 5) == 5 and not hasattr(meta, "stuff_classes")
         with pytest.raises(AttributeError, match="stuff_classes"):
-            meta.stuff_classes
+            _ = meta.stuff_classes
         assert MetadataCatalog.get(name) is meta and meta.as_dict()["thing_classes"] == ["a", "b"]
 
     def test_coco_splits_are_registered_with_classes_and_contiguous_ids(self):

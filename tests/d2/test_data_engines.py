@@ -137,7 +137,8 @@ def test_builtin_metadata_are_equal(theirs):
 
 
 @pytest.mark.parametrize("keys", [
-    {}, {"INPUT__MASK_FORMAT": "bitmask"}, {"INPUT__MIN_SIZE_TRAIN_SAMPLING": "range", "INPUT__MIN_SIZE_TRAIN": (40, 70)},
+    {}, {"INPUT__MASK_FORMAT": "bitmask"},
+    {"INPUT__MIN_SIZE_TRAIN_SAMPLING": "range", "INPUT__MIN_SIZE_TRAIN": (40, 70)},
     {"MODEL__MASK_ON": False, "INPUT__RANDOM_FLIP": "vertical"}, {"INPUT__FORMAT": "RGB", "INPUT__RANDOM_FLIP": "none"},
     {"INPUT__CROP__ENABLED": True}, {"INPUT__CROP__ENABLED": True, "INPUT__MASK_FORMAT": "bitmask"},
 ], ids=str)  # fmt: skip

@@ -2,7 +2,6 @@
 
 import copy
 import json
-import logging
 import os
 from argparse import Namespace
 

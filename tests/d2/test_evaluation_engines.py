@@ -28,8 +28,8 @@ def engines():
 
     both = [(ours, our_data, Boxes, Instances), (evaluation, data, structures.Boxes, structures.Instances)]
     yield both
-    for _, data, _, _ in both:
-        for catalog in (data.DatasetCatalog, data.MetadataCatalog):
+    for _, registry, _, _ in both:
+        for catalog in (registry.DatasetCatalog, registry.MetadataCatalog):
             catalog.pop(NAME, None)
 
 
@@ -224,9 +224,9 @@ def test_panoptic_predictions_are_collected_alike(engines, tmp_path, monkeypatch
     import sys
     import types
 
-    from adet_ext.d2.evaluation import COCOPanopticEvaluator
     from adet_ext.d2.data import MetadataCatalog
     from adet_ext.d2.embedded.evaluation.pq import id2rgb
+    from adet_ext.d2.evaluation import COCOPanopticEvaluator
 
     stand_in = types.ModuleType("panopticapi.utils")
     stand_in.id2rgb = id2rgb

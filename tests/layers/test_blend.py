@@ -53,11 +53,9 @@ def test_one_basis_gives_the_product_of_two_sigmoids():
 def test_the_assembler_is_the_blender_with_one_hot_attentions_and_nearest_interpolation(crops):
     log_weights = one_hot_attentions(3, 2, crops).clamp(min=1e-300).log()
     torch.testing.assert_close(assemble(crops, 2), blend(crops, log_weights, top_interp="nearest"))
-    expected = torch.cat(
-        [torch.cat([crops[:, 0, :4, :4], crops[:, 1, :4, 4:]], 2), torch.cat([crops[:, 2, 4:, :4], crops[:, 3, 4:, 4:]], 2)],
-        1,
-    )
-    torch.testing.assert_close(assemble(crops, 2), expected)
+    upper = torch.cat([crops[:, 0, :4, :4], crops[:, 1, :4, 4:]], dim=2)
+    lower = torch.cat([crops[:, 2, 4:, :4], crops[:, 3, 4:, 4:]], dim=2)
+    torch.testing.assert_close(assemble(crops, 2), torch.cat([upper, lower], dim=1))
 
 
 def test_no_instances_give_no_masks():

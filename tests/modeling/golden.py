@@ -106,7 +106,8 @@ def inputs(case: str, masks: bool) -> list[dict]:
             instances.gt_masks = BitMasks(torch.from_numpy(arrays[f"bitmasks_{which}"][:count]))
         sem = arrays[f"basis_sem_{which}"].astype(np.int64) * (not empty)
         chw = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).float()
-        return {"image": chw, "height": size[0], "width": size[1], "instances": instances, "basis_sem": torch.from_numpy(sem)}
+        truth = {"instances": instances, "basis_sem": torch.from_numpy(sem)}
+        return {"image": chw, "height": size[0], "width": size[1], **truth}
 
     if case == "eval_b":
         return [{**one("b"), "height": 452, "width": 605}]

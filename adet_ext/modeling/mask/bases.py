@@ -120,8 +120,8 @@ class BasisModule(nn.Module):
             return {}
         if labels is None:
             raise ValueError(
-                "MODEL.BASIS_MODULE.LOSS_ON needs 'basis_sem' in the inputs, which adet_ext.data.AdetDatasetMapper makes "
-                "from the instance masks; use that mapper, or switch the loss off"
+                "MODEL.BASIS_MODULE.LOSS_ON needs 'basis_sem' in the inputs, which adet_ext.data.AdetDatasetMapper "
+                "makes from the instance masks; use that mapper, or switch the loss off"
             )
         logits = self.semantic_logits(features)
         labels = F.interpolate(labels[:, None].float(), scale_factor=1 / self.common_stride)[:, 0].long()

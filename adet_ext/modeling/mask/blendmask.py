@@ -123,8 +123,9 @@ class BlendMask(OneStageDetector):
         """
         Args:
             in_channels: channels of the box tower, which the top layer reads.
-            visualize: hand out ``bases`` and, with the auxiliary loss on, ``sem_thing_seg`` (logits; both in the frame
-                of the padded batch, at their own strides) beside the instances, and ``top_feat`` (the attentions) in them.
+            visualize: hand out ``bases`` and, with the auxiliary loss on, ``sem_thing_seg`` beside the instances (both
+                in the frame of the padded batch, at their own strides; the latter logits), and ``top_feat``, the
+                attentions, in them.
             detector: see :class:`OneStageDetector`.
         """
         super().__init__(**detector)
