@@ -258,7 +258,8 @@ def paint(rng: np.random.RandomState, scene: Scene, backdrop: Backdrop, steady: 
         rows, columns = patch.window
         y = (np.arange(rows.start, rows.stop) + 0.5 - shape.y) / shape.diameter
         x = (np.arange(columns.start, columns.stop) + 0.5 - shape.x) / shape.diameter
-        light = (1 + shape.shade[0] * y[:, None] + shape.shade[1] * x).astype(np.float32)  # [h, w]
+        light = 1 + shape.shade[0] * y[:, None] + shape.shade[1] * x  # [h, w]
+        light = (light * _surface(shape, y[:, None], x)).astype(np.float32)
         under = canvas[patch.window]
         colour = np.asarray(shape.colour, np.float32)
         if not steady:
@@ -269,6 +270,25 @@ def paint(rng: np.random.RandomState, scene: Scene, backdrop: Backdrop, steady: 
         canvas *= rng.uniform(0.75, 1.2)
         canvas += rng.uniform(-15, 15)
     return cv2.convertScaleAbs(np.clip(canvas, 0, 255, out=canvas))  # rounds
+
+
+def _surface(shape: Shape, y: np.ndarray, x: np.ndarray) -> np.ndarray | float:
+    """Brightness of a class' surface pattern, at offsets from the centre in diameters: [h, 1], [w] -> [h, w] or 1.
+
+    Objects of real classes differ in surface as much as in outline, and surfaces are what a net learns first.
+    """
+    name = THING_CLASSES[shape.category]
+    if name in ("circle", "ring"):
+        return 1.0
+    cos, sin = np.cos(shape.angle), np.sin(shape.angle)
+    u, v = x * cos + y * sin, y * cos - x * sin  # turned with the shape
+    if name == "square":
+        return np.where(np.sin(4 * np.pi * u) * np.sin(4 * np.pi * v) > 0, 1.0, 0.45)
+    if name == "triangle":
+        return np.where(np.sin(8 * np.pi * v) > 0, 1.0, 0.45)
+    if name == "star":
+        return np.where(u * u + v * v < 0.16**2, 0.35, 1.0)
+    return np.where(np.abs(u) < 0.16, 0.45, 1.0)  # one arm of a cross is darker
 
 
 def _set_off(colour: np.ndarray, under: np.ndarray, coverage: np.ndarray) -> np.ndarray:
