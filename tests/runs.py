@@ -9,7 +9,7 @@ from pathlib import Path
 from adet_ext import load_config
 
 OVERRIDES = [
-    *("MODEL.FPN.OUT_CHANNELS", "64", "MODEL.BASIS_MODULE.CONVS_DIM", "16", "MODEL.BLENDMASK.ATTN_SIZE", "7"),
+    *("MODEL.FPN.OUT_CHANNELS", "64", "MODEL.BLENDMASK.ATTN_SIZE", "7"),
     *("MODEL.BLENDMASK.BOTTOM_RESOLUTION", "28", "SOLVER.IMS_PER_BATCH", "4", "SOLVER.CHECKPOINT_PERIOD", "3"),
     *("SOLVER.MAX_ITER", "6", "DATASETS.TRAIN", "('shapes_train',)", "DATASETS.TEST", "()", "SEED", "3"),
 ]
