@@ -166,7 +166,7 @@ def _to_bitmask(segm, image_size: tuple[int, int]) -> torch.Tensor:
     if not isinstance(segm, np.ndarray) or segm.ndim != 2:
         kind = f"an array of shape {segm.shape}" if isinstance(segm, np.ndarray) else f"a {type(segm)}"
         raise ValueError(f"a mask comes from polygons, a run-length dict or an (H, W) array, not from {kind}")
-    return torch.from_numpy(np.ascontiguousarray(segm))  # flips leave negative strides
+    return torch.from_numpy(np.array(segm, order="C"))  # flips leave negative strides, decoders read-only arrays
 
 
 def annotations_to_instances(
