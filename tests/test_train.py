@@ -192,7 +192,7 @@ def test_an_unknown_optimizer_is_named(tmp_path):
     reason="Detectron2's DefaultTrainer binds every process to a GPU",
 )
 def test_two_processes_have_the_losses_of_one_with_the_same_global_batch(tmp_path):
-    options = ("SOLVER.MAX_ITER", 20, "MODEL.RESNETS.NORM", "SyncBN")
+    options = ("SOLVER.MAX_ITER", 20, "MODEL.RESNETS.NORM", "SyncBN", "MODEL.FCOS.NORM", "SyncBN")
     one = runs.start(tmp_path / "one", *options)
     assert one.returncode == 0, one.stderr[-2000:]
     with socket.socket() as free:
