@@ -169,7 +169,7 @@ def load_config(path: str, opts: Sequence[str] = ()) -> CN:
     path = find_config(path)
     cfg = get_cfg()
     with _explained(cfg, path):
-        cfg.merge_from_file(path)
+        cfg.merge_from_file(path, allow_unsafe=False)  # Detectron2 would let a YAML tag call any function
     if len(opts) % 2:
         raise UserError(f"config overrides come in pairs KEY VALUE; got {len(opts)} words: {' '.join(opts)}")
     for key, value in zip(opts[0::2], opts[1::2]):

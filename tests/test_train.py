@@ -210,7 +210,8 @@ def test_two_processes_have_the_losses_of_one_with_the_same_global_batch(tmp_pat
 
 @pytest.mark.needs_detectron2
 def test_both_engines_train_and_evaluate_to_the_same_numbers(tmp_path):
-    options = ("SOLVER.MAX_ITER", 20, "DATASETS.TEST", "('shapes_val',)", "MODEL.FCOS.INFERENCE_TH_TEST", "0.01")
+    options = ("SOLVER.MAX_ITER", 20, "DATASETS.TEST", "('shapes_val',)", "SOLVER.WARMUP_ITERS", "5")
+    options += ("MODEL.FCOS.INFERENCE_TH_TEST", "0.001")
     results = {}
     for engine in ("embedded", "detectron2"):
         done = runs.start(tmp_path / engine, *options, ADET_EXT_ENGINE=engine)
