@@ -166,7 +166,7 @@ def make_extension(*, cuda: bool) -> Extension:
         sources += sorted(str(path.relative_to(HERE)) for path in (HERE / "csrc").rglob("*.cu"))
         macros += [("ADET_EXT_WITH_CUDA", None), ("USE_CUDA", None)]
         make = cpp_extension.CUDAExtension
-    optimise = ["/O2"] if os.name == "nt" else ["-O3", "-fvisibility=hidden"]
+    optimise = ["/O2"] if os.name == "nt" else ["-O3", "-fopenmp-simd", "-ffp-contract=fast", "-fvisibility=hidden"]
     extension = make(
         "adet_ext._C",
         sources,

@@ -1,0 +1,76 @@
+// Bilinear sampling, for all operators, devices and directions: where a point's four neighbours lie and what each weighs.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+#if defined(__CUDACC__)
+#define ADET_HOST_DEVICE __host__ __device__ __forceinline__
+#elif defined(__GNUC__)
+#define ADET_HOST_DEVICE inline __attribute__((always_inline))
+#else
+#define ADET_HOST_DEVICE inline
+#endif
+
+namespace adet_ext {
+
+// What lies beyond the border of a map. clamp: RoIAlign's rule, the border's values within one cell outside, zeros
+// further out. zeros: deformable convolution's rule, zeros from the border on, faded in over one cell.
+enum class Border : int64_t { clamp = 0, zeros = 1 };
+
+// Four neighbours as rows and columns, and their weights. A weight is zero where there is nothing to read, and the row
+// and column are then valid ones all the same: nobody has to ask before reading.
+template <typename acc>
+struct Corners {
+  int64_t y0, y1, x0, x1;
+  acc w00, w01, w10, w11; // row 0 column 0, row 0 column 1, ...
+};
+
+// One direction: neighbours of coordinate p among size cells, and their weights. A point that is not finite reads
+// nothing.
+template <typename acc>
+ADET_HOST_DEVICE void
+neighbours(acc p, int64_t size, Border border, int64_t& i0, int64_t& i1, acc& w0, acc& w1) {
+  i0 = i1 = 0;
+  w0 = w1 = acc(0);
+  // The comparison is false for NaN. RoIAlign takes points at -1 and size, deformable convolution does not.
+  const bool inside = border == Border::clamp ? (p >= acc(-1) && p <= acc(size)) : (p > acc(-1) && p < acc(size));
+  if (!inside || size == 0) {
+    return;
+  }
+  if (border == Border::clamp) {
+    p = p < acc(0) ? acc(0) : p;
+    p = p > acc(size - 1) ? acc(size - 1) : p;
+  }
+  const acc low = std::floor(p);
+  const int64_t i = static_cast<int64_t>(low);
+  const acc high_weight = p - low;
+  w0 = i >= 0 ? acc(1) - high_weight : acc(0);
+  w1 = i + 1 < size ? high_weight : acc(0);
+  i0 = i >= 0 ? i : 0;
+  i1 = i + 1 < size ? i + 1 : size - 1;
+}
+
+template <typename acc>
+ADET_HOST_DEVICE Corners<acc> corners(acc y, acc x, int64_t height, int64_t width, Border border) {
+  Corners<acc> c;
+  acc wy0, wy1, wx0, wx1;
+  neighbours(y, height, border, c.y0, c.y1, wy0, wy1);
+  neighbours(x, width, border, c.x0, c.x1, wx0, wx1);
+  c.w00 = wy0 * wx0;
+  c.w01 = wy0 * wx1;
+  c.w10 = wy1 * wx0;
+  c.w11 = wy1 * wx1;
+  return c;
+}
+
+// The sampling points of a box, evenly divided into parts: the centre of part i of a side from low to high, in cells of
+// a map with this scale (1 / stride), whose cell 0 has its centre at half a stride (equations 3.2 and 3.3).
+template <typename acc>
+ADET_HOST_DEVICE acc part_centre(acc low, acc high, int64_t i, int64_t parts, acc scale) {
+  const acc start = low * scale - acc(0.5);
+  const acc step = (high * scale - acc(0.5) - start) / acc(parts);
+  return start + (acc(i) + acc(0.5)) * step;
+}
+
+} // namespace adet_ext
