@@ -80,9 +80,10 @@ inline void check_levels(int64_t levels, const std::vector<double>& scales) {
       static_cast<int64_t>(scales.size()) == levels, "scales has ", scales.size(), " numbers for ", levels, " levels");
 }
 
-// Positions within one image of one level are kept in 32 bits.
-inline void check_span(int64_t level, int64_t height, int64_t width, int64_t stride_y, int64_t stride_x) {
-  const int64_t span = height == 0 || width == 0 ? 0 : (height - 1) * stride_y + (width - 1) * stride_x;
+// Something to read in every map; positions within one image of it are kept in 32 bits.
+inline void check_map(int64_t level, int64_t height, int64_t width, int64_t stride_y, int64_t stride_x) {
+  STD_TORCH_CHECK(height > 0 && width > 0, "features[", level, "] is ", height, " x ", width, "; it takes no empty maps");
+  const int64_t span = (height - 1) * stride_y + (width - 1) * stride_x;
   STD_TORCH_CHECK(
       span <= std::numeric_limits<int32_t>::max(),
       "features[",
@@ -107,7 +108,7 @@ Levels<T, acc> make_levels(const std::vector<Tensor>& features, const std::vecto
     check_same_device(x, "every map of features", features[0]);
     check_size(x, "every map of features", 0, levels.images);
     check_size(x, "every map of features", 1, features[0].size(1));
-    check_span(l, x.size(2), x.size(3), x.stride(2), x.stride(3));
+    check_map(l, x.size(2), x.size(3), x.stride(2), x.stride(3));
     levels.at[l] = {
         static_cast<T*>(const_cast<void*>(static_cast<const void*>(x.const_data_ptr()))),
         x.size(2),
@@ -153,7 +154,7 @@ Levels<acc, acc> make_gradients(
     std::vector<int64_t> shape = channels_last ? std::vector<int64_t>{n, h, w, c} : std::vector<int64_t>{n, c, h, w};
     buffers.push_back(torch::stable::new_zeros(grad, shape, acc_type<acc>()));
     const int64_t cell = channels_last ? c : 1;
-    check_span(l, h, w, w * cell, cell);
+    check_map(l, h, w, w * cell, cell);
     levels.at[l] = {
         static_cast<acc*>(buffers.back().mutable_data_ptr()),
         h,

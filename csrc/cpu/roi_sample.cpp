@@ -73,10 +73,6 @@ ADET_INLINE void forward_rows(
     const int64_t d = row / boxes.kh;
     const auto& x = levels.at[boxes.level[d]];
     T* to = out + row * boxes.kw * channels;
-    if (x.height == 0 || x.width == 0) {
-      std::fill(to, to + boxes.kw * channels, T(0));
-      continue;
-    }
     const T* image = x.data + boxes.image[d] * x.stride_n;
     const acc* box = boxes.corners + 4 * d;
     const Neighbours<acc> v = side(box + 1, row % boxes.kh, boxes.kh, x.scale, x.height, boxes.border);
@@ -117,10 +113,6 @@ ADET_INLINE void forward_planes(
   for (int64_t d = begin; d < end; ++d) {
     const auto& x = levels.at[boxes.level[d]];
     T* to = out + d * channels * points;
-    if (x.height == 0 || x.width == 0) {
-      std::fill(to, to + channels * points, T(0));
-      continue;
-    }
     tabulate(boxes, d, x.height, x.width, x.stride_y, x.stride_x, x.scale, at, weight);
     const T* plane = x.data + boxes.image[d] * x.stride_n;
     for (int64_t c = 0; c < channels; ++c, plane += x.stride_c, to += points) {
@@ -143,9 +135,6 @@ ADET_INLINE void backward_rows(
   for (int64_t row = 0; row < boxes.count * boxes.kh; ++row) {
     const int64_t d = row / boxes.kh;
     const auto& x = levels.at[boxes.level[d]];
-    if (x.height == 0 || x.width == 0) {
-      continue;
-    }
     acc* image = x.data + boxes.image[d] * x.stride_n;
     const acc* box = boxes.corners + 4 * d;
     const Neighbours<acc> v = side(box + 1, row % boxes.kh, boxes.kh, x.scale, x.height, boxes.border);
@@ -176,9 +165,6 @@ ADET_INLINE void backward_planes(
   const int64_t points = boxes.kh * boxes.kw;
   for (int64_t d = 0; d < boxes.count; ++d) {
     const auto& x = levels.at[boxes.level[d]];
-    if (x.height == 0 || x.width == 0) {
-      continue;
-    }
     tabulate(boxes, d, x.height, x.width, x.stride_y, x.stride_x, x.scale, at, weight);
     for (int64_t c = begin; c < end; ++c) {
       const T* from = grad + (d * channels + c) * points;
@@ -203,9 +189,6 @@ ADET_INLINE void backward_boxes(
     const auto& x = levels.at[boxes.level[d]];
     acc* to = out + 4 * d;
     to[0] = to[1] = to[2] = to[3] = acc(0);
-    if (x.height == 0 || x.width == 0) {
-      continue;
-    }
     const T* image = x.data + boxes.image[d] * x.stride_n;
     const acc* box = boxes.corners + 4 * d;
     for (int64_t j = 0; j < boxes.kh; ++j) {
