@@ -100,8 +100,11 @@ def roi_pred_dense(
     """
     if ltrb.dim() != 4 or ltrb.shape[1] != 4:
         raise ValueError(f"ltrb is {tuple(ltrb.shape)}; roi_pred_dense takes (N, 4, H, W)")
-    if feature.dim() != 4 or len(feature) != len(ltrb):
-        raise ValueError(f"feature is {tuple(feature.shape)} for {len(ltrb)} images; roi_pred_dense takes (N, C, H', W')")
+    if feature.dim() != 4 or feature.shape[0] != ltrb.shape[0]:
+        raise ValueError(
+            f"feature is {tuple(feature.shape)} and ltrb {tuple(ltrb.shape)}; roi_pred_dense takes (N, C, H', W') and "
+            "(N, 4, H, W)"
+        )
     if chunk is not None and chunk < 1:
         raise ValueError(f"chunk is {chunk}; roi_pred_dense takes a positive number of locations")
     kind = feature.device.type

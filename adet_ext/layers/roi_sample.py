@@ -109,7 +109,7 @@ def roi_sample_reference(
         for x, wx in columns:
             index = (base + y * width + x).flatten()  # (D * kh * kw,)
             samples = samples + cells.index_select(0, index).to(kind) * (wy * wx).reshape(-1, 1)  # (D * kh * kw, C)
-    return samples.to(features[0].dtype).reshape(len(boxes), kh, kw, cells.shape[1]).permute(0, 3, 1, 2)
+    return samples.to(features[0].dtype).reshape(boxes.shape[0], kh, kw, cells.shape[1]).permute(0, 3, 1, 2)
 
 
 def _neighbours(p: torch.Tensor, size: torch.Tensor, border: str) -> list[tuple[torch.Tensor, torch.Tensor]]:
