@@ -1,152 +1,177 @@
-"""Anti-aliased strided convolution, ``BlurConv_{K,s}(X) = Blur_{M,s}(Conv_{K,1}(X))`` (thesis 3.3.2, equation 3.4).
+"""Anti-aliased strided convolution as a layer (thesis 3.3.2, equation 3.4).
 
-N images, C input and O output channels, K kernel side, M taps of the blur, s stride, H' x W' size of the convolution at
-stride 1.
-
-Taken literally, the convolution runs at stride 1 and costs s^2 times the strided one it replaces. But both maps are
-linear and do the same everywhere, so away from the border they commute and compose. Three ways to the same numbers:
-
-- "plain": the equation as printed.
-- "commuted": blur at stride 1, then convolve at stride s, which costs what the replaced convolution did, and a pass over
-  the input. A 1x1 convolution reads no neighbours, so all of the strided blur can come first, border included.
-- "folded": one convolution of side K + M - 1 at stride s, whose kernel is the blurred kernel. One node of a graph, for
-  runtimes that have no blur; (K + M - 1)^2 / (s K)^2 of the work of "plain".
-
-At the border the zeros around the convolution's input meet the blur's padding, and order matters: the outermost rows and
-columns are computed as printed in any case.
+N images, C input and O output channels, H' x W' size of the convolution at stride 1, s stride.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable
 
 import torch
-from torch import Tensor
-from torch.nn import functional as F
+from torch import Tensor, nn
 
-from .blur_pool import binomial_filter, blur, check_blur
+from ..d2.layers import FrozenBatchNorm2d
+from .blur_compose import METHODS, blur_conv2d, fold_kernel
+from .blur_pool import BlurPool2d
 
-__all__ = ["METHODS", "blur_conv2d", "fold_kernel"]
-
-METHODS = ("auto", "plain", "commuted", "folded")
+__all__ = ["METHODS", "BlurConv2d", "blur_conv2d", "fold_kernel"]
 
 
-def blur_conv2d(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    *,
-    stride: int = 2,
-    taps: int = 3,
-    blur_padding: str = "reflect",
-    padding: Sequence[int] = (0, 0),
-    dilation: Sequence[int] = (1, 1),
-    groups: int = 1,
-    method: str = "auto",
-    kernel: Tensor | None = None,
-) -> Tensor:
-    """Convolve at stride 1, blur, keep every s-th position: equation 3.4.
+class BlurConv2d(nn.Conv2d):
+    """Equation 3.4 as a layer: blur after the convolution, then ``norm`` and ``activation``, both optional.
+
+    Parameters are those of the strided convolution that it replaces (``weight``, ``bias``, ``norm.*``): the state dict
+    has the same keys and shapes, so weights trained without the blur load. In evaluation without gradients a batch
+    norm whose statistics stand still is folded into the weights, which are kept until anything changes.
 
     Args:
-        x: (N, C, H, W).
-        weight: (O, C / groups, K_h, K_w).
-        bias: (O,), of the convolution.
-        stride, taps, blur_padding: as ``stride``, ``taps`` and ``padding`` of :func:`~.blur_pool.blur_pool2d`.
-        padding, dilation, groups: of the convolution.
-        method: "plain", "commuted", "folded"; "auto" takes the one with the least work. The results differ by rounding.
-        kernel: ``fold_kernel(weight, taps)`` for "folded", where the caller keeps it.
-
-    Returns:
-        (N, O, ceil(H' / s), ceil(W' / s)). Differentiable once.
-
-    Raises:
-        ValueError, TypeError: arguments that describe no blur or no such method; "folded" with a dilation.
+        stride: s, of the blur; the attribute ``stride`` is the convolution's own, (1, 1).
+        taps, blur_padding: see :func:`~.blur_pool.blur_pool2d`.
+        method: see :func:`blur_conv2d`.
+        norm, activation: as of Detectron2's ``Conv2d``.
+        others: as of ``nn.Conv2d``, whose padding is of zeros.
     """
-    check_blur(taps, stride, blur_padding)
-    if method not in METHODS:
-        raise ValueError(f"method is {method!r}; it takes {', '.join(METHODS)}")
-    if method == "folded" and tuple(dilation) != (1, 1):
-        raise ValueError(f"dilation is {tuple(dilation)}; method 'folded' takes (1, 1)")
-    if bias is not None and blur_padding == "zeros":  # zeros blurred into the bias at the border: not a constant
-        method = "plain"
-    sides = tuple(weight.shape[2:])
-    if method in ("auto", "commuted") and sides == (1, 1) and tuple(padding) == (0, 0):
-        return F.conv2d(blur(x, taps, stride, blur_padding), weight, bias, groups=groups)
-    if method == "auto":
-        method = "plain" if stride == 1 else "commuted"
-    frame = [
-        _Side(size, k, p, d, taps, stride) for size, k, p, d in zip(x.shape[2:], sides, padding, dilation)
-    ]
-    if method == "plain" or x.numel() == 0 or any(side.start >= side.end for side in frame):
-        return blur(F.conv2d(x, weight, bias, 1, padding, dilation, groups), taps, stride, blur_padding)
-    if method == "commuted":
-        # The blur of the zeros around the map is wanted too, as far as the convolution's padding reaches.
-        smooth = blur(x, taps, 1, "zeros", tuple(padding))
-        out = F.conv2d(smooth, weight, bias, stride, 0, dilation, groups)
-    else:
-        kernel = fold_kernel(weight, taps) if kernel is None else kernel
-        if taps % 2 == 0:  # the blur reaches further on one side; a zero row and column make the padding even
-            kernel = F.pad(kernel, (1, 0, 1, 0))
-        out = F.conv2d(x, kernel, bias, stride, [p + taps // 2 for p in padding], 1, groups)
 
-    def printed(part: Tensor, sides: tuple[int, int, int, int]) -> Tensor:
-        conv = F.conv2d(F.pad(part, sides), weight, bias, 1, 0, dilation, groups)
-        return blur(conv, taps, stride, blur_padding)
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        *,
+        stride: int = 2,
+        taps: int = 3,
+        blur_padding: str = "reflect",
+        method: str = "auto",
+        norm: nn.Module | None = None,
+        activation: Callable[[Tensor], Tensor] | None = None,
+        **kwargs,
+    ):
+        super().__init__(in_channels, out_channels, kernel_size, **kwargs)
+        if isinstance(self.padding, str) or self.padding_mode != "zeros":
+            raise ValueError(f"padding is {self.padding!r} of {self.padding_mode}; BlurConv2d takes numbers, of zeros")
+        if method not in METHODS:
+            raise ValueError(f"method is {method!r}; it takes {', '.join(METHODS)}")
+        self.blur = BlurPool2d(taps=taps, stride=stride, padding=blur_padding)
+        self.method = method
+        self.norm = norm
+        self.activation = activation
+        self._kept: tuple | None = None
 
-    rows, columns = frame
-    for part in rows.ends():
-        strip = printed(x[:, :, part.read], (columns.padding, columns.padding, *part.pad))
-        out[:, :, part.write] = strip[:, :, part.keep]
-    for part in columns.ends():
-        strip = printed(x[:, :, :, part.read], (*part.pad, rows.padding, rows.padding))
-        out[:, :, :, part.write] = strip[:, :, :, part.keep]
-    return out
+    @classmethod
+    def from_conv(
+        cls, conv: nn.Conv2d, *, taps: int = 3, blur_padding: str = "reflect", method: str = "auto"
+    ) -> "BlurConv2d":
+        """The layer that takes a strided convolution's place, with its parameters, norm and activation themselves."""
+        if conv.stride[0] != conv.stride[1]:
+            raise ValueError(f"stride is {conv.stride}; BlurConv2d takes one number for both directions")
+        layer = cls(
+            conv.in_channels,
+            conv.out_channels,
+            conv.kernel_size,
+            stride=conv.stride[0],
+            taps=taps,
+            blur_padding=blur_padding,
+            method=method,
+            norm=getattr(conv, "norm", None),
+            activation=getattr(conv, "activation", None),
+            padding=conv.padding,
+            dilation=conv.dilation,
+            groups=conv.groups,
+            bias=conv.bias is not None,
+            padding_mode=conv.padding_mode,
+            device="meta",
+        )
+        layer.weight, layer.bias = conv.weight, conv.bias
+        return layer.train(conv.training)
 
+    @classmethod
+    def fuse(cls, conv: nn.Conv2d, pool: BlurPool2d) -> "BlurConv2d":
+        """One layer for a convolution at stride 1 and the blur of its result.
 
-def fold_kernel(weight: Tensor, taps: int) -> Tensor:
-    """The kernel of Blur_{M,s} after Conv_{K,1}: (O, C, K, K) -> (O, C, K + M - 1, K + M - 1)."""
-    line = torch.tensor(binomial_filter(taps), dtype=weight.dtype, device=weight.device)
-    o, c, height, width = weight.shape
-    filters = weight.reshape(o * c, 1, height, width)
-    spread = F.conv2d(filters, (line[:, None] * line)[None, None], padding=taps - 1)
-    return spread.reshape(o, c, *spread.shape[2:])
-
-
-class _Part:
-    """An end of a side: outputs ``write``, which are ``keep`` of what the input ``read``, padded by ``pad``, gives."""
-
-    def __init__(self, side: "_Side", write: slice, first: int, last: int):
-        """``first`` to ``last`` - 1 are the rows of the convolution that the outputs are made of."""
-        start = first - side.padding
-        end = last - side.padding + side.reach
-        self.read = slice(max(start, 0), min(end, side.size))
-        self.pad = (max(-start, 0), max(end - side.size, 0))
-        self.write = write
-        moved = first // side.stride
-        self.keep = slice(write.start - moved, write.stop - moved)
-
-
-class _Side:
-    """One direction: which outputs, ``start`` to ``end`` - 1, no border touches, and what the others are made of."""
-
-    def __init__(self, size: int, kernel: int, padding: int, dilation: int, taps: int, stride: int):
-        self.size, self.padding, self.stride = size, padding, stride
-        self.reach = dilation * (kernel - 1)  # a row of the convolution reads so many more rows
-        self.conv = size + 2 * padding - self.reach
-        self.out = -(-self.conv // stride)
-        self.before, self.after = (taps - 1) // 2, taps // 2
-        self.start = -(-self.before // stride)
-        self.end = min((self.conv - 1 - self.after) // stride + 1, self.out)
-
-    def ends(self) -> list[_Part]:
-        """The outputs before ``start`` and from ``end`` on, where there are any.
-
-        Each part is cut where the blur of the cut has the border's outputs right; the cut's own border spoils others.
+        Raises:
+            ValueError: something stands between them that the blur does not commute with: an activation, or any norm
+                but a frozen batch norm (which commutes unless zeros are blurred in). Or the convolution has a stride.
         """
-        parts = []
-        if self.start > 0:
-            last = max((self.start - 1) * self.stride + self.after, self.before) + 1
-            parts.append(_Part(self, slice(0, self.start), 0, min(last, self.conv)))
-        if self.end < self.out:
-            first = min(self.end * self.stride - self.before, self.conv - 1 - self.after)
-            first = max(first, 0) // self.stride * self.stride  # an output begins there
-            parts.append(_Part(self, slice(self.end, self.out), first, self.conv))
-        return parts
+        norm = getattr(conv, "norm", None)
+        if getattr(conv, "activation", None) is not None:
+            raise ValueError(f"the activation {conv.activation} stands between the convolution and the blur")
+        if norm is not None and not (isinstance(norm, FrozenBatchNorm2d) and pool.padding != "zeros"):
+            raise ValueError(f"the norm {norm} stands between the convolution and the blur with {pool.padding}")
+        if conv.stride != (1, 1):
+            raise ValueError(f"stride is {conv.stride}; before a blur the convolution takes 1")
+        layer = cls.from_conv(conv, taps=pool.taps, blur_padding=pool.padding)
+        layer.blur.stride = pool.stride
+        return layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, O, ceil(H' / s), ceil(W' / s))."""
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing():
+            weight, bias, kernel, norm = self.weight, self.bias, None, self.norm
+        else:
+            weight, bias, kernel = self._prepared()
+            norm = None if self._is_norm_folded() else self.norm
+        x = blur_conv2d(
+            x,
+            weight,
+            bias,
+            stride=self.blur.stride,
+            taps=self.blur.taps,
+            blur_padding=self.blur.padding,
+            padding=self.padding,
+            dilation=self.dilation,
+            groups=self.groups,
+            method=self.method,
+            kernel=kernel,
+        )
+        x = x if norm is None else norm(x)
+        return x if self.activation is None else self.activation(x)
+
+    def _is_norm_folded(self) -> bool:
+        norm = self.norm
+        # Exact types: a subclass may compute anything. Hooks want to see the norm being called.
+        frozen = type(norm) is FrozenBatchNorm2d
+        return (
+            (frozen or type(norm) in (nn.BatchNorm2d, nn.SyncBatchNorm) and not norm.training)
+            and norm.running_mean is not None
+            and self.blur.padding != "zeros"
+            and not (norm._forward_hooks or norm._forward_pre_hooks)
+        )
+
+    def _prepared(self) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Weight and bias with the norm in them, and the folded kernel if it is asked for."""
+        fold = self._is_norm_folded()
+        sources = [self.weight, self.bias]
+        if fold:
+            norm = self.norm
+            sources += [norm.weight, norm.bias, norm.running_mean, norm.running_var]
+        if not fold and self.method != "folded":
+            return self.weight, self.bias, None
+        if any(t is not None and t.is_inference() for t in sources):  # these do not count their changes
+            return self._fold(sources)
+        state = [None if t is None else (t.data_ptr(), t._version, t.dtype, t.device) for t in sources]
+        if self._kept is None or self._kept[0] != state:
+            with torch.inference_mode(False), torch.no_grad():
+                # The sources are kept so that nothing else is given their memory.
+                self._kept = (state, self._fold(sources), [None if t is None else t.detach() for t in sources])
+        return self._kept[1]
+
+    def _fold(self, sources: list[Tensor | None]) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        weight, bias = sources[:2]
+        if len(sources) > 2:
+            scale, shift, mean, var = sources[2:]
+            factor = (var.float() + self.norm.eps).rsqrt()
+            factor = factor if scale is None else factor * scale
+            offset = (-mean if bias is None else bias - mean) * factor
+            offset = offset if shift is None else offset + shift
+            weight, bias = (weight * factor[:, None, None, None]).to(weight.dtype), offset.to(weight.dtype)
+        return weight, bias, fold_kernel(weight, self.blur.taps) if self.method == "folded" else None
+
+    # Writing through `.data` raises no version counter: what comes between evaluations drops what is kept.
+    def train(self, mode: bool = True) -> "BlurConv2d":
+        self._kept = None
+        return super().train(mode)
+
+    def _apply(self, *args, **kwargs):
+        self._kept = None
+        return super()._apply(*args, **kwargs)
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_kept": None}

@@ -2,9 +2,9 @@
 
 N images, C channels, H and W height and width, M taps of the filter, s stride.
 
-Taking every s-th pixel of a feature map lets everything above the new Nyquist frequency through as alias; filtering first
-takes it away. The filter is separable and the same for all channels. The operator reads the input once: it neither pads
-a copy nor computes what the stride drops.
+Taking every s-th pixel of a feature map lets everything above the new Nyquist frequency through as alias; filtering
+first takes it away. The filter is separable and the same for all channels. The operator reads the input once: it neither
+pads a copy nor computes what the stride drops.
 """
 
 import math
@@ -15,7 +15,17 @@ from torch.nn import functional as F
 
 from . import extension
 
-__all__ = ["BlurPool2d", "PADDINGS", "STRIDES", "TAPS", "binomial_filter", "blur", "blur_pool2d", "blur_pool2d_reference"]
+__all__ = [
+    "BlurPool2d",
+    "PADDINGS",
+    "STRIDES",
+    "TAPS",
+    "binomial_filter",
+    "blur",
+    "blur_pool2d",
+    "blur_pool2d_reference",
+    "check_blur",
+]
 
 TAPS = range(1, 8)
 STRIDES = (1, 2, 4)
@@ -32,9 +42,9 @@ def blur_pool2d(x: Tensor, *, taps: int = 3, stride: int = 2, padding: str = "re
         x: (N, C, H, W), float32, float64, float16 or bfloat16; sums of the latter two are kept in float32.
         taps: M, 1 to 7: [1], [1, 1], [1, 2, 1], [1, 3, 3, 1], ..., divided by their sum 2^(M-1).
         stride: s: 1, 2 or 4.
-        padding: what lies beyond the border. "reflect" mirrors at the outermost pixel's centre, as often as it takes where
-            the map is smaller than the filter (a single pixel is its own mirror image); "replicate" repeats that
-            pixel; "zeros".
+        padding: what lies beyond the border. "reflect" mirrors at the outermost pixel's centre, as often as it takes
+            where the map is smaller than the filter (a single pixel is its own mirror image); "replicate" repeats
+            that pixel; "zeros".
 
     Returns:
         (N, C, ceil(H / s), ceil(W / s)), channels-last where x is. Differentiable once; the gradient is
