@@ -53,6 +53,7 @@ ADET_HOST_DEVICE void resize_neighbours(int64_t i, int64_t m, int64_t n, bool ne
 inline void check_boxes(const Tensor& bases, const Tensor& boxes, const Tensor& image, int64_t count) {
   const bool wide = bases.scalar_type() == ScalarType::Double;
   check_dim(bases, "bases", 4);
+  STD_TORCH_CHECK(count == 0 || (bases.size(2) > 0 && bases.size(3) > 0), "bases has no cells to crop");
   check_dim(boxes, "boxes", 2);
   check_size(boxes, "boxes", 0, count);
   check_size(boxes, "boxes", 1, 4);
@@ -76,6 +77,65 @@ inline Weighting check_weighting(int64_t weighting) {
 inline void check_like(const Tensor& t, const char* name, const Tensor& bases) {
   check_type(t, name, bases.scalar_type());
   check_same_device(t, name, bases);
+}
+
+// Inputs of the blend with attentions; one_hot takes none of them.
+inline void check_blend(
+    const Tensor& bases, const Tensor& attentions, const Tensor& boxes, const Tensor& image, Weighting weighting) {
+  check_dim(boxes, "boxes", 2);
+  check_boxes(bases, boxes, image, boxes.size(0));
+  check_dim(attentions, "attentions", 4);
+  check_like(attentions, "attentions", bases);
+  check_size(attentions, "attentions", 0, weighting == Weighting::one_hot ? 0 : boxes.size(0));
+  check_size(attentions, "attentions", 1, bases.size(1));
+  check_size(attentions, "attentions", 2, attentions.size(3));
+  STD_TORCH_CHECK(attentions.size(3) > 0 && bases.size(1) > 0, "bases and attentions cannot be empty but for instances");
+  STD_TORCH_CHECK(
+      weighting != Weighting::one_hot || bases.size(1) == attentions.size(3) * attentions.size(3),
+      "bases has ",
+      bases.size(1),
+      " planes; assembling takes one a cell of the attentions");
+}
+
+inline void check_factored(
+    const Tensor& bases,
+    const Tensor& t,
+    const Tensor& sigma,
+    const Tensor& u,
+    const Tensor& v,
+    const Tensor& boxes,
+    const Tensor& image) {
+  check_dim(boxes, "boxes", 2);
+  check_boxes(bases, boxes, image, boxes.size(0));
+  check_dim(u, "u", 3);
+  check_like(u, "u", bases);
+  check_mask_size(u.size(2));
+  STD_TORCH_CHECK(u.size(0) > 0 && u.size(1) > 0 && bases.size(1) > 0, "bases, u and v cannot be empty");
+  check_dim(v, "v", 3);
+  check_like(v, "v", bases);
+  check_dim(sigma, "sigma", 3);
+  check_like(sigma, "sigma", bases);
+  check_dim(t, "t", 3);
+  check_like(t, "t", bases);
+  check_size(t, "t", 0, boxes.size(0));
+  check_size(t, "t", 1, u.size(0));
+  check_size(t, "t", 2, bases.size(1));
+  check_size(sigma, "sigma", 0, boxes.size(0));
+  check_size(sigma, "sigma", 1, u.size(0));
+  check_size(sigma, "sigma", 2, u.size(1));
+  for (int64_t i = 0; i < 3; ++i) {
+    check_size(v, "v", i, u.size(i));
+  }
+}
+
+// The gradient of masks of side size (0: any).
+inline void check_mask_grad(const Tensor& grad, const Tensor& bases, const Tensor& boxes, int64_t size) {
+  check_dim(grad, "grad", 3);
+  check_like(grad, "grad", bases);
+  check_size(grad, "grad", 0, boxes.size(0));
+  check_size(grad, "grad", 1, size > 0 ? size : grad.size(2));
+  check_size(grad, "grad", 2, size > 0 ? size : grad.size(1));
+  check_mask_size(grad.size(1));
 }
 
 } // namespace adet_ext

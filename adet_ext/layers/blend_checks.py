@@ -30,6 +30,8 @@ def check_boxes(bases: torch.Tensor, boxes: torch.Tensor, image: torch.Tensor, s
         raise ValueError(f"bases are {tuple(bases.shape)}; they take (N, K, H, W) with K > 0")
     if not isinstance(boxes, torch.Tensor) or boxes.dim() != 2 or boxes.shape[1] != 4:
         raise ValueError(f"boxes are {tuple(getattr(boxes, 'shape', ()))}; they take (D, 4)")
+    if len(boxes) and bases.shape[2] * bases.shape[3] == 0:
+        raise ValueError(f"bases are {tuple(bases.shape)}; there are no cells to crop")
     if image.shape != boxes.shape[:1]:
         raise ValueError(f"image has shape {tuple(image.shape)}; it takes one number a box, ({len(boxes)},)")
     for name, tensor in (("boxes", boxes), ("image", image)):

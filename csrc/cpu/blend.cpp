@@ -1,12 +1,8 @@
-// Blend on CPUs. Forward: instances are shared out among threads. Backward: the bases' gradient is shared out in bands
-// of rows of one image, each of which gathers from all instances of the image in their order, so that it does not depend
-// on the number of threads; the attentions' gradient is shared out by instances.
+// Blend on CPUs: BlendMask's blender and its special cases.
 #include "blend_attention.h"
 #include "blend_instance.h"
+#include "blend_share.h"
 
-#include <torch/csrc/stable/ops.h>
-
-#include <algorithm>
 #include <tuple>
 
 namespace adet_ext {
@@ -125,13 +121,6 @@ ADET_CLONES void run(const BlendArgs<double>& a, BlendTask<double>& t, const int
   run_instances(a, t, order, begin, end);
 }
 
-void check_images(const int64_t* image, int64_t count, int64_t images) {
-  for (int64_t d = 0; d < count; ++d) {
-    STD_TORCH_CHECK(
-        image[d] >= 0 && image[d] < images, "image[", d, "] is ", image[d], "; there are ", images, " images of bases");
-  }
-}
-
 template <typename T>
 BlendArgs<T> make_args(
     const Tensor& bases, const Tensor& attentions, const Tensor& boxes, const Tensor& image, int64_t size, double scale, bool aligned, bool nearest, Weighting weighting) {
@@ -151,14 +140,6 @@ BlendArgs<T> make_args(
   return a;
 }
 
-ScalarType computed_in(const Tensor& t) {
-  return t.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-}
-
-Tensor as(const Tensor& t, ScalarType type) {
-  return t.scalar_type() == type ? t : torch::stable::to(t, type);
-}
-
 template <typename T>
 Tensor forward(const BlendArgs<T>& args, const Tensor& bases, int64_t count) {
   BlendArgs<T> a = args;
@@ -174,77 +155,27 @@ Tensor forward(const BlendArgs<T>& args, const Tensor& bases, int64_t count) {
   return out;
 }
 
-// Rows low to high of an image's gradient, which is laid out as its tensor is.
-template <typename T>
-void write_band(const BlendArgs<T>& a, const BlendTask<T>& t, T* grad, const Tensor& like) {
-  const int64_t sk = like.stride(1), sy = like.stride(2), sx = like.stride(3);
-  for (int64_t y = 0; y < t.rows; ++y) {
-    for (int64_t k = 0; k < a.num; ++k) {
-      const T* from = t.band + (k * t.rows + y) * a.width;
-      T* to = grad + k * sk + (t.low + y) * sy;
-      for (int64_t x = 0; x < a.width; ++x) {
-        to[x * sx] = from[x];
-      }
-    }
-  }
-}
-
 template <typename T>
 void backward(const BlendArgs<T>& args, int64_t count, int64_t images, Tensor* grad_bases, Tensor* grad_attentions) {
   BlendArgs<T> a = args;
-  const int64_t threads = torch::stable::get_num_threads();
-  // With an image or more a thread, one pass serves both gradients.
-  const bool at_once = grad_bases != nullptr && grad_attentions != nullptr && threads <= images;
-  if (grad_attentions != nullptr) {
-    a.grad_attentions = grad_attentions->mutable_data_ptr<T>();
-    if (!at_once) {
-      parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
-        BlendTask<T> task(a, 0, a.height, false, true);
-        run(a, task, nullptr, begin, end);
-      });
-    }
+  const bool to_bases = grad_bases != nullptr && grad_bases->numel() > 0;
+  const bool to_attentions = grad_attentions != nullptr;
+  const bool at_once = to_bases && to_attentions && whole_images(images);
+  a.grad_attentions = to_attentions ? grad_attentions->mutable_data_ptr<T>() : nullptr;
+  if (to_attentions && !at_once) {
+    parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
+      BlendTask<T> task(a, 0, a.height, false, true);
+      run(a, task, nullptr, begin, end);
+    });
   }
-  if (grad_bases == nullptr || grad_bases->numel() == 0) {
-    return;
-  }
-  // Instances by image, in their order.
-  std::vector<int64_t> order(count), start(images + 1, 0);
-  for (int64_t d = 0; d < count; ++d) {
-    ++start[a.image[d] + 1];
-  }
-  for (int64_t n = 0; n < images; ++n) {
-    start[n + 1] += start[n];
-  }
-  std::vector<int64_t> next(start.begin(), start.end() - 1);
-  for (int64_t d = 0; d < count; ++d) {
-    order[next[a.image[d]]++] = d;
-  }
-  const int64_t wished = threads <= images ? 1 : (4 * threads + images - 1) / images;
-  const int64_t bands = std::min(wished, std::max<int64_t>(1, a.height / 4));
-  T* grad = grad_bases->mutable_data_ptr<T>();
-  parallel_for(0, images * bands, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t n = i / bands, band = i % bands;
-      const int64_t low = band * a.height / bands, high = (band + 1) * a.height / bands;
+  if (to_bases) {
+    T* grad = grad_bases->mutable_data_ptr<T>();
+    for_bands(a.image, count, images, a.height, [&](int64_t n, int64_t low, int64_t high, const int64_t* order, int64_t some) {
       BlendTask<T> task(a, low, high - low, true, at_once);
-      run(a, task, order.data(), start[n], start[n + 1]);
-      write_band(a, task, grad + n * grad_bases->stride(0), *grad_bases);
-    }
-  });
-}
-
-void check_blend(const Tensor& bases, const Tensor& attentions, const Tensor& boxes, const Tensor& image, Weighting weighting) {
-  check_dim(boxes, "boxes", 2);
-  check_boxes(bases, boxes, image, boxes.size(0));
-  check_dim(attentions, "attentions", 4);
-  check_like(attentions, "attentions", bases);
-  check_size(attentions, "attentions", 0, weighting == Weighting::one_hot ? 0 : boxes.size(0));
-  check_size(attentions, "attentions", 1, bases.size(1));
-  check_size(attentions, "attentions", 2, attentions.size(3));
-  STD_TORCH_CHECK(attentions.size(3) > 0 && bases.size(1) > 0, "bases and attentions cannot be empty but for instances");
-  STD_TORCH_CHECK(
-      weighting != Weighting::one_hot || bases.size(1) == attentions.size(3) * attentions.size(3),
-      "bases has ", bases.size(1), " planes; assembling takes one a cell of the attentions");
+      run(a, task, order, 0, some);
+      write_band(task.band, low, high - low, grad + n * grad_bases->stride(0), *grad_bases);
+    });
+  }
 }
 
 } // namespace
@@ -278,11 +209,7 @@ std::tuple<Tensor, Tensor> blend_backward_cpu(
     bool /* deterministic: it is always */) {
   const Weighting rule = check_weighting(weighting);
   check_blend(bases, attentions, boxes, image, rule);
-  check_dim(grad, "grad", 3);
-  check_like(grad, "grad", bases);
-  check_size(grad, "grad", 0, boxes.size(0));
-  check_size(grad, "grad", 2, grad.size(1));
-  check_mask_size(grad.size(1));
+  check_mask_grad(grad, bases, boxes, 0);
   const ScalarType type = computed_in(bases);
   const Tensor g = torch::stable::contiguous(as(grad, type));
   const Tensor b = as(bases, type), a = torch::stable::contiguous(as(attentions, type));

@@ -99,4 +99,60 @@ struct NoAttention {
   ADET_INLINE void end() const {}
 };
 
+// U_k^T diag(sigma_k) V_k, a row at a time.
+template <typename T>
+struct FactoredAttention {
+  const T *sigma, *u, *v; // (K, r); (K, r, R) both
+  int64_t num, rank, size, line;
+  T *along_x, *along_y; // (K, r, R): see blend.cpp; null where no gradient is wanted
+
+  ADET_INLINE void begin() const {
+    if (along_x != nullptr) {
+      for (int64_t i = 0; i < num * rank * size; ++i) {
+        along_x[i] = along_y[i] = T(0);
+      }
+    }
+  }
+
+  ADET_INLINE void row(int64_t at, T* to) const {
+    for (int64_t k = 0; k < num; ++k) {
+      T* line_k = to + k * line;
+      for (int64_t r = 0; r < rank; ++r) {
+        const T weight = sigma[k * rank + r] * u[(k * rank + r) * size + at];
+        const T* from = v + (k * rank + r) * size;
+        if (r == 0) {
+#pragma omp simd
+          for (int64_t i = 0; i < size; ++i) {
+            line_k[i] = weight * from[i];
+          }
+        } else {
+#pragma omp simd
+          for (int64_t i = 0; i < size; ++i) {
+            line_k[i] += weight * from[i];
+          }
+        }
+      }
+    }
+  }
+
+  ADET_INLINE void add(int64_t at, const T* grad) const {
+    for (int64_t k = 0; k < num; ++k) {
+      const T* line_k = grad + k * line;
+      for (int64_t r = 0; r < rank; ++r) {
+        const int64_t start = (k * rank + r) * size;
+        const T weight = sigma[k * rank + r] * u[start + at];
+        T sum = T(0);
+#pragma omp simd reduction(+ : sum)
+        for (int64_t i = 0; i < size; ++i) {
+          sum += line_k[i] * v[start + i];
+          along_y[start + i] += weight * line_k[i];
+        }
+        along_x[start + at] = sum;
+      }
+    }
+  }
+
+  ADET_INLINE void end() const {}
+};
+
 } // namespace adet_ext

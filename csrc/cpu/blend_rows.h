@@ -44,7 +44,6 @@ struct Planes {
   ADET_INLINE int64_t lane(int64_t) const {
     return 0;
   }
-  static constexpr bool learns = false; // no parameters of its own
 };
 
 // The assembler's: one line, whose part j of lane i comes from basis i * side + j.
@@ -78,7 +77,6 @@ struct Parts {
   ADET_INLINE int64_t lane(int64_t y) const {
     return part[y];
   }
-  static constexpr bool learns = false;
 };
 
 // The last two rows that were loaded: neighbouring rows of a mask mostly read the same rows of the bases.
