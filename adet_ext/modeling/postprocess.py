@@ -16,7 +16,7 @@ _BY_BOX = "masks_by_box"
 
 
 def detector_postprocess(results: Instances, output_height: int, output_width: int) -> Instances:
-    """The engine's ``detector_postprocess``, with ``pred_masks`` (D, 1, M, M) pasted by our operator, where it is compiled.
+    """The engine's ``detector_postprocess``; our operator, where compiled, pastes ``pred_masks`` (D, 1, M, M).
 
     The engine scales and clips the boxes and drops the empty ones; the masks go through that under another name.
     """
