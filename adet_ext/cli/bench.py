@@ -14,8 +14,8 @@ from tqdm import tqdm
 from ..benchmark.paired import Partner, ratios, run_rounds, spread
 from ..d2 import ENGINE
 from ..errors import UserError
+from ..machine import processor_name
 from . import bench_ops
-from .env import processor_name
 
 __all__ = ["build_parser", "main"]
 

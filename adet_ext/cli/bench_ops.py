@@ -16,7 +16,7 @@ from ..benchmark.ops.table import render
 from ..errors import UserError
 from ..files import make_folder
 from ..layers.extension import status
-from .env import processor_name
+from ..machine import processor_name
 
 __all__ = ["add_parser", "run"]
 
