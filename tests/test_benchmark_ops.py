@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from adet_ext.benchmark.ops import Case, Contest, all_cases, runner
-from adet_ext.benchmark.ops.memory import cpu_peaks
+from adet_ext.benchmark.ops.peaks import cpu_peaks
 from adet_ext.benchmark.ops.runner import Row, agreement, copy_bandwidth, run_case
 from adet_ext.benchmark.ops.table import render
 from adet_ext.cli import bench, bench_ops

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from ..benchmark.ops import all_cases
 from ..benchmark.ops.case import Case
-from ..benchmark.ops.memory import cpu_peaks
+from ..benchmark.ops.peaks import cpu_peaks
 from ..benchmark.ops.runner import copy_bandwidth, run_case
 from ..benchmark.ops.table import render
 from ..errors import UserError

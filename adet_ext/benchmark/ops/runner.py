@@ -8,7 +8,7 @@ import torch
 
 from ..paired import ratios, spread
 from .case import Case, Contest
-from .memory import cuda_peaks
+from .peaks import cuda_peaks
 
 __all__ = ["Row", "agreement", "copy_bandwidth", "run_case"]
 
