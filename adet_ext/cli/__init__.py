@@ -21,6 +21,7 @@ VERBS = {
     "data": "list, check and draw data sets",
     "bench": "time models against one another in paired rounds",
     "analyze": "parameters, multiply-adds and activations, per module",
+    "convert": "a SmalMask's checkpoint into a SmalMask2's, or the reverse",
     "env": "versions, the engine that is on and why, native operators",
 }
 

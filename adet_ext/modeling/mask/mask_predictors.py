@@ -1,6 +1,7 @@
 """The last layer of SmalMask: from the features of a location to its mask (thesis 3.3.1, Figure 3.3).
 
-N images, C channels, H_l x W_l the map of level l, D places that masks are wanted at, k x k the kernel, M the mask's side.
+N images, C channels, H_l x W_l the map of level l, D places that masks are wanted at, k x k the kernel, M the side of a
+mask.
 
 Each predictor has two forms that give the same numbers: ``forward`` at chosen places, which models use, and ``dense``
 at every location of a level, which is the definition (equation 3.1).

@@ -67,7 +67,7 @@ class SmalMask(OneStageDetector):
     ):
         """
         Args:
-            mask_tower: the separate form's own tower on the pyramid; None for the shared form, which reads the box tower.
+            mask_tower: the separate form's own tower on the pyramid; None for the shared form, on the box tower.
             predictor: "Conv", "DefConv", "RoIConv" or "RoIPred".
             in_channels: of what the predictor reads.
             kernel, mask_size: k and M.
@@ -99,12 +99,13 @@ class SmalMask(OneStageDetector):
             raise ValueError(f"MODEL.SMALMASK.PREDICTOR is {predictor!r}; it can be {', '.join(PREDICTORS)}")
         if len(mask_features) != len(levels):
             raise ValueError(
-                f"MODEL.SMALMASK.LEVELS is {list(mask_features)}; it takes one for each of MODEL.FCOS.IN_FEATURES {levels}"
+                f"MODEL.SMALMASK.LEVELS is {list(mask_features)}; it takes one for each of "
+                f"MODEL.FCOS.IN_FEATURES {levels}"
             )
         if not PREDICTORS[predictor].guided and list(mask_features) != levels:
             raise ValueError(
-                f"MODEL.SMALMASK.LEVELS is {list(mask_features)}, but {predictor} predicts at a cell of the location's own "
-                "level; sampling other levels takes RoIPred or RoIConv"
+                f"MODEL.SMALMASK.LEVELS is {list(mask_features)}, but {predictor} predicts at a cell of the location's "
+                "own level; sampling other levels takes RoIPred or RoIConv"
             )
         missing = [name for name in mask_features if mask_tower is None and name not in levels]
         if missing:

@@ -46,8 +46,8 @@ class TeacherForcing:
             return self.probability(0)
         if not has_event_storage():
             raise ValueError(
-                f"teacher forcing {self.schedule!r} depends on the iteration; train inside 'with EventStorage(start):', "
-                "or set MODEL.SMALMASK.TEACHER_FORCING to w/ or w/o"
+                f"teacher forcing {self.schedule!r} depends on the iteration; train inside "
+                "'with EventStorage(start):', or set MODEL.SMALMASK.TEACHER_FORCING to w/ or w/o"
             )
         return self.probability(get_event_storage().iter)
 
