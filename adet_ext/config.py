@@ -161,6 +161,7 @@ def _add_smalmask(cfg: CN) -> None:
 def _add_backbones(cfg: CN) -> None:
     cfg.MODEL.MOBILENET = False
     cfg.MODEL.BACKBONE.ANTI_ALIAS = False
+    _add_blur(cfg)
     # In stages with deformable convolutions, every how many blocks there is one.
     cfg.MODEL.RESNETS.DEFORM_INTERVAL = 1
 
@@ -175,6 +176,21 @@ def _add_backbones(cfg: CN) -> None:
     dla.CONV_BODY = "DLA34"
     dla.OUT_FEATURES = ["stage2", "stage3", "stage4", "stage5"]
     dla.NORM = "FrozenBN"
+
+
+def _add_blur(cfg: CN) -> None:
+    """BlurConv, for the backbones with "blur_resnet" in their names (thesis 3.3.2, equation 3.4)."""
+    blur = cfg.MODEL.RESNETS.BLUR = CN()
+    # M, the side of the binomial filter, 1 to 7; 1 does not blur.
+    blur.TAPS = 3
+    # What the blur sees beyond the border: "reflect", "replicate" or "zeros".
+    blur.PADDING = "reflect"
+    # What is blurred: the stem's 7x7 convolution, the strided convolutions on the residual branches, the 1x1 ones
+    # beside them, and, beyond equation 3.4, the stem's max pool (Zhang's MaxBlurPool).
+    blur.STEM = True
+    blur.STAGES = True
+    blur.SHORTCUT = True
+    blur.MAX_POOL = False
 
 
 def get_cfg() -> CN:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from adet_ext.d2.layers import ShapeSpec
 from adet_ext.d2.modeling import BACKBONE_REGISTRY, FPN, Backbone, build_resnet_backbone
 
+from .blur_resnet import build_blur_resnet_backbone
 from .mobilenet import build_mnv2_backbone
 from .pyramid_and_body import PyramidAndBody
 from .resnet_interval import build_resnet_interval_backbone
@@ -125,8 +126,9 @@ def build_fcos_resnet_fpn_backbone(cfg, input_shape: ShapeSpec) -> FPN:
     """
     if cfg.MODEL.BACKBONE.ANTI_ALIAS:
         raise ValueError(
-            "MODEL.BACKBONE.ANTI_ALIAS is True, but anti-aliased ResNets are not part of this version; "
-            "they come with SmalMask. Set it to False."
+            "MODEL.BACKBONE.ANTI_ALIAS is True, but AdelaiDet's anti-aliased ResNet has parameters of its own and is "
+            "not built here. SmalMask's, with the plain ResNet's parameters, is MODEL.BACKBONE.NAME "
+            "build_fcos_blur_resnet_fpn_backbone. Set ANTI_ALIAS to False."
         )
     if cfg.MODEL.RESNETS.DEFORM_INTERVAL > 1:
         bottom_up = build_resnet_interval_backbone(cfg, input_shape)
@@ -135,3 +137,9 @@ def build_fcos_resnet_fpn_backbone(cfg, input_shape: ShapeSpec) -> FPN:
     else:
         bottom_up = build_resnet_backbone(cfg, input_shape)
     return build_fcos_fpn(cfg, bottom_up)
+
+
+@BACKBONE_REGISTRY.register()
+def build_fcos_blur_resnet_fpn_backbone(cfg, input_shape: ShapeSpec) -> FPN:
+    """FPN over a ResNet whose strided convolutions are BlurConv, as ``MODEL.RESNETS.BLUR`` says (thesis 3.3.2)."""
+    return build_fcos_fpn(cfg, build_blur_resnet_backbone(cfg, input_shape))

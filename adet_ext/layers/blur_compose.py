@@ -1,0 +1,150 @@
+"""``BlurConv_{K,s}(X) = Blur_{M,s}(Conv_{K,1}(X))`` (thesis 3.3.2, equation 3.4), at the price of a strided convolution.
+
+N images, C input and O output channels, K kernel side, M taps of the blur, s stride, H' x W' size of the convolution at
+stride 1.
+
+Taken literally, the convolution runs at stride 1 and costs s^2 times the strided one it replaces. But both maps are
+linear and do the same everywhere, so away from the border they commute and compose. Three ways to the same numbers:
+
+- "plain": the equation as printed.
+- "commuted": blur at stride 1, then convolve at stride s, which costs what the replaced convolution did, and a pass
+  over the input. A 1x1 convolution reads no neighbours: all of the strided blur can come first, border included.
+- "folded": one convolution of side K + M - 1 at stride s, whose kernel is the blurred kernel. One node of a graph, for
+  runtimes that have no blur; (K + M - 1)^2 / (s K)^2 of the work of "plain".
+
+At the border the zeros around the convolution's input meet the blur's padding, and order matters: the outermost rows
+and columns are computed as printed in any case.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .blur_pool import binomial_filter, blur, check_blur
+
+__all__ = ["METHODS", "blur_conv2d", "fold_kernel"]
+
+METHODS = ("auto", "plain", "commuted", "folded")
+
+
+def blur_conv2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    stride: int = 2,
+    taps: int = 3,
+    blur_padding: str = "reflect",
+    padding: Sequence[int] = (0, 0),
+    dilation: Sequence[int] = (1, 1),
+    groups: int = 1,
+    method: str = "auto",
+    kernel: Tensor | None = None,
+) -> Tensor:
+    """Convolve at stride 1, blur, keep every s-th position: equation 3.4.
+
+    Args:
+        x: (N, C, H, W).
+        weight: (O, C / groups, K_h, K_w).
+        bias: (O,), of the convolution.
+        stride, taps, blur_padding: as ``stride``, ``taps`` and ``padding`` of :func:`~.blur_pool.blur_pool2d`.
+        padding, dilation, groups: of the convolution.
+        method: "plain", "commuted", "folded"; "auto" takes the one with the least work. The results differ by rounding.
+        kernel: ``fold_kernel(weight, taps)`` for "folded", where the caller keeps it.
+
+    Returns:
+        (N, O, ceil(H' / s), ceil(W' / s)). Differentiable once.
+
+    Raises:
+        ValueError, TypeError: arguments that describe no blur or no such method; "folded" with a dilation.
+    """
+    check_blur(taps, stride, blur_padding)
+    if method not in METHODS:
+        raise ValueError(f"method is {method!r}; it takes {', '.join(METHODS)}")
+    if method == "folded" and tuple(dilation) != (1, 1):
+        raise ValueError(f"dilation is {tuple(dilation)}; method 'folded' takes (1, 1)")
+    if bias is not None and blur_padding == "zeros":  # zeros blurred into the bias at the border: not a constant
+        method = "plain"
+    sides = tuple(weight.shape[2:])
+    if method in ("auto", "commuted") and sides == (1, 1) and tuple(padding) == (0, 0):
+        return F.conv2d(blur(x, taps, stride, blur_padding), weight, bias, groups=groups)
+    if method == "auto":
+        method = "plain" if stride == 1 else "commuted"
+    frame = [_Side(*numbers, taps, stride) for numbers in zip(x.shape[2:], sides, padding, dilation)]
+    if method == "plain" or x.numel() == 0 or any(side.start >= side.end for side in frame):
+        return blur(F.conv2d(x, weight, bias, 1, padding, dilation, groups), taps, stride, blur_padding)
+    if method == "commuted":
+        # The blur of the zeros around the map is wanted too, as far as the convolution's padding reaches.
+        smooth = blur(x, taps, 1, "zeros", tuple(padding))
+        out = F.conv2d(smooth, weight, bias, stride, 0, dilation, groups)
+    else:
+        kernel = fold_kernel(weight, taps) if kernel is None else kernel
+        if taps % 2 == 0:  # the blur reaches further on one side; a zero row and column make the padding even
+            kernel = F.pad(kernel, (1, 0, 1, 0))
+        out = F.conv2d(x, kernel, bias, stride, [p + taps // 2 for p in padding], 1, groups)
+
+    def printed(part: Tensor, sides: tuple[int, int, int, int]) -> Tensor:
+        conv = F.conv2d(F.pad(part, sides), weight, bias, 1, 0, dilation, groups)
+        return blur(conv, taps, stride, blur_padding)
+
+    rows, columns = frame
+    for part in rows.ends():
+        strip = printed(x[:, :, part.read], (columns.padding, columns.padding, *part.pad))
+        out[:, :, part.write] = strip[:, :, part.keep]
+    for part in columns.ends():
+        strip = printed(x[:, :, :, part.read], (*part.pad, rows.padding, rows.padding))
+        out[:, :, :, part.write] = strip[:, :, :, part.keep]
+    return out
+
+
+def fold_kernel(weight: Tensor, taps: int) -> Tensor:
+    """The kernel of Blur_{M,s} after Conv_{K,1}: (O, C, K, K) -> (O, C, K + M - 1, K + M - 1)."""
+    line = torch.tensor(binomial_filter(taps), dtype=weight.dtype, device=weight.device)
+    o, c, height, width = weight.shape
+    filters = weight.reshape(o * c, 1, height, width)
+    spread = F.conv2d(filters, (line[:, None] * line)[None, None], padding=taps - 1)
+    return spread.reshape(o, c, *spread.shape[2:])
+
+
+class _Part:
+    """An end of a side: outputs ``write``, which are ``keep`` of what the input ``read``, padded by ``pad``, gives."""
+
+    def __init__(self, side: "_Side", write: slice, first: int, last: int):
+        """``first`` to ``last`` - 1 are the rows of the convolution that the outputs are made of."""
+        start = first - side.padding
+        end = last - side.padding + side.reach
+        self.read = slice(max(start, 0), min(end, side.size))
+        self.pad = (max(-start, 0), max(end - side.size, 0))
+        self.write = write
+        moved = first // side.stride
+        self.keep = slice(write.start - moved, write.stop - moved)
+
+
+class _Side:
+    """One direction: which outputs, ``start`` to ``end`` - 1, no border touches, and what the others are made of."""
+
+    def __init__(self, size: int, kernel: int, padding: int, dilation: int, taps: int, stride: int):
+        self.size, self.padding, self.stride = size, padding, stride
+        self.reach = dilation * (kernel - 1)  # a row of the convolution reads so many more rows
+        self.conv = size + 2 * padding - self.reach
+        self.out = -(-self.conv // stride)
+        self.before, self.after = (taps - 1) // 2, taps // 2
+        self.start = -(-self.before // stride)
+        self.end = min((self.conv - 1 - self.after) // stride + 1, self.out)
+
+    def ends(self) -> list[_Part]:
+        """The outputs before ``start`` and from ``end`` on, where there are any.
+
+        Each part is cut where the blur of the cut has the border's outputs right; the cut's own border spoils others.
+        """
+        parts = []
+        if self.start > 0:
+            last = max((self.start - 1) * self.stride + self.after, self.before) + 1
+            parts.append(_Part(self, slice(0, self.start), 0, min(last, self.conv)))
+        if self.end < self.out:
+            first = min(self.end * self.stride - self.before, self.conv - 1 - self.after)
+            first = max(first, 0) // self.stride * self.stride  # an output begins there
+            parts.append(_Part(self, slice(self.end, self.out), first, self.conv))
+        return parts
