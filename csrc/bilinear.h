@@ -51,6 +51,21 @@ neighbours(acc p, int64_t size, Border border, int64_t& i0, int64_t& i1, acc& w0
   i1 = i + 1 < size ? i + 1 : size - 1;
 }
 
+// How the two weights of neighbours() change with p. Zero where p is held at a border.
+template <typename acc>
+ADET_HOST_DEVICE void slopes(acc p, int64_t size, Border border, acc& s0, acc& s1) {
+  s0 = s1 = acc(0);
+  if (border == Border::clamp) {
+    if (p >= acc(0) && p < acc(size - 1)) {
+      s0 = acc(-1);
+      s1 = acc(1);
+    }
+  } else if (p > acc(-1) && p < acc(size)) {
+    s0 = p >= acc(0) ? acc(-1) : acc(0);
+    s1 = p < acc(size - 1) ? acc(1) : acc(0);
+  }
+}
+
 template <typename acc>
 ADET_HOST_DEVICE Corners<acc> corners(acc y, acc x, int64_t height, int64_t width, Border border) {
   Corners<acc> c;

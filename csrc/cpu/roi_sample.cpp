@@ -1,0 +1,391 @@
+// roi_sample on the CPU. Two memory formats, two loops:
+// channels innermost: a point reads four rows of C values, one vector after the other;
+// planes (N, C, H, W): the points' places and weights are worked out once a box, then used for all C planes.
+#include "../roi_sample.h"
+#include "cpu.h"
+
+#include <algorithm>
+
+namespace adet_ext {
+namespace {
+
+using torch::headeronly::BFloat16;
+using torch::headeronly::Half;
+
+// Compilers vectorise conversions of their own half type, not those of PyTorch's.
+#if defined(__FLT16_MANT_DIG__)
+using half_t = _Float16;
+#else
+using half_t = Half;
+#endif
+
+// A task hands about this many values to a thread.
+constexpr int64_t kGrain = 1 << 14;
+// Channels a thread has to itself in the backward pass are a multiple of a cache line's.
+constexpr int64_t kChannelBlock = 16;
+
+template <typename acc>
+struct Neighbours {
+  int64_t i0, i1;
+  acc w0, w1, s0, s1;
+};
+
+// The neighbours of part i of a side of box d, among the size cells of a map.
+template <typename acc>
+ADET_INLINE Neighbours<acc>
+side(const acc* low_high, int64_t i, int64_t parts, acc scale, int64_t size, Border border) {
+  const acc p = part_centre(low_high[0], low_high[2], i, parts, scale);
+  Neighbours<acc> n;
+  neighbours(p, size, border, n.i0, n.i1, n.w0, n.w1);
+  slopes(p, size, border, n.s0, n.s1);
+  return n;
+}
+
+// Points as four arrays of places and four of weights, each of `points` entries.
+template <typename acc>
+ADET_INLINE void tabulate(
+    const Boxes<acc>& boxes, int64_t d, int64_t height, int64_t width, int64_t stride_y, int64_t stride_x, acc scale,
+    int32_t* at, acc* weight) {
+  const int64_t points = boxes.kh * boxes.kw;
+  const acc* box = boxes.corners + 4 * d;
+  for (int64_t j = 0; j < boxes.kh; ++j) {
+    const Neighbours<acc> y = side(box + 1, j, boxes.kh, scale, height, boxes.border);
+    for (int64_t i = 0; i < boxes.kw; ++i) {
+      const Neighbours<acc> x = side(box, i, boxes.kw, scale, width, boxes.border);
+      const int64_t p = j * boxes.kw + i;
+      at[p] = static_cast<int32_t>(y.i0 * stride_y + x.i0 * stride_x);
+      at[p + points] = static_cast<int32_t>(y.i0 * stride_y + x.i1 * stride_x);
+      at[p + 2 * points] = static_cast<int32_t>(y.i1 * stride_y + x.i0 * stride_x);
+      at[p + 3 * points] = static_cast<int32_t>(y.i1 * stride_y + x.i1 * stride_x);
+      weight[p] = y.w0 * x.w0;
+      weight[p + points] = y.w0 * x.w1;
+      weight[p + 2 * points] = y.w1 * x.w0;
+      weight[p + 3 * points] = y.w1 * x.w1;
+    }
+  }
+}
+
+// Rows of points, of kw each, numbered over all boxes from begin to end; out is (D, kh, kw, C).
+template <typename T, typename acc>
+ADET_INLINE void forward_rows(
+    const Levels<const T, acc>& levels, const Boxes<acc>& boxes, int64_t channels, T* out, int64_t begin, int64_t end) {
+  for (int64_t row = begin; row < end; ++row) {
+    const int64_t d = row / boxes.kh;
+    const auto& x = levels.at[boxes.level[d]];
+    T* to = out + row * boxes.kw * channels;
+    const T* image = x.data + boxes.image[d] * x.stride_n;
+    const acc* box = boxes.corners + 4 * d;
+    const Neighbours<acc> v = side(box + 1, row % boxes.kh, boxes.kh, x.scale, x.height, boxes.border);
+    const T* upper = image + v.i0 * x.stride_y;
+    const T* lower = image + v.i1 * x.stride_y;
+    for (int64_t i = 0; i < boxes.kw; ++i, to += channels) {
+      const Neighbours<acc> u = side(box, i, boxes.kw, x.scale, x.width, boxes.border);
+      const T *p00 = upper + u.i0 * x.stride_x, *p01 = upper + u.i1 * x.stride_x;
+      const T *p10 = lower + u.i0 * x.stride_x, *p11 = lower + u.i1 * x.stride_x;
+      const acc w00 = v.w0 * u.w0, w01 = v.w0 * u.w1, w10 = v.w1 * u.w0, w11 = v.w1 * u.w1;
+      if (x.stride_c == 1) {
+#pragma omp simd
+        for (int64_t c = 0; c < channels; ++c) {
+          to[c] = static_cast<T>(
+              w00 * static_cast<acc>(p00[c]) + w01 * static_cast<acc>(p01[c]) + w10 * static_cast<acc>(p10[c]) +
+              w11 * static_cast<acc>(p11[c]));
+        }
+      } else {
+        for (int64_t c = 0; c < channels; ++c) {
+          const int64_t k = c * x.stride_c;
+          to[c] = static_cast<T>(
+              w00 * static_cast<acc>(p00[k]) + w01 * static_cast<acc>(p01[k]) + w10 * static_cast<acc>(p10[k]) +
+              w11 * static_cast<acc>(p11[k]));
+        }
+      }
+    }
+  }
+}
+
+// Boxes from begin to end; out is (D, C, kh, kw). at and weight: room for four numbers a point.
+template <typename T, typename acc>
+ADET_INLINE void forward_planes(
+    const Levels<const T, acc>& levels, const Boxes<acc>& boxes, int64_t channels, T* out, int32_t* at, acc* weight,
+    int64_t begin, int64_t end) {
+  const int64_t points = boxes.kh * boxes.kw;
+  const int32_t *a00 = at, *a01 = at + points, *a10 = at + 2 * points, *a11 = at + 3 * points;
+  const acc *w00 = weight, *w01 = weight + points, *w10 = weight + 2 * points, *w11 = weight + 3 * points;
+  for (int64_t d = begin; d < end; ++d) {
+    const auto& x = levels.at[boxes.level[d]];
+    T* to = out + d * channels * points;
+    tabulate(boxes, d, x.height, x.width, x.stride_y, x.stride_x, x.scale, at, weight);
+    const T* plane = x.data + boxes.image[d] * x.stride_n;
+    for (int64_t c = 0; c < channels; ++c, plane += x.stride_c, to += points) {
+#pragma omp simd
+      for (int64_t p = 0; p < points; ++p) {
+        to[p] = static_cast<T>(
+            w00[p] * static_cast<acc>(plane[a00[p]]) + w01[p] * static_cast<acc>(plane[a01[p]]) +
+            w10[p] * static_cast<acc>(plane[a10[p]]) + w11[p] * static_cast<acc>(plane[a11[p]]));
+      }
+    }
+  }
+}
+
+// All boxes, channels from begin to end: no two threads write to one place, and the order of sums is always the same.
+// grad is (D, kh, kw, C).
+template <typename T, typename acc>
+ADET_INLINE void backward_rows(
+    const T* grad, const Levels<acc, acc>& levels, const Boxes<acc>& boxes, int64_t channels, int64_t begin,
+    int64_t end) {
+  for (int64_t row = 0; row < boxes.count * boxes.kh; ++row) {
+    const int64_t d = row / boxes.kh;
+    const auto& x = levels.at[boxes.level[d]];
+    acc* image = x.data + boxes.image[d] * x.stride_n;
+    const acc* box = boxes.corners + 4 * d;
+    const Neighbours<acc> v = side(box + 1, row % boxes.kh, boxes.kh, x.scale, x.height, boxes.border);
+    for (int64_t i = 0; i < boxes.kw; ++i) {
+      const Neighbours<acc> u = side(box, i, boxes.kw, x.scale, x.width, boxes.border);
+      const T* from = grad + (row * boxes.kw + i) * channels;
+      // One neighbour after the other: at a border two of them are the same cell.
+      for (int corner = 0; corner < 4; ++corner) {
+        const acc w = (corner < 2 ? v.w0 : v.w1) * (corner % 2 == 0 ? u.w0 : u.w1);
+        acc* to = image + (corner < 2 ? v.i0 : v.i1) * x.stride_y + (corner % 2 == 0 ? u.i0 : u.i1) * x.stride_x;
+        if (w == acc(0)) {
+          continue;
+        }
+#pragma omp simd
+        for (int64_t c = begin; c < end; ++c) {
+          to[c] += w * static_cast<acc>(from[c]);
+        }
+      }
+    }
+  }
+}
+
+// The same for planes; grad is (D, C, kh, kw).
+template <typename T, typename acc>
+ADET_INLINE void backward_planes(
+    const T* grad, const Levels<acc, acc>& levels, const Boxes<acc>& boxes, int64_t channels, int32_t* at, acc* weight,
+    int64_t begin, int64_t end) {
+  const int64_t points = boxes.kh * boxes.kw;
+  for (int64_t d = 0; d < boxes.count; ++d) {
+    const auto& x = levels.at[boxes.level[d]];
+    tabulate(boxes, d, x.height, x.width, x.stride_y, x.stride_x, x.scale, at, weight);
+    for (int64_t c = begin; c < end; ++c) {
+      const T* from = grad + (d * channels + c) * points;
+      acc* plane = x.data + boxes.image[d] * x.stride_n + c * x.stride_c;
+      for (int64_t p = 0; p < points; ++p) {
+        const acc g = static_cast<acc>(from[p]);
+        plane[at[p]] += weight[p] * g;
+        plane[at[p + points]] += weight[p + points] * g;
+        plane[at[p + 2 * points]] += weight[p + 2 * points] * g;
+        plane[at[p + 3 * points]] += weight[p + 3 * points] * g;
+      }
+    }
+  }
+}
+
+// Boxes from begin to end; grad is (D, kh, kw, C), out (D, 4).
+template <typename T, typename acc>
+ADET_INLINE void backward_boxes(
+    const T* grad, const Levels<const T, acc>& levels, const Boxes<acc>& boxes, int64_t channels, acc* out,
+    int64_t begin, int64_t end) {
+  for (int64_t d = begin; d < end; ++d) {
+    const auto& x = levels.at[boxes.level[d]];
+    acc* to = out + 4 * d;
+    to[0] = to[1] = to[2] = to[3] = acc(0);
+    const T* image = x.data + boxes.image[d] * x.stride_n;
+    const acc* box = boxes.corners + 4 * d;
+    for (int64_t j = 0; j < boxes.kh; ++j) {
+      const Neighbours<acc> v = side(box + 1, j, boxes.kh, x.scale, x.height, boxes.border);
+      for (int64_t i = 0; i < boxes.kw; ++i) {
+        const Neighbours<acc> u = side(box, i, boxes.kw, x.scale, x.width, boxes.border);
+        const T* from = grad + ((d * boxes.kh + j) * boxes.kw + i) * channels;
+        const T *p00 = image + v.i0 * x.stride_y + u.i0 * x.stride_x;
+        const T *p01 = image + v.i0 * x.stride_y + u.i1 * x.stride_x;
+        const T *p10 = image + v.i1 * x.stride_y + u.i0 * x.stride_x;
+        const T *p11 = image + v.i1 * x.stride_y + u.i1 * x.stride_x;
+        acc s00 = 0, s01 = 0, s10 = 0, s11 = 0;
+        if (x.stride_c == 1) {
+#pragma omp simd reduction(+ : s00, s01, s10, s11)
+          for (int64_t c = 0; c < channels; ++c) {
+            const acc g = static_cast<acc>(from[c]);
+            s00 += g * static_cast<acc>(p00[c]);
+            s01 += g * static_cast<acc>(p01[c]);
+            s10 += g * static_cast<acc>(p10[c]);
+            s11 += g * static_cast<acc>(p11[c]);
+          }
+        } else {
+          for (int64_t c = 0; c < channels; ++c) {
+            const acc g = static_cast<acc>(from[c]);
+            const int64_t k = c * x.stride_c;
+            s00 += g * static_cast<acc>(p00[k]);
+            s01 += g * static_cast<acc>(p01[k]);
+            s10 += g * static_cast<acc>(p10[k]);
+            s11 += g * static_cast<acc>(p11[k]);
+          }
+        }
+        const acc by_x = (v.w0 * (u.s0 * s00 + u.s1 * s01) + v.w1 * (u.s0 * s10 + u.s1 * s11)) * x.scale;
+        const acc by_y = (u.w0 * (v.s0 * s00 + v.s1 * s10) + u.w1 * (v.s0 * s01 + v.s1 * s11)) * x.scale;
+        const acc part_x = (acc(i) + acc(0.5)) / acc(boxes.kw), part_y = (acc(j) + acc(0.5)) / acc(boxes.kh);
+        to[0] += by_x * (acc(1) - part_x);
+        to[1] += by_y * (acc(1) - part_y);
+        to[2] += by_x * part_x;
+        to[3] += by_y * part_y;
+      }
+    }
+  }
+}
+
+// One plain function a type and loop, so that each is compiled for several instruction sets.
+#define ADET_ROI_SAMPLE_KERNELS(T, acc)                                                                               \
+  ADET_CLONES void run_forward_rows(                                                                                  \
+      const Levels<const T, acc>& levels, const Boxes<acc>& boxes, int64_t channels, T* out, int64_t begin,           \
+      int64_t end) {                                                                                                  \
+    forward_rows<T, acc>(levels, boxes, channels, out, begin, end);                                                   \
+  }                                                                                                                   \
+  ADET_CLONES void run_forward_planes(                                                                                \
+      const Levels<const T, acc>& levels, const Boxes<acc>& boxes, int64_t channels, T* out, int32_t* at,             \
+      acc* weight, int64_t begin, int64_t end) {                                                                      \
+    forward_planes<T, acc>(levels, boxes, channels, out, at, weight, begin, end);                                     \
+  }                                                                                                                   \
+  ADET_CLONES void run_backward_rows(                                                                                 \
+      const T* grad, const Levels<acc, acc>& levels, const Boxes<acc>& boxes, int64_t channels, int64_t begin,        \
+      int64_t end) {                                                                                                  \
+    backward_rows<T, acc>(grad, levels, boxes, channels, begin, end);                                                 \
+  }                                                                                                                   \
+  ADET_CLONES void run_backward_planes(                                                                               \
+      const T* grad, const Levels<acc, acc>& levels, const Boxes<acc>& boxes, int64_t channels, int32_t* at,          \
+      acc* weight, int64_t begin, int64_t end) {                                                                      \
+    backward_planes<T, acc>(grad, levels, boxes, channels, at, weight, begin, end);                                   \
+  }                                                                                                                   \
+  ADET_CLONES void run_backward_boxes(                                                                                \
+      const T* grad, const Levels<const T, acc>& levels, const Boxes<acc>& boxes, int64_t channels, acc* out,         \
+      int64_t begin, int64_t end) {                                                                                   \
+    backward_boxes<T, acc>(grad, levels, boxes, channels, out, begin, end);                                           \
+  }
+
+ADET_ROI_SAMPLE_KERNELS(float, float)
+ADET_ROI_SAMPLE_KERNELS(double, double)
+ADET_ROI_SAMPLE_KERNELS(half_t, float)
+ADET_ROI_SAMPLE_KERNELS(BFloat16, float)
+
+template <typename T>
+struct Storage {
+  using type = T;
+};
+template <>
+struct Storage<Half> {
+  using type = half_t;
+};
+
+void check_indices(const Tensor& index, const char* name, int64_t size) {
+  const int64_t* p = static_cast<const int64_t*>(index.const_data_ptr());
+  for (int64_t d = 0; d < index.size(0); ++d) {
+    STD_TORCH_CHECK(p[d] >= 0 && p[d] < size, name, "[", d, "] is ", p[d], "; it takes 0 to ", size - 1);
+  }
+}
+
+Tensor roi_sample(
+    std::vector<Tensor> features, Tensor boxes, Tensor image, Tensor level, std::vector<double> scales, int64_t kh,
+    int64_t kw, int64_t border, bool channels_last) {
+  STD_TORCH_CHECK(!features.empty(), "features is empty; it takes one map per level");
+  STD_TORCH_CHECK(kh > 0 && kw > 0, "size is ", kh, " x ", kw, "; it takes positive numbers");
+  const Tensor& first = features[0];
+  check_boxes(first, boxes, image, level);
+  const Tensor b = torch::stable::contiguous(boxes), n = torch::stable::contiguous(image),
+               l = torch::stable::contiguous(level);
+  check_indices(n, "image", first.size(0));
+  check_indices(l, "level", static_cast<int64_t>(features.size()));
+  const int64_t count = boxes.size(0), channels = first.size(1);
+  Tensor out = new_samples(first, count, channels, kh, kw, channels_last);
+  ADET_DISPATCH(first.scalar_type(), "roi_sample", ([&] {
+                  using T = typename Storage<scalar_t>::type;
+                  using acc = acc_t<scalar_t>;
+                  const auto levels = make_levels<const T, acc>(features, scales);
+                  const auto divided = make_boxes<acc>(b, n, l, kh, kw, border);
+                  T* to = static_cast<T*>(out.mutable_data_ptr());
+                  const int64_t values = std::max<int64_t>(channels * kw, 1);
+                  if (channels_last) {
+                    const int64_t grain = std::max<int64_t>(kGrain / values, 1);
+                    parallel_for(0, count * kh, grain, [&](int64_t begin, int64_t end) {
+                      run_forward_rows(levels, divided, channels, to, begin, end);
+                    });
+                  } else {
+                    const int64_t grain = std::max<int64_t>(kGrain / (values * kh), 1);
+                    parallel_for(0, count, grain, [&](int64_t begin, int64_t end) {
+                      std::vector<int32_t> at(4 * kh * kw);
+                      std::vector<acc> weight(4 * kh * kw);
+                      run_forward_planes(levels, divided, channels, to, at.data(), weight.data(), begin, end);
+                    });
+                  }
+                }));
+  return out;
+}
+
+std::vector<Tensor> roi_sample_backward_features(
+    Tensor grad, Tensor boxes, Tensor image, Tensor level, std::vector<int64_t> sizes, std::vector<double> scales,
+    int64_t border, bool channels_last, bool /* deterministic: it always is */) {
+  check_dim(grad, "grad", 4);
+  check_boxes(grad, boxes, image, level);
+  check_size(grad, "grad", 0, boxes.size(0));
+  const Tensor b = torch::stable::contiguous(boxes), n = torch::stable::contiguous(image),
+               l = torch::stable::contiguous(level), g = dense_grad(grad, channels_last);
+  const int64_t channels = grad.size(1), kh = grad.size(2), kw = grad.size(3);
+  std::vector<Tensor> buffers;
+  ADET_DISPATCH(grad.scalar_type(), "roi_sample_backward_features", ([&] {
+                  using T = typename Storage<scalar_t>::type;
+                  using acc = acc_t<scalar_t>;
+                  const auto levels = make_gradients<acc>(grad, sizes, scales, channels_last, buffers);
+                  check_indices(n, "image", levels.images);
+                  check_indices(l, "level", levels.count);
+                  const auto divided = make_boxes<acc>(b, n, l, kh, kw, border);
+                  const T* from = static_cast<const T*>(g.const_data_ptr());
+                  const int64_t blocks = (channels + kChannelBlock - 1) / kChannelBlock;
+                  parallel_for(0, blocks, 1, [&](int64_t first, int64_t last) {
+                    const int64_t begin = first * kChannelBlock, end = std::min(last * kChannelBlock, channels);
+                    if (channels_last) {
+                      run_backward_rows(from, levels, divided, channels, begin, end);
+                    } else {
+                      std::vector<int32_t> at(4 * kh * kw);
+                      std::vector<acc> weight(4 * kh * kw);
+                      run_backward_planes(from, levels, divided, channels, at.data(), weight.data(), begin, end);
+                    }
+                  });
+                }));
+  return finish_gradients(buffers, grad.scalar_type(), channels_last);
+}
+
+Tensor roi_sample_backward_boxes(
+    Tensor grad, std::vector<Tensor> features, Tensor boxes, Tensor image, Tensor level, std::vector<double> scales,
+    int64_t border) {
+  STD_TORCH_CHECK(!features.empty(), "features is empty; it takes one map per level");
+  check_dim(grad, "grad", 4);
+  check_type(grad, "grad", features[0].scalar_type());
+  check_boxes(grad, boxes, image, level);
+  check_size(grad, "grad", 0, boxes.size(0));
+  check_size(grad, "grad", 1, features[0].size(1));
+  const Tensor b = torch::stable::contiguous(boxes), n = torch::stable::contiguous(image),
+               l = torch::stable::contiguous(level), g = dense_grad(grad, true);
+  check_indices(n, "image", features[0].size(0));
+  check_indices(l, "level", static_cast<int64_t>(features.size()));
+  const int64_t channels = grad.size(1), kh = grad.size(2), kw = grad.size(3);
+  Tensor out = torch::stable::new_empty(b, {boxes.size(0), 4});
+  ADET_DISPATCH(grad.scalar_type(), "roi_sample_backward_boxes", ([&] {
+                  using T = typename Storage<scalar_t>::type;
+                  using acc = acc_t<scalar_t>;
+                  const auto levels = make_levels<const T, acc>(features, scales);
+                  const auto divided = make_boxes<acc>(b, n, l, kh, kw, border);
+                  const T* from = static_cast<const T*>(g.const_data_ptr());
+                  acc* to = static_cast<acc*>(out.mutable_data_ptr());
+                  const int64_t grain = std::max<int64_t>(kGrain / std::max<int64_t>(channels * kh * kw, 1), 1);
+                  parallel_for(0, divided.count, grain, [&](int64_t begin, int64_t end) {
+                    run_backward_boxes(from, levels, divided, channels, to, begin, end);
+                  });
+                }));
+  return out;
+}
+
+} // namespace
+} // namespace adet_ext
+
+STABLE_TORCH_LIBRARY_IMPL(adet_ext, CPU, m) {
+  m.impl("roi_sample", TORCH_BOX(&adet_ext::roi_sample));
+  m.impl("roi_sample_backward_features", TORCH_BOX(&adet_ext::roi_sample_backward_features));
+  m.impl("roi_sample_backward_boxes", TORCH_BOX(&adet_ext::roi_sample_backward_boxes));
+}
