@@ -119,7 +119,7 @@ def test_the_head_is_roi_align_with_one_sample_and_one_fully_connected_layer():
     for i in range(20):
         roi = torch.cat([image[i, None].double(), boxes[i]])[None]
         crop = roi_align(maps[level[i]], roi, 5, 1 / STRIDES[level[i]], 1, aligned=True)
-        torch.testing.assert_close(ours[i].flatten(), head.fc(crop.flatten(1))[0])
+        torch.testing.assert_close(ours[i].flatten(), head.fc(crop.permute(0, 2, 3, 1).flatten(1))[0])
 
 
 def test_even_kernels_are_refused():

@@ -34,7 +34,7 @@ def convert_smalmask(state: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch
 
 
 def head_from_predictor(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """RoIPred's weight (M^2, C, k, k) becomes the fully connected layer's (M^2, C k^2).
+    """RoIPred's weight (M^2, C, k, k) becomes the fully connected layer's (M^2, k^2 C).
 
     Raises:
         ValueError: the predictor sits on a tower of its own, which SmalMask2 does not have.
@@ -45,12 +45,12 @@ def head_from_predictor(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Te
             "MODEL.SMALMASK.TOWER shared can be converted"
         )
     moved = _renamed(state, _PREDICTOR, _HEAD)
-    moved[_HEAD + "weight"] = moved[_HEAD + "weight"].flatten(1)
+    moved[_HEAD + "weight"] = moved[_HEAD + "weight"].permute(0, 2, 3, 1).flatten(1)
     return moved
 
 
 def predictor_from_head(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The fully connected layer's weight (M^2, C k^2) becomes RoIPred's (M^2, C, k, k).
+    """The fully connected layer's weight (M^2, k^2 C) becomes RoIPred's (M^2, C, k, k).
 
     Raises:
         ValueError: the layer's width is not the detector's C times a square.
@@ -61,7 +61,7 @@ def predictor_from_head(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Te
     k = round((weight.shape[1] / channels) ** 0.5) if channels else 0
     if channels * k * k != weight.shape[1]:
         raise ValueError(f"{_HEAD}weight has {weight.shape[1]} inputs, not k x k samples of {channels} channels")
-    moved[_PREDICTOR + "weight"] = weight.unflatten(1, (channels, k, k))
+    moved[_PREDICTOR + "weight"] = weight.unflatten(1, (k, k, channels)).permute(0, 3, 1, 2).contiguous()
     return moved
 
 

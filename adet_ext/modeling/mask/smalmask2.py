@@ -29,7 +29,8 @@ class SmalHead(nn.Module):
     """RoIAlign with one sample a bin, and one fully connected layer (Figure 3.4).
 
     It computes what :class:`RoIPredictor` computes, from the same numbers in its parameters: ``fc.weight`` is that
-    layer's weight, (M^2, C, k, k), flattened to (M^2, C k^2).
+    layer's weight, (M^2, C, k, k), as (M^2, k^2 C): sample by sample, the channels of each together, as both lie in
+    memory.
     """
 
     def __init__(self, *, in_channels: int, mask_size: int, kernel: int, strides: Sequence[float]):
@@ -41,7 +42,8 @@ class SmalHead(nn.Module):
         super().__init__()
         if kernel < 1:
             raise ValueError(f"MODEL.SMALMASK.KERNEL is {kernel}; it takes a positive number")
-        self.shape = (mask_size**2, in_channels, kernel, kernel)
+        self.in_channels = in_channels
+        self.kernel = kernel
         self.mask_size = mask_size
         self.strides = list(strides)
         self.fc = nn.Linear(in_channels * kernel**2, mask_size**2)
@@ -52,7 +54,7 @@ class SmalHead(nn.Module):
         self, maps: Sequence[torch.Tensor], boxes: torch.Tensor, image: torch.Tensor, level: torch.Tensor
     ) -> torch.Tensor:
         """Mask logits (D, M, M) of (D, 4) boxes in pixels, each on its image (D,) and level (D,)."""
-        weight = self.fc.weight.view(self.shape)
+        weight = self.fc.weight.unflatten(1, (self.kernel, self.kernel, self.in_channels)).permute(0, 3, 1, 2)
         logits = roi_pred(maps, weight, self.fc.bias, boxes, image, level, strides=self.strides)  # (D, M^2)
         return logits.unflatten(1, (self.mask_size, self.mask_size))
 
