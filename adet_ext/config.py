@@ -22,6 +22,7 @@ def add_adet_config(cfg: CN) -> None:
         return
     _add_fcos(cfg)
     _add_blendmask(cfg)
+    _add_smalmask(cfg)
     _add_backbones(cfg)
     # Random horizontal flips during training; INPUT.RANDOM_FLIP says of which kind.
     cfg.INPUT.HFLIP_TRAIN = True
@@ -130,6 +131,31 @@ def _add_blendmask(cfg: CN) -> None:
     cfg.MODEL.TOP_MODULE = CN()
     cfg.MODEL.TOP_MODULE.NAME = "conv"
     cfg.MODEL.TOP_MODULE.DIM = 16
+
+
+def _add_smalmask(cfg: CN) -> None:
+    smal = cfg.MODEL.SMALMASK = CN()
+    # The last layer: "Conv", "DefConv" (modulated deformable), "RoIConv" or "RoIPred" (both guided by boxes).
+    smal.PREDICTOR = "RoIPred"
+    # k, the side of its kernel, and M, the side of the mask; for the two-stage form's head too.
+    smal.KERNEL = 5
+    smal.MASK_SIZE = 28
+    # "separate": a tower of its own, of NUM_CONVS 3x3 convolutions normalised by NORM; "shared": FCOS' box tower.
+    smal.TOWER = "separate"
+    smal.NUM_CONVS = 4
+    smal.NORM = "GN"
+    # For each level of MODEL.FCOS.IN_FEATURES, the level its masks are predicted from; empty: itself.
+    smal.LEVELS = []
+    # L, which sets MODEL.FCOS.SIZES_OF_INTEREST to L, 2 L, 4 L, ...; 0: they stay as that key says.
+    smal.CANONICAL_LENGTH = 0
+    # Whose boxes guide the predictor in training, and crop its target: "w/" the ground truth's, "w/o" the predicted
+    # ones, "fix" ground truth in the first FIX_ITERS iterations, "random" with probability 1 - i / RANDOM_ITERS.
+    smal.TEACHER_FORCING = "w/"
+    smal.FIX_ITERS = 18000
+    smal.RANDOM_ITERS = 90000
+    smal.LOSS_WEIGHT = 1.0
+    # SmalMask2: canonical lengths of the poolers; all are trained with, the largest alone is used in inference.
+    smal.POOLER_LENGTHS = [64, 128]
 
 
 def _add_backbones(cfg: CN) -> None:

@@ -14,6 +14,7 @@ from adet_ext.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 TOOLS = {"train_net.py": "train", "demo.py": "demo", "analyze.py": "analyze", "benchmark.py": "bench"}
+TOOLS["convert_smalmask.py"] = "convert"
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ VERBS = {
     "bench": "time models against one another in paired rounds",
     "study": "train the rows of an ablation over several seeds and compare",
     "analyze": "parameters, multiply-adds and activations, per module",
+    "convert": "a SmalMask's checkpoint into a SmalMask2's, or the reverse",
     "env": "versions, the engine that is on and why, native operators",
 }
 

@@ -5,6 +5,7 @@ writes as the embedded one does.
 """
 
 from . import ENGINE
+from .embedded.checkpoint_files import read_checkpoint
 
 if ENGINE == "detectron2":
     from detectron2.checkpoint import DetectionCheckpointer as _Detectron2Checkpointer
@@ -17,4 +18,4 @@ if ENGINE == "detectron2":
 else:
     from .embedded.checkpoint import DetectionCheckpointer, PeriodicCheckpointer
 
-__all__ = ["DetectionCheckpointer", "PeriodicCheckpointer"]
+__all__ = ["DetectionCheckpointer", "PeriodicCheckpointer", "read_checkpoint"]

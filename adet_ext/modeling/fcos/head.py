@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from ...d2.layers import get_norm
 from ...layers.deform import ModulatedDeformBlock
 
-__all__ = ["FCOSHead", "HeadOutput"]
+__all__ = ["FCOSHead", "HeadOutput", "Tower", "conv_tower"]
 
 
 class HeadOutput(NamedTuple):
@@ -56,14 +56,36 @@ class Tower(nn.Sequential):
         return x
 
 
-def _norm_layers(norm: str, channels: int, num_levels: int) -> list[nn.Module]:
+def _norm_layers(norm: str, channels: int, num_levels: int, key: str) -> list[nn.Module]:
     if norm in ("", "none"):
         return []
     if norm in ("GN", "NaiveGN"):
         return [nn.GroupNorm(32, channels)]
     if norm in ("BN", "SyncBN", "naiveSyncBN"):
         return [PerLevelNorm(lambda: get_norm(norm, channels), num_levels)]
-    raise ValueError(f"MODEL.FCOS.NORM is {norm!r}; it can be GN, NaiveGN, BN, SyncBN, naiveSyncBN or none")
+    raise ValueError(f"{key} is {norm!r}; it can be GN, NaiveGN, BN, SyncBN, naiveSyncBN or none")
+
+
+def conv_tower(
+    channels: int, num_convs: int, *, norm: str, num_levels: int, deformable: bool = False, key: str = "MODEL.FCOS.NORM"
+) -> Tower:
+    """``num_convs`` times 3x3 convolution, norm, ReLU, of (N, C, H_l, W_l) maps.
+
+    Args:
+        channels: C.
+        norm: "GN", "NaiveGN", "BN", "SyncBN", "naiveSyncBN" (batch norms: one per level) or "none".
+        deformable: the last convolution is a modulated deformable one.
+        key: the config key that ``norm`` comes from, for the error.
+    """
+    layers: list[nn.Module] = []
+    for i in range(num_convs):
+        if deformable and i == num_convs - 1:
+            layers.append(ModulatedDeformBlock(channels, channels))
+        else:
+            layers.append(nn.Conv2d(channels, channels, 3, padding=1))
+        layers += _norm_layers(norm, channels, num_levels, key)
+        layers.append(nn.ReLU(inplace=True))
+    return Tower(*layers)
 
 
 class FCOSHead(nn.Module):
@@ -99,15 +121,7 @@ class FCOSHead(nn.Module):
         self.quality_on_box_tower = quality_on_box_tower
 
         def tower(num_convs: int, deformable: bool) -> Tower:
-            layers: list[nn.Module] = []
-            for i in range(num_convs):
-                if deformable and i == num_convs - 1:
-                    layers.append(ModulatedDeformBlock(in_channels, in_channels))
-                else:
-                    layers.append(nn.Conv2d(in_channels, in_channels, 3, padding=1))
-                layers += _norm_layers(norm, in_channels, num_levels)
-                layers.append(nn.ReLU(inplace=True))
-            return Tower(*layers)
+            return conv_tower(in_channels, num_convs, norm=norm, num_levels=num_levels, deformable=deformable)
 
         self.cls_tower = tower(num_cls_convs, use_deformable)
         self.bbox_tower = tower(num_box_convs, use_deformable)
