@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from ..d2.modeling import sem_seg_postprocess
 from ..d2.structures import Instances
 
 __all__ = ["PanopticMerger", "claim_pixels", "semantic_scores"]
@@ -66,7 +65,7 @@ class PanopticMerger:
         # Scores that are equal keep the order of the detections.
         order = instances.scores.sort(descending=True, stable=True).indices
         order = order[instances.scores[order] >= self.confidence_threshold]
-        ids, accepted = claim_pixels(masks, order, self.overlap_threshold)
+        ids, accepted = claim_pixels(masks, self.overlap_threshold, order)
         order = order[accepted]
         segments: list[dict[str, Any]] = [
             {"id": i, "isthing": True, "score": score, "category_id": category, "instance_id": place}
@@ -88,7 +87,7 @@ class PanopticMerger:
 
 
 def claim_pixels(
-    masks: torch.Tensor, order: torch.Tensor, overlap_threshold: float
+    masks: torch.Tensor, overlap_threshold: float, order: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Give each pixel to the first accepted mask that has it.
 
@@ -97,17 +96,19 @@ def claim_pixels(
 
     Args:
         masks: (N, H, W) bool.
-        order: (M,) int64, the masks that take part, the most important first.
+        order: (M,) int64, the masks that take part, the most important first; None: all, in their order.
 
     Returns:
         (H, W) int32, 0 for no mask, k for the k-th accepted one; and (M,) bool, which of ``order`` are accepted.
     """
     claim = _claim_on_cpu if masks.device.type == "cpu" else _claim_by_sweeps
-    return claim(masks.bool(), order, overlap_threshold)
+    if order is None:
+        order = torch.arange(len(masks), device=masks.device)
+    return claim(masks.bool(), overlap_threshold, order)
 
 
 def _claim_on_cpu(
-    masks: torch.Tensor, order: torch.Tensor, overlap_threshold: float
+    masks: torch.Tensor, overlap_threshold: float, order: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Mask by mask, within its extent.
 
@@ -137,7 +138,7 @@ def _claim_on_cpu(
 
 
 def _claim_by_sweeps(
-    masks: torch.Tensor, order: torch.Tensor, overlap_threshold: float
+    masks: torch.Tensor, overlap_threshold: float, order: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """All masks at once, until nothing changes any more.
 
@@ -177,7 +178,8 @@ def semantic_scores(
     """
     # Channels last, of which a single image's strides do not tell: enlarging and comparing classes are then fastest.
     logits = logits.permute(1, 2, 0).contiguous()[None].permute(0, 3, 1, 2)  # 1, C, h, w
-    scores = F.interpolate(logits, scale_factor=stride, mode="bilinear", align_corners=False)[0]
-    if (height, width) == tuple(image_size):
-        return scores[:, :height, :width]  # resizing would change nothing, at a price
-    return sem_seg_postprocess(scores, image_size, height, width)
+    scores = F.interpolate(logits, scale_factor=stride, mode="bilinear", align_corners=False)
+    scores = scores[:, :, : image_size[0], : image_size[1]]
+    if (height, width) != tuple(image_size):  # resizing to the same size would change nothing, at a price
+        scores = F.interpolate(scores, size=(height, width), mode="bilinear", align_corners=False)
+    return scores[0]
