@@ -73,6 +73,24 @@ def check_classes(cfg: CfgNode) -> None:
     if found and wrong:
         keys = " and ".join(f"{key} is {value}" for key, value in wrong.items())
         raise UserError(f"the training data {', '.join(cfg.DATASETS.TRAIN)} has {found} classes, but {keys}")
+    # The key is on by default in Detectron2, where other architectures do not look at it.
+    if cfg.MODEL.META_ARCHITECTURE == "BlendMask" and cfg.MODEL.PANOPTIC_FPN.COMBINE.ENABLED:
+        _check_stuff(cfg)
+
+
+def _check_stuff(cfg: CfgNode) -> None:
+    for name in cfg.DATASETS.TRAIN:
+        stuff = MetadataCatalog.get(name).get("stuff_classes")
+        if stuff is None:
+            raise UserError(
+                f"the training data {name} has no stuff to learn panoptic segmentation from; name a panoptic data set "
+                "such as coco_2017_train_panoptic_separated, or set MODEL.PANOPTIC_FPN.COMBINE.ENABLED to False"
+            )
+        if len(stuff) != cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES:
+            raise UserError(
+                f"the training data {name} has {len(stuff)} semantic classes ({', '.join(stuff)}), but "
+                f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES}"
+            )
 
 
 class Remembering:

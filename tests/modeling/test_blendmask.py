@@ -120,7 +120,7 @@ def test_training_without_ground_truth_says_so(build, batch):
         (("MODEL.BLENDMASK.POOLER_SCALES", (0.25, 0.125)), "give one scale"),
         (("MODEL.BASIS_MODULE.IN_FEATURES", ["p9"]), "names \\['p9'\\]"),
         (("MODEL.BASIS_MODULE.NAME", "DeepLabV3Plus"), "joins a fine and a coarse"),
-        (("MODEL.PANOPTIC_FPN.COMBINE.ENABLED", True), "panoptic BlendMask is not part"),
+        (("MODEL.PANOPTIC_FPN.COMBINE.ENABLED", True), "SEM_SEG_HEAD.IN_FEATURES names \\[.p2.\\]"),
     ],
 )
 def test_a_wrong_choice_is_named(build, overrides, message):
