@@ -2,7 +2,7 @@
 
 from . import backbone
 from .fcos import FCOS
-from .mask import BlendMask
+from .mask import BlendMask, DR1Mask
 from .one_stage import OneStageDetector
 
-__all__ = ["FCOS", "BlendMask", "OneStageDetector", "backbone"]
+__all__ = ["FCOS", "BlendMask", "DR1Mask", "OneStageDetector", "backbone"]

@@ -94,10 +94,7 @@ class OneStageDetector(nn.Module):
         detections = self.proposal_generator.detect(output, locations)
         fields, extras = self.branch_fields(features, output, detections)
         instances = detections.to_instances(images.image_sizes, locations, **fields)
-        results = self.postprocess(instances, batched_inputs, images.image_sizes)
-        for i, result in enumerate(results):
-            result.update({name: value[i] for name, value in extras.items()})
-        return results
+        return self.postprocess(instances, extras, batched_inputs, images.image_sizes)
 
     def preprocess_image(self, batched_inputs: list[dict]) -> ImageList:
         """Normalise and pad to one size that the backbone can divide: (N, 3, H, W).
@@ -119,15 +116,19 @@ class OneStageDetector(nn.Module):
                 )
         return [x["instances"].to(self.device) for x in batched_inputs]
 
-    @staticmethod
     def postprocess(
-        instances: list[Instances], batched_inputs: list[dict], image_sizes: list[tuple[int, int]]
+        self,
+        instances: list[Instances],
+        extras: dict[str, torch.Tensor],
+        batched_inputs: list[dict],
+        image_sizes: list[tuple[int, int]],
     ) -> list[dict]:
-        """Bring detections from the network's frame to the size asked for; masks are pasted there."""
+        """Bring detections from the network's frame to the size asked for; masks are pasted there. ``extras``, each
+        (N, ...), are handed out as they are."""
         results = []
-        for result, x, (height, width) in zip(instances, batched_inputs, image_sizes):
+        for i, (result, x, (height, width)) in enumerate(zip(instances, batched_inputs, image_sizes)):
             result = detector_postprocess(result, x.get("height", height), x.get("width", width))
-            results.append({"instances": result})
+            results.append({"instances": result, **{name: value[i] for name, value in extras.items()}})
         return results
 
     def branch_losses(

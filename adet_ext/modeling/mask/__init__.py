@@ -1,5 +1,6 @@
 """Mask branches, one module a family."""
 
 from .blendmask import BlendMask
+from .dr1mask import DR1Mask
 
-__all__ = ["BlendMask"]
+__all__ = ["BlendMask", "DR1Mask"]

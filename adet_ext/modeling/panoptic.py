@@ -1,0 +1,172 @@
+"""Things and stuff in one map: Panoptic-FPN's rule of merging (Kirillov et al. 2019; thesis section 4.4.4).
+
+N instances of one image, C semantic classes of which 0 stands for all things, H, W height and width of the result.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..d2.modeling import sem_seg_postprocess
+from ..d2.structures import Instances
+
+__all__ = ["PanopticMerger", "claim_pixels", "semantic_scores"]
+
+
+class PanopticMerger:
+    """Lays instances over one another, the best-scored on top, and fills what is left with stuff.
+
+    An instance below the confidence threshold is left out, and so is one of which too much is covered by better ones
+    already; another keeps what is not covered. Then every stuff class takes the uncovered pixels it has the highest
+    score at, unless they are too few.
+    """
+
+    def __init__(
+        self, *, confidence_threshold: float = 0.2, overlap_threshold: float = 0.4, stuff_area_limit: float = 4096
+    ):
+        """
+        Args:
+            confidence_threshold: an instance's score has to reach it.
+            overlap_threshold: the largest share of an instance's pixels that may be covered.
+            stuff_area_limit: pixels a stuff class has to have.
+        """
+        self.confidence_threshold = confidence_threshold
+        self.overlap_threshold = overlap_threshold
+        self.stuff_area_limit = stuff_area_limit
+
+    @classmethod
+    def from_config(cls, cfg) -> "PanopticMerger":
+        node = cfg.MODEL.PANOPTIC_FPN.COMBINE
+        return cls(
+            confidence_threshold=node.INSTANCES_CONFIDENCE_THRESH,
+            overlap_threshold=node.OVERLAP_THRESH,
+            stuff_area_limit=node.STUFF_AREA_LIMIT,
+        )
+
+    def __call__(self, instances: Instances, labels: torch.Tensor) -> tuple[torch.Tensor, list[dict[str, Any]]]:
+        """Merge one image's predictions.
+
+        Args:
+            instances: with ``scores`` (N,), ``pred_classes`` (N,) and ``pred_masks`` (N, H, W) bool.
+            labels: (H, W) int64, the best semantic class of each pixel, in [0, C).
+
+        Returns:
+            Detectron2's ``panoptic_seg``: (H, W) int32 ids, 0 where nothing is, and a dict for each id: ``id``,
+            ``isthing``, ``category_id``; for things also ``score`` and ``instance_id`` (the place among
+            ``instances``), for stuff ``area`` in pixels.
+        """
+        masks = instances.pred_masks
+        if tuple(masks.shape[1:]) != tuple(labels.shape):
+            raise ValueError(
+                f"pred_masks are {' x '.join(map(str, masks.shape[1:]))} pixels, labels "
+                f"{' x '.join(map(str, labels.shape))}; bring both to the size of the result"
+            )
+        # Scores that are equal keep the order of the detections.
+        order = instances.scores.sort(descending=True, stable=True).indices
+        order = order[instances.scores[order] >= self.confidence_threshold]
+        ids, accepted = claim_pixels(masks[order].bool(), self.overlap_threshold)
+        order = order[accepted]
+        segments: list[dict[str, Any]] = [
+            {"id": i, "isthing": True, "score": score, "category_id": category, "instance_id": place}
+            for i, (score, category, place) in enumerate(
+                zip(instances.scores[order].tolist(), instances.pred_classes[order].tolist(), order.tolist()), start=1
+            )
+        ]
+        stuff = torch.where(ids == 0, labels, 0)
+        areas = torch.bincount(stuff.flatten())
+        areas[0] = 0
+        kept = ((areas > 0) & (areas >= self.stuff_area_limit)).nonzero()[:, 0]
+        id_of = torch.zeros(len(areas), dtype=ids.dtype, device=ids.device)
+        id_of[kept] = torch.arange(1, len(kept) + 1, dtype=ids.dtype, device=ids.device) + len(segments)
+        segments += [
+            {"id": i, "isthing": False, "category_id": category, "area": area}
+            for i, (category, area) in enumerate(zip(kept.tolist(), areas[kept].tolist()), start=len(segments) + 1)
+        ]
+        return ids + id_of[stuff], segments
+
+
+def claim_pixels(masks: torch.Tensor, overlap_threshold: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Give each pixel to the first accepted mask that has it.
+
+    A mask is accepted when it has pixels and the share of them that earlier accepted masks have is at most
+    ``overlap_threshold``.
+
+    Args:
+        masks: (N, H, W) bool, the most important first.
+
+    Returns:
+        (H, W) int32, 0 for no mask, k for the k-th accepted one; and (N,) bool, which are accepted.
+    """
+    claim = _claim_on_cpu if masks.device.type == "cpu" else _claim_by_sweeps
+    return claim(masks, overlap_threshold)
+
+
+def _claim_on_cpu(masks: torch.Tensor, overlap_threshold: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mask by mask, within its extent.
+
+    A processor pays for every byte it looks at, and most bytes of (N, H, W) masks are outside of their boxes: for
+    100 instances this takes a tenth to a twentieth of the time of a single sum over the whole tensor.
+    """
+    ids = np.zeros(masks.shape[1:], np.int32)
+    accepted = np.zeros(len(masks), bool)
+    count = 0
+    for i, mask in enumerate(masks.numpy()):
+        rows = np.flatnonzero(mask.any(axis=1))
+        if not len(rows):
+            continue
+        mask = mask[rows[0] : rows[-1] + 1]
+        columns = np.flatnonzero(mask.any(axis=0))
+        mask = mask[:, columns[0] : columns[-1] + 1]
+        window = ids[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        free = mask & (window == 0)
+        area, left = np.count_nonzero(mask), np.count_nonzero(free)
+        if (area - left) / area > overlap_threshold:
+            continue
+        count += 1
+        window[free] = count
+        accepted[i] = True
+    return torch.from_numpy(ids), torch.from_numpy(accepted)
+
+
+def _claim_by_sweeps(masks: torch.Tensor, overlap_threshold: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """All masks at once, until nothing changes any more.
+
+    A sweep takes the masks that the last one accepted as those that are in the way. What it says of the first mask
+    is right, after two sweeps of the second too, and so on; in practice three or four do.
+    """
+    count = len(masks)
+    wide = torch.uint8 if count < 255 else torch.int32
+    rank = torch.arange(count, device=masks.device, dtype=wide)[:, None, None]
+    areas = masks.sum(dim=(1, 2))
+    accepted = areas > 0
+    while True:
+        # The first accepted mask at each pixel; count where there is none.
+        owner = torch.where(masks & accepted[:, None, None], rank, count).amin(dim=0) if count else None
+        if owner is None:
+            return torch.zeros(masks.shape[1:], dtype=torch.int32, device=masks.device), accepted
+        left = (masks & (owner >= rank)).sum(dim=(1, 2))
+        before, accepted = accepted, (areas > 0) & ((areas - left).double() / areas <= overlap_threshold)
+        if torch.equal(before, accepted):
+            break
+    number = torch.zeros(count + 1, dtype=torch.int32, device=masks.device)
+    number[:count] = accepted.cumsum(0, dtype=torch.int32)
+    return number[owner.long()], accepted
+
+
+def semantic_scores(
+    logits: torch.Tensor, stride: int, image_size: tuple[int, int], height: int, width: int
+) -> torch.Tensor:
+    """Bring the semantic logits of one image to the size of the result.
+
+    Args:
+        logits: (C, h, w), at ``stride``, of the padded image.
+        image_size: (height, width) of the image without padding, in the network's frame.
+
+    Returns:
+        (C, height, width): enlarged by the stride, cut to the image, resized; each bilinearly.
+    """
+    scores = torch.nn.functional.interpolate(logits[None], scale_factor=stride, mode="bilinear", align_corners=False)[0]
+    if (height, width) == tuple(image_size):
+        return scores[:, :height, :width]  # resizing would change nothing, at a price
+    return sem_seg_postprocess(scores, image_size, height, width)
