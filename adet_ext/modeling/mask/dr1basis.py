@@ -83,7 +83,8 @@ class DR1Basis(BasisModule):
             if merged is not None:
                 x = x + self._enlarge(merged, x.shape[-2:])
             merged = finish(merge(x, *contexts.get(name, (None, None))))
-        return self._enlarge(merged, [2 * length for length in merged.shape[-2:]])
+        bases = self._enlarge(merged, [2 * length for length in merged.shape[-2:]])
+        return bases.contiguous(memory_format=torch.channels_last)
 
     def _enlarge(self, x: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
         if self.upsampling == "aligned":

@@ -148,7 +148,7 @@ class FactoredPrediction(InstancePrediction):
         weights = spread(self.attentions(embeddings), boxes, bases.shape[1:], stride, first_row)
         if self.softmax:
             weights = weights.softmax(dim=1)
-        t = embeddings[:, : self.lengths[0]].reshape(len(embeddings) * self.num_bases, -1)  # (G K, D)
+        t = embeddings[:, : self.lengths[0]].reshape(-1, bases.shape[0])  # (G K, D)
         projected = (t @ bases.flatten(1)).view_as(weights)  # (G, K, h, w)
         return (weights * projected).sum(dim=1)
 
