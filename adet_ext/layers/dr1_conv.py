@@ -1,13 +1,18 @@
 """Dynamic rank-1 convolution (thesis 5.4.1, equations 5.2 to 5.4): Conv(X ∘ A) ∘ B.
 
 N images, C input channels, O output channels, H x W locations, k side of the kernel.
+
+The compiled operator multiplies by A and B while it convolves, so that they cost no pass over memory. With the kernel
+turned it computes its own gradients. See :func:`dr1_conv2d_reference` for what it computes.
 """
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-__all__ = ["DR1Conv2d", "dr1_conv2d"]
+from .extension import native_operators
+
+__all__ = ["DR1Conv2d", "dr1_conv2d", "dr1_conv2d_reference"]
 
 
 def dr1_conv2d(
@@ -21,6 +26,9 @@ def dr1_conv2d(
 ) -> torch.Tensor:
     """Convolve ``x ∘ a`` and multiply the result by ``b``, location by location (equation 5.4).
 
+    Fast for 3x3 kernels and channels-last maps; factors may be parts of the channels of one map, as A and B are of C in
+    the thesis, without being copied. Whatever the compiled operator has no kernel for goes through PyTorch.
+
     Args:
         x: (N, C, H, W).
         a: factors of the input, like ``x``; None stands for ones.
@@ -33,16 +41,32 @@ def dr1_conv2d(
         (N, O, H + 2 padding - k + 1, W + 2 padding - k + 1): of the size of ``x`` for k = 3 and padding 1.
 
     Raises:
-        TypeError: an argument is not a tensor of floats, or not of the type of ``x``.
+        TypeError: an argument is not a tensor of real numbers in floating point, or not of the type of ``x``.
         ValueError: a shape does not fit, or a tensor lies on another device than ``x``.
     """
     _check(x, a, b, weight, bias, padding)
+    if torch.is_autocast_enabled(x.device.type) or not _has_kernel(x, weight, padding):
+        return dr1_conv2d_reference(x, a, b, weight, bias, padding=padding)
+    keep = b is not None and b.requires_grad and torch.is_grad_enabled()  # its gradient takes the sum before it
+    return torch.ops.adet_ext.dr1_conv(x, a, weight, bias, False, b, None, 2 if keep else 1)[0]
+
+
+def dr1_conv2d_reference(
+    x: torch.Tensor,
+    a: torch.Tensor | None,
+    b: torch.Tensor | None,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    *,
+    padding: int = 1,
+) -> torch.Tensor:
+    """What :func:`dr1_conv2d` computes, in plain PyTorch."""
     y = F.conv2d(x if a is None else x * a, weight, bias, padding=padding)
     return y if b is None else y * b
 
 
 class DR1Conv2d(nn.Module):
-    """A 3x3 convolution of stride 1 whose weights are modulated at each location by the factors it is called with.
+    """A convolution of stride 1 whose weights are modulated at each location by the factors it is called with.
 
     Parameters ``weight`` (out_channels, in_channels, kernel_size, kernel_size) and ``bias`` (out_channels,) or None,
     initialised as in :class:`torch.nn.Conv2d`. The padding keeps the size.
@@ -61,9 +85,7 @@ class DR1Conv2d(nn.Module):
         like = nn.Conv2d(in_channels, out_channels, kernel_size, bias=bias)
         self.weight, self.bias = like.weight, like.bias
 
-    def forward(
-        self, x: torch.Tensor, a: torch.Tensor | None = None, b: torch.Tensor | None = None
-    ) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, a: torch.Tensor | None = None, b: torch.Tensor | None = None) -> torch.Tensor:
         """(N, C, H, W), factors (N, C, H, W) and (N, O, H, W) or None -> (N, O, H, W)."""
         return dr1_conv2d(x, a, b, self.weight, self.bias, padding=self.padding)
 
@@ -73,13 +95,85 @@ class DR1Conv2d(nn.Module):
 
 
 def _check(x, a, b, weight, bias, padding) -> None:
+    named = {"x": x, "a": a, "b": b, "weight": weight, "bias": bias}
+    for name, tensor in named.items():
+        if tensor is None and name not in ("x", "weight"):
+            continue
+        if not isinstance(tensor, torch.Tensor) or not tensor.is_floating_point():
+            kind = tensor.dtype if isinstance(tensor, torch.Tensor) else type(tensor).__name__
+            raise TypeError(f"{name} is {kind}; it takes a tensor of floating-point numbers")
+        if tensor.device != x.device:
+            raise ValueError(f"{name} lies on {tensor.device}, x on {x.device}; they have to lie together")
+        if tensor.dtype != x.dtype and not torch.is_autocast_enabled(x.device.type):
+            raise TypeError(f"{name} is {tensor.dtype}, x is {x.dtype}; they have to be of one type")
     if x.dim() != 4 or weight.dim() != 4:
         raise ValueError(f"x and weight take 4 dimensions; they have {x.dim()} and {weight.dim()}")
     if weight.shape[1] != x.shape[1]:
         raise ValueError(f"weight is for {weight.shape[1]} input channels; x has {x.shape[1]}")
     if a is not None and a.shape != x.shape:
         raise ValueError(f"a is {tuple(a.shape)}; it takes the shape of x, {tuple(x.shape)}")
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ValueError(f"bias is {tuple(bias.shape)}; it takes one value an output channel, {weight.shape[0]}")
     size = [side + 2 * padding - kernel + 1 for side, kernel in zip(x.shape[2:], weight.shape[2:])]
     result = (x.shape[0], weight.shape[0], *size)
     if b is not None and tuple(b.shape) != result:
         raise ValueError(f"b is {tuple(b.shape)}; it takes the shape of the result, {result}")
+
+
+def _has_kernel(x: torch.Tensor, weight: torch.Tensor, padding: int) -> bool:
+    """Whether the compiled operator takes this, and is not known to be slower than PyTorch's."""
+    if "dr1_conv" not in native_operators() or padding != 1 or tuple(weight.shape[2:]) != (3, 3):
+        return False
+    outputs, channels = weight.shape[:2]
+    if x.device.type == "cpu":
+        return x.dtype in (torch.float32, torch.float64) and outputs % 16 == 0 and channels % 16 == 0
+    return False
+
+
+def _fake(x, before, weight, bias, turned, after, after2, results):
+    outputs = weight.shape[1 if turned else 0]
+    sizes = [(n, outputs, *x.shape[2:]) for n in (x.shape[0], x.shape[0] if results == 2 else 0)]
+    return tuple(x.new_empty(size).to(memory_format=torch.channels_last) for size in sizes)
+
+
+def _save(ctx, inputs, output) -> None:
+    x, before, weight, bias, turned, after, after2, results = inputs
+    if turned or after2 is not None:
+        # The gradient of a gradient; nothing here needs it.
+        raise RuntimeError("dr1_conv has no second derivatives")
+    ctx.has_bias = bias is not None
+    ctx.save_for_backward(x, before, weight, after, output[1])
+    ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)
+
+
+def _gradients(ctx, grad, _):
+    """(x, a, weight, b) of equation 5.4 from the gradient of its result; c is Conv(X ∘ A) + bias."""
+    if grad is None:
+        return (None,) * 8
+    x, a, weight, b, c = ctx.saved_tensors
+    needs_x, needs_a, needs_weight, needs_bias, _, needs_b, *_ = ctx.needs_input_grad
+    grad_x = grad_a = grad_weight = grad_bias = None
+    with torch.no_grad():
+        turned = torch.ops.adet_ext.dr1_conv
+        if needs_a:
+            grad_x, grad_a = turned(grad, b, weight, None, True, a, x, 2)
+        elif needs_x:
+            grad_x, _ = turned(grad, b, weight, None, True, a, None, 1)
+        if needs_weight or needs_bias:
+            grad_c = grad if b is None else grad * b
+            if needs_weight:
+                needs = [False, True, needs_bias]
+                sides = [1, 1], [1, 1], [1, 1], False, [0, 0], 1
+                _, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
+                    grad_c, x if a is None else x * a, weight, [weight.shape[0]], *sides, needs
+                )
+            else:
+                grad_bias = grad_c.sum(dim=(0, 2, 3))
+        grad_b = grad * c if needs_b else None
+    return grad_x if needs_x else None, grad_a, grad_weight, grad_bias if needs_bias else None, None, grad_b, None, None
+
+
+if "dr1_conv" in native_operators():
+    torch.library.register_fake("adet_ext::dr1_conv", _fake)
+    torch.library.register_autograd("adet_ext::dr1_conv", _gradients, setup_context=_save)
