@@ -7,6 +7,8 @@ a mask.
 import torch
 from torch.nn import functional as F
 
+from .blend_checks import check_boxes, check_like, computing_dtype, fuses
+from .blend_native import AS_IS, SOFTMAX
 from .blend_reference import crop_bases
 
 __all__ = ["blend_factored", "blend_vector"]
@@ -33,8 +35,9 @@ def blend_factored(
     The crop F of the bases is projected, R = T * F, and the attention Q_k = U_k^T diag(sigma_k) V_k, brought to the
     crop's resolution; the mask is the sum of Q_k R_k over k. As printed, Q is multiplied as it is: "R_i and the
     full-attention Q^i are element-wise multiplied and summed along the first dimension". A softmax is nowhere
-    mentioned, unlike in 4.3.2, and T has a free scale that BlendMask's bases share with it; ``normalise`` puts
-    BlendMask's softmax over k in between.
+    mentioned there, while 4.3.2 gives it a step and an equation of its own, and calls its result scores S, not
+    attentions. "Similar to BlendMask" is what the sentence says of multiplying and summing. The components of Q that
+    figure 5.5 shows are used with either sign. ``normalise`` puts BlendMask's softmax over k in between, where K > 1.
 
     Args:
         bases: (N, C, H, W).
@@ -51,17 +54,44 @@ def blend_factored(
     Returns:
         (D, R, R) mask logits.
     """
+    check_boxes(bases, boxes, image, size)
+    count, channels = len(boxes), bases.shape[1]
+    if u.dim() != 3 or 0 in u.shape:
+        raise ValueError(f"u has shape {tuple(u.shape)}; it takes (K, r, M)")
     num_bases, rank, _ = u.shape
+    check_like("u", u, bases, (None, None, None))
+    check_like("v", v, bases, u.shape)
+    check_like("t", t, bases, (count, num_bases * channels))
+    check_like("sigma", sigma, bases, (count, num_bases * rank))
+    if top_interp not in ("nearest", "bilinear"):
+        raise ValueError(f"top_interp is {top_interp!r}; it can be nearest or bilinear")
+    dtype = bases.dtype
+    for tensor in (t, sigma, u, v):
+        dtype = torch.promote_types(dtype, tensor.dtype)
+    wide = computing_dtype(dtype)
+    t = t.unflatten(1, (num_bases, channels))  # (D, K, C)
+    sigma = sigma.unflatten(1, (num_bases, rank))  # (D, K, r)
+    # Interpolation is separable: the product of the interpolated factors is the interpolated product.
+    mode = "linear" if top_interp == "bilinear" else "nearest"
+    u, v = (F.interpolate(factor.to(wide), size, mode=mode) for factor in (u, v))  # (K, r, R)
+    if fuses("blend_factored", bases, sampling_ratio, pooler_type):
+        return torch.ops.adet_ext.blend_factored(
+            bases.to(dtype),
+            *(factor.to(dtype) for factor in (t, sigma, u, v)),
+            boxes.detach().to(wide),
+            image.long(),
+            scale,
+            pooler_type == "ROIAlignV2",
+            SOFTMAX if normalise and num_bases > 1 else AS_IS,
+        )
     crops = crop_bases(
-        bases, boxes, image, size=size, scale=scale, sampling_ratio=sampling_ratio, pooler_type=pooler_type
+        bases.to(wide), boxes, image, size=size, scale=scale, sampling_ratio=sampling_ratio, pooler_type=pooler_type
     )  # (D, C, R, R)
-    projected = torch.einsum("dkc,dcyx->dkyx", t.unflatten(1, (num_bases, -1)), crops)  # (D, K, R, R)
-    weights = sigma.unflatten(1, (num_bases, rank))
-    attentions = torch.einsum("dkr,kry,krx->dkyx", weights, u, v)  # (D, K, M, M)
-    attentions = F.interpolate(attentions, (size, size), mode=top_interp)  # (D, K, R, R)
-    if normalise:
+    projected = torch.einsum("dkc,dcyx->dkyx", t.to(wide), crops)  # (D, K, R, R)
+    attentions = torch.einsum("dkr,kry,krx->dkyx", sigma.to(wide), u, v)  # (D, K, R, R)
+    if normalise and num_bases > 1:
         attentions = attentions.softmax(dim=1)
-    return (attentions * projected).sum(dim=1)
+    return (attentions * projected).sum(dim=1).to(dtype)
 
 
 def blend_vector(
@@ -85,7 +115,26 @@ def blend_vector(
     Returns:
         (D, R, R) mask logits.
     """
+    check_boxes(bases, boxes, image, size)
+    check_like("embeddings", embeddings, bases, (len(boxes), bases.shape[1]))
+    dtype = torch.promote_types(bases.dtype, embeddings.dtype)
+    wide = computing_dtype(dtype)
+    if fuses("blend_factored", bases, sampling_ratio, pooler_type):
+        # A projection to one base, whose attention is one everywhere.
+        ones = bases.new_ones((1, 1, size), dtype=dtype)
+        return torch.ops.adet_ext.blend_factored(
+            bases.to(dtype),
+            embeddings.to(dtype)[:, None],
+            ones[:, :, 0].expand(len(boxes), 1, 1),
+            ones,
+            ones,
+            boxes.detach().to(wide),
+            image.long(),
+            scale,
+            pooler_type == "ROIAlignV2",
+            AS_IS,
+        )
     crops = crop_bases(
-        bases, boxes, image, size=size, scale=scale, sampling_ratio=sampling_ratio, pooler_type=pooler_type
+        bases.to(wide), boxes, image, size=size, scale=scale, sampling_ratio=sampling_ratio, pooler_type=pooler_type
     )  # (D, C, R, R)
-    return torch.einsum("dc,dcyx->dyx", embeddings, crops)
+    return torch.einsum("dc,dcyx->dyx", embeddings.to(wide), crops).to(dtype)

@@ -26,7 +26,8 @@ def crop_bases(
 
     Args:
         bases: (N, K, H, W).
-        boxes: (D, 4), absolute (x0, y0, x1, y1) in pixels of the network's input; may leave the image.
+        boxes: (D, 4), absolute (x0, y0, x1, y1) in pixels of the network's input; may leave the image. What the
+            RoIAlign kinds crop by a box that is not finite is zero.
         image: (D,) the image of each box.
         scale: 1 / stride of the bases.
         sampling_ratio: samples a bin and direction, for the RoIAlign kinds.
@@ -40,7 +41,10 @@ def crop_bases(
     rois = torch.cat([image[:, None].to(boxes.dtype), boxes], dim=1).to(bases.dtype)  # (D, 5)
     if pooler_type == "ROIPool":
         return roi_pool(bases, rois, size, scale)
-    return roi_align(bases, rois, size, scale, sampling_ratio, aligned=pooler_type == "ROIAlignV2")
+    finite = boxes.isfinite().all(dim=1)[:, None, None, None]  # no such rule in RoIAlign: it reads anywhere
+    rois = rois.nan_to_num(0, 0, 0)
+    crops = roi_align(bases, rois, size, scale, sampling_ratio, aligned=pooler_type == "ROIAlignV2")
+    return crops.masked_fill(~finite, 0)
 
 
 def blend(crops: torch.Tensor, attentions: torch.Tensor, *, top_interp: str = "bilinear") -> torch.Tensor:

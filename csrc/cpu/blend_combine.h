@@ -1,0 +1,166 @@
+// Blending on CPUs: a row of attentions and a row of the crop become a row of the mask, and the gradients of that.
+#pragma once
+
+#include "blend_tables.h"
+
+#include <cmath>
+#include <cstring>
+
+namespace adet_ext {
+
+// e^x for x <= 0, within 2 units in the last place, in a form that vectorises; NaN stays NaN. (Cephes' polynomial.)
+ADET_INLINE float exp_of_negative(float x) {
+  x = x < -87.0f ? -87.0f : x;
+  const float magic = 12582912.0f; // adding it rounds to an integer
+  const float n = (x * 1.44269504f + magic) - magic;
+  const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+  float p = 1.9875691500e-4f;
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * r * r + r + 1.0f;
+  const int32_t bits = (static_cast<int32_t>(n) + 127) << 23;
+  float power;
+  std::memcpy(&power, &bits, sizeof power);
+  return p * power;
+}
+
+ADET_INLINE double exp_of_negative(double x) {
+  return std::exp(x);
+}
+
+enum class Combine { softmax, product_of_sigmoids, as_is };
+
+inline Combine combine_rule(Weighting weighting, int64_t num) {
+  return weighting != Weighting::softmax ? Combine::as_is : num == 1 ? Combine::product_of_sigmoids : Combine::softmax;
+}
+
+// Two rows of the crop and their weights: its value between them.
+template <typename T>
+struct Between {
+  const T *a, *b;
+  T wa, wb;
+  ADET_INLINE T operator()(int64_t i) const {
+    return wa * a[i] + wb * b[i];
+  }
+};
+
+template <typename T, int NUM>
+ADET_INLINE void combine_softmax(const T* attention, const Between<T>& crop, int64_t num, int64_t line, T* out) {
+  const int64_t n = NUM > 0 ? NUM : num;
+#pragma omp simd
+  for (int64_t i = 0; i < line; ++i) {
+    T top = attention[i];
+    for (int64_t k = 1; k < n; ++k) {
+      const T a = attention[k * line + i];
+      top = a > top ? a : top;
+    }
+    T sum = T(0), total = T(0);
+    for (int64_t k = 0; k < n; ++k) {
+      const T e = exp_of_negative(attention[k * line + i] - top);
+      sum += e;
+      total += e * crop(k * line + i);
+    }
+    out[i] = total / sum;
+  }
+}
+
+// Gradients with respect to the attentions before the softmax and to the crop, either of which can be null.
+template <typename T, int NUM>
+ADET_INLINE void combine_softmax_backward(
+    const T* attention, const Between<T>& crop, int64_t num, int64_t line, const T* grad, T* grad_attention, T* grad_crop) {
+  const int64_t n = NUM > 0 ? NUM : num;
+#pragma omp simd
+  for (int64_t i = 0; i < line; ++i) {
+    T top = attention[i];
+    for (int64_t k = 1; k < n; ++k) {
+      const T a = attention[k * line + i];
+      top = a > top ? a : top;
+    }
+    T sum = T(0), total = T(0);
+    for (int64_t k = 0; k < n; ++k) {
+      const T e = exp_of_negative(attention[k * line + i] - top);
+      grad_crop[k * line + i] = e;
+      sum += e;
+      total += e * crop(k * line + i);
+    }
+    const T out = total / sum;
+    const T share = grad[i] / sum;
+    for (int64_t k = 0; k < n; ++k) {
+      const T g = grad_crop[k * line + i] * share;
+      grad_crop[k * line + i] = g;
+      grad_attention[k * line + i] = g * (crop(k * line + i) - out);
+    }
+  }
+}
+
+template <typename T>
+ADET_INLINE void combine(Combine rule, const T* attention, const Between<T>& crop, int64_t num, int64_t line, T* out) {
+  if (rule == Combine::softmax) {
+    if (num == 4) {
+      combine_softmax<T, 4>(attention, crop, num, line, out);
+    } else {
+      combine_softmax<T, 0>(attention, crop, num, line, out);
+    }
+  } else if (rule == Combine::product_of_sigmoids) {
+    for (int64_t i = 0; i < line; ++i) { // log(p / (1 - p)) of p = sigmoid(a) sigmoid(b)
+      const T a = -attention[i], b = -crop(i);
+      T top = a > b ? a : b;
+      top = a + b > top ? a + b : top;
+      out[i] = -(top + std::log(exp_of_negative(a - top) + exp_of_negative(b - top) + exp_of_negative(a + b - top)));
+    }
+  } else {
+#pragma omp simd
+    for (int64_t i = 0; i < line; ++i) {
+      out[i] = attention[i] * crop(i);
+    }
+    for (int64_t k = 1; k < num; ++k) {
+#pragma omp simd
+      for (int64_t i = 0; i < line; ++i) {
+        out[i] += attention[k * line + i] * crop(k * line + i);
+      }
+    }
+  }
+}
+
+template <typename T>
+ADET_INLINE void combine_backward(
+    Combine rule,
+    const T* attention,
+    const Between<T>& crop,
+    int64_t num,
+    int64_t line,
+    const T* grad,
+    T* grad_attention,
+    T* grad_crop) {
+  if (rule == Combine::softmax) {
+    if (num == 4) {
+      combine_softmax_backward<T, 4>(attention, crop, num, line, grad, grad_attention, grad_crop);
+    } else {
+      combine_softmax_backward<T, 0>(attention, crop, num, line, grad, grad_attention, grad_crop);
+    }
+  } else if (rule == Combine::product_of_sigmoids) {
+    for (int64_t i = 0; i < line; ++i) {
+      const T a = -attention[i], b = -crop(i);
+      T top = a > b ? a : b;
+      top = a + b > top ? a + b : top;
+      const T ea = exp_of_negative(a - top), eb = exp_of_negative(b - top), both = exp_of_negative(a + b - top);
+      const T share = grad[i] / (ea + eb + both);
+      grad_attention[i] = share * (ea + both);
+      grad_crop[i] = share * (eb + both);
+    }
+  } else {
+    for (int64_t k = 0; k < num; ++k) {
+#pragma omp simd
+      for (int64_t i = 0; i < line; ++i) {
+        const T a = attention[k * line + i];
+        grad_attention[k * line + i] = grad[i] * crop(k * line + i);
+        grad_crop[k * line + i] = grad[i] * a;
+      }
+    }
+  }
+}
+
+} // namespace adet_ext

@@ -1,0 +1,82 @@
+// Blending on CPUs: who does what. The bases' gradient is shared out in bands of rows of one image, each of which gathers
+// from all instances of its image in their order: no two threads write to one place, and the result does not depend on
+// the number of threads. Everything else is shared out by instances.
+#pragma once
+
+#include "../blend.h"
+#include "cpu.h"
+
+#include <torch/csrc/stable/ops.h>
+
+#include <algorithm>
+#include <vector>
+
+namespace adet_ext {
+
+inline ScalarType computed_in(const Tensor& t) {
+  return t.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+inline Tensor as(const Tensor& t, ScalarType type) {
+  return t.scalar_type() == type ? t : torch::stable::to(t, type);
+}
+
+// In the computing type, contiguous.
+inline Tensor dense(const Tensor& t) {
+  return torch::stable::contiguous(as(t, computed_in(t)));
+}
+
+inline void check_images(const int64_t* image, int64_t count, int64_t images) {
+  for (int64_t d = 0; d < count; ++d) {
+    STD_TORCH_CHECK(
+        image[d] >= 0 && image[d] < images, "image[", d, "] is ", image[d], "; there are ", images, " images of bases");
+  }
+}
+
+// With an image or more a thread, bands are whole images, and one pass over them serves all gradients.
+inline bool whole_images(int64_t images) {
+  return static_cast<int64_t>(torch::stable::get_num_threads()) <= images;
+}
+
+// run(image n, first row, last row + 1, instances of the image, their number) for each band of each image.
+template <typename Run>
+void for_bands(const int64_t* image, int64_t count, int64_t images, int64_t height, const Run& run) {
+  std::vector<int64_t> order(count), start(images + 1, 0);
+  for (int64_t d = 0; d < count; ++d) {
+    ++start[image[d] + 1];
+  }
+  for (int64_t n = 0; n < images; ++n) {
+    start[n + 1] += start[n];
+  }
+  std::vector<int64_t> next(start.begin(), start.end() - 1);
+  for (int64_t d = 0; d < count; ++d) {
+    order[next[image[d]]++] = d;
+  }
+  const int64_t threads = torch::stable::get_num_threads();
+  const int64_t wished = whole_images(images) ? 1 : (4 * threads + images - 1) / images;
+  const int64_t bands = std::min(wished, std::max<int64_t>(1, height / 4));
+  parallel_for(0, images * bands, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t n = i / bands, band = i % bands;
+      run(n, band * height / bands, (band + 1) * height / bands, order.data() + start[n], start[n + 1] - start[n]);
+    }
+  });
+}
+
+// Rows low to low + rows of one image's gradient: band (planes, rows, width) -> a tensor of any layout.
+template <typename T>
+void write_band(const T* band, int64_t low, int64_t rows, T* image, const Tensor& like) {
+  const int64_t planes = like.size(1), width = like.size(3);
+  const int64_t sk = like.stride(1), sy = like.stride(2), sx = like.stride(3);
+  for (int64_t y = 0; y < rows; ++y) {
+    for (int64_t k = 0; k < planes; ++k) {
+      const T* from = band + (k * rows + y) * width;
+      T* to = image + k * sk + (low + y) * sy;
+      for (int64_t x = 0; x < width; ++x) {
+        to[x * sx] = from[x];
+      }
+    }
+  }
+}
+
+} // namespace adet_ext
