@@ -18,7 +18,7 @@ VERBS = {
     "train": "train a model, or evaluate it with --eval-only",
     "eval": "evaluate a checkpoint",
     "demo": "draw a model's predictions on images, folders or videos",
-    "data": "list, check and draw data sets",
+    "data": "list, check, prepare and draw data sets",
     "bench": "time models against one another in paired rounds",
     "analyze": "parameters, multiply-adds and activations, per module",
     "env": "versions, the engine that is on and why, native operators",

@@ -1,10 +1,12 @@
-"""``data``: list, check and draw data sets."""
+"""``data``: list, check, prepare and draw data sets."""
 
 import argparse
 import os
+import sys
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+from tqdm import tqdm
 
 from .. import drawing
 from ..config import get_cfg, load_config
@@ -12,6 +14,7 @@ from ..d2.config import CfgNode
 from ..d2.data import DatasetCatalog, MetadataCatalog, detection_utils
 from ..d2.structures import BoxMode, Instances, PolygonMasks
 from ..data.loader import build_train_loader, dataset_dicts
+from ..data.prepare_panoptic import annotated_images, coco_splits, prepare_panoptic
 from ..data.register import register_dataset
 from ..data.validate import validate_coco
 from ..errors import UserError
@@ -26,7 +29,7 @@ _SHEET = "contact_sheet.png"
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line of ``data``, with a sub-command for each thing to do."""
-    parser = argparse.ArgumentParser(description="List, check and draw data sets.")
+    parser = argparse.ArgumentParser(description="List, check, prepare and draw data sets.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("list", help="names of the registered data sets, and whether their files are here")
 
@@ -35,6 +38,23 @@ def build_parser() -> argparse.ArgumentParser:
     check.add_argument("images", metavar="IMAGES", help="the folder of its images")
     check.add_argument("annotations", metavar="ANNOTATIONS", help="its JSON file")
     check.add_argument("--examples", type=int, default=5, metavar="N", help="cases shown of each kind of problem (5)")
+
+    stuff = commands.add_parser(
+        "prepare-panoptic", help="make the label maps of stuff that panoptic models learn from; can be started again"
+    )
+    stuff.add_argument(
+        "--splits", nargs="+", default=["val2017", "train2017"], metavar="SPLIT", help="of COCO (val2017 train2017)"
+    )
+    stuff.add_argument(
+        "--root", metavar="DIR", help="the folder with coco/ in it (default: that of DETECTRON2_DATASETS, or datasets)"
+    )
+    stuff.add_argument(
+        "--files",
+        nargs=3,
+        metavar=("JSON", "PANOPTIC", "OUTPUT"),
+        help="another data set in COCO's panoptic format: annotations, folder of its PNGs, and that of the maps",
+    )
+    stuff.add_argument("--workers", type=int, default=os.cpu_count(), metavar="N", help="processes (as many as cores)")
 
     pictures = commands.add_parser("draw", help="draw annotations, or what the training loader yields, as PNG files")
     pictures.add_argument("--config-file", default="", metavar="FILE", help="a YAML file, or a packaged config's name")
@@ -65,6 +85,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _list()
     if arguments.command == "validate":
         return _validate(arguments)
+    if arguments.command == "prepare-panoptic":
+        return _prepare_panoptic(arguments)
     return draw(arguments)
 
 
@@ -91,6 +113,25 @@ def _validate(arguments: argparse.Namespace) -> int:
         f"annotations of {len(classes)} classes{': ' if names else ''}{names}"
     )
     return 0 if checked.report.ok else 1
+
+
+def _prepare_panoptic(arguments: argparse.Namespace) -> int:
+    if arguments.workers < 1:
+        raise UserError(f"--workers is {arguments.workers}; it has to be at least 1")
+    root = arguments.root or os.environ.get("DETECTRON2_DATASETS", "datasets")
+    sets = [arguments.files] if arguments.files else list(coco_splits(root, arguments.splits))
+    totals = [annotated_images(annotations) for annotations, _, _ in sets]  # what is missing is said at once
+    broken = 0
+    for (annotations, source, target), total in zip(sets, totals):
+        with tqdm(total=total, unit="map", desc=os.path.basename(target), disable=None) as bar:
+            done = prepare_panoptic(annotations, source, target, workers=arguments.workers, tick=bar.update)
+        print(f"{target}: {done.written} label maps written, {done.finished} were there")
+        for problem in done.problems[:10]:
+            print(f"error: {problem}", file=sys.stderr)
+        broken += len(done.problems)
+    if broken:
+        print(f"{broken} label maps could not be made; once that is put right, start again", file=sys.stderr)
+    return 1 if broken else 0
 
 
 def draw(arguments: argparse.Namespace) -> int:

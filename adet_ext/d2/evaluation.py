@@ -1,7 +1,5 @@
 """Evaluation: the loop over a data set, COCO AP, semantic IoU, panoptic quality."""
 
-import importlib.util
-
 from . import ENGINE
 
 if ENGINE == "detectron2":
@@ -31,14 +29,12 @@ else:
         verify_results,
     )
 
-# Detectron2's own needs panopticapi, which is not on PyPI; ours gives the same numbers without it.
-if ENGINE == "detectron2" and importlib.util.find_spec("panopticapi") is not None:
-    from detectron2.evaluation import COCOPanopticEvaluator
-else:
-    from .embedded.evaluation.panoptic import COCOPanopticEvaluator
+# Ours on both engines: Detectron2's own needs panopticapi, which is not on PyPI, and keeps no PNGs of predictions.
+from .embedded.evaluation.panoptic import COCOPanopticEvaluator
+from .embedded.evaluation.pq import id2rgb, rgb2id
 
 __all__ = [
     "COCOEvaluator", "COCOPanopticEvaluator", "DatasetEvaluator", "DatasetEvaluators", "SemSegEvaluator",
-    "flatten_results_dict", "inference_context", "inference_on_dataset", "instances_to_coco_json",
-    "print_csv_format", "verify_results",
+    "flatten_results_dict", "id2rgb", "inference_context", "inference_on_dataset", "instances_to_coco_json",
+    "print_csv_format", "rgb2id", "verify_results",
 ]  # fmt: skip

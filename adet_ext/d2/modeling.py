@@ -31,6 +31,7 @@ if ENGINE == "detectron2":
         ResNetBlockBase,
         build_resnet_backbone,
     )
+    from detectron2.modeling.meta_arch.semantic_seg import SemSegFPNHead
     from detectron2.modeling.postprocessing import sem_seg_postprocess
 else:
     from .embedded.modeling import (
@@ -48,6 +49,7 @@ else:
         LastLevelP6P7,
         ResNet,
         ResNetBlockBase,
+        SemSegFPNHead,
         build_backbone,
         build_model,
         build_proposal_generator,
@@ -74,6 +76,7 @@ __all__ = [
     "ResNet",
     "ResNetBlockBase",
     "SEM_SEG_HEADS_REGISTRY",
+    "SemSegFPNHead",
     "build_backbone",
     "build_model",
     "build_proposal_generator",

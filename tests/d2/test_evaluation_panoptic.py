@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,8 +11,8 @@ import torch
 from PIL import Image
 
 from adet_ext.d2.data import MetadataCatalog
-from adet_ext.d2.embedded.evaluation.panoptic import COCOPanopticEvaluator
-from adet_ext.d2.embedded.evaluation.pq import PQStat, compare_segments, id2rgb, rgb2id
+from adet_ext.d2.embedded.evaluation.pq import PQStat, compare_segments
+from adet_ext.d2.evaluation import COCOPanopticEvaluator, id2rgb, rgb2id
 
 THINGS, STUFF = (3, 8), (20, 30, 40)
 CATEGORIES = [{"id": c, "name": f"c{c}", "isthing": int(c in THINGS)} for c in (*THINGS, *STUFF)]
@@ -136,6 +138,15 @@ def test_a_perfect_prediction_has_quality_one_and_a_list_that_is_not_the_map_is_
         compare_segments(true, segments, true, [*segments, {"id": 123456, "category_id": 3}], stat)
 
 
+def test_pixels_of_unlisted_true_segments_are_neither_void_nor_anything():
+    true = np.array([[9] * 4 + [1] * 4])
+    pred = np.array([[5] * 4 + [6] * 4])
+    stat = PQStat([3, 8])
+    truth = [{"id": 1, "category_id": 3, "iscrowd": 0, "area": 4}]
+    compare_segments(true, truth, pred, [{"id": 5, "category_id": 8}, {"id": 6, "category_id": 3}], stat)
+    assert (stat.tp.tolist(), stat.fp.tolist(), stat.fn.tolist()) == ([1, 0], [0, 1], [0, 0])
+
+
 def test_ids_survive_their_colours():
     ids = np.array([[0, 1, 255], [256, 65536, 2**24 - 1]])
     assert (rgb2id(id2rgb(ids)) == ids).all()
@@ -200,3 +211,80 @@ def test_an_image_without_prediction_is_named(data_set):
     evaluator.process(inputs[:3], outputs[:3])
     with pytest.raises(ValueError, match="image 3"):
         evaluator.evaluate()
+
+
+def official(truth_json: Path, truth_root: Path, out: Path, capsys) -> dict[str, float]:
+    """What panopticapi says of the predictions an evaluator left in ``out``, under our names."""
+    evaluation = pytest.importorskip("panopticapi.evaluation", reason="panopticapi, the witness, is not installed")
+    results = evaluation.pq_compute(str(truth_json), str(out / "predictions.json"), gt_folder=str(truth_root))
+    capsys.readouterr()
+    groups = {"": "All", "_th": "Things", "_st": "Stuff"}
+    return {f"{m.upper()}{s}": 100 * results[g][m] for s, g in groups.items() for m in ("pq", "sq", "rq")}
+
+
+def evaluated(name: str, out: Path, inputs: list[dict], outputs: list[dict]) -> dict[str, float]:
+    evaluator = COCOPanopticEvaluator(name, str(out))
+    evaluator.reset()
+    evaluator.process(inputs, outputs)
+    return dict(evaluator.evaluate()["panoptic_seg"])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_numbers_are_the_official_ones_to_the_last_digit(seed, tmp_path, capsys):
+    rng = np.random.RandomState(seed)
+    (tmp_path / "gt").mkdir()
+    annotations, inputs, outputs = [], [], []
+    for i in range(37):  # runs of the processors are of unequal length
+        true, segments = random_map(rng, rng.randint(0, 16), crowds=0.3)
+        Image.fromarray(id2rgb(true)).save(tmp_path / "gt" / f"{i}.png")
+        annotations.append({"image_id": i, "file_name": f"{i}.png", "segments_info": segments})
+        pred, guess = disturbed(rng, true, segments)
+        inputs.append({"image_id": i, "file_name": f"{i}.jpg"})
+        outputs.append({"panoptic_seg": (torch.as_tensor(pred.astype(np.int32)), guess)})
+    (tmp_path / "gt.json").write_text(json.dumps({"annotations": annotations, "categories": CATEGORIES}))
+    name = "test_panoptic_official"
+    MetadataCatalog.get(name).set(
+        panoptic_json=str(tmp_path / "gt.json"), panoptic_root=str(tmp_path / "gt"),
+        thing_dataset_id_to_contiguous_id={}, stuff_dataset_id_to_contiguous_id={},
+    )  # fmt: skip
+    try:
+        ours = evaluated(name, tmp_path / "out", inputs, outputs)
+    finally:
+        MetadataCatalog.pop(name)
+    assert ours == official(tmp_path / "gt.json", tmp_path / "gt", tmp_path / "out", capsys)
+    assert 0 < ours["PQ_st"] < 100
+
+
+@pytest.mark.skipif("ADET_EXT_TEST_DATA" not in os.environ, reason="ADET_EXT_TEST_DATA names no folder of real data")
+def test_on_coco_the_numbers_are_the_official_ones_to_the_last_digit(tmp_path, capsys):
+    root = Path(os.environ["ADET_EXT_TEST_DATA"]) / "coco_tiny"
+    truth_json, truth_root = root / "annotations" / "panoptic_train.json", root / "panoptic_train"
+    truth, rng = json.loads(truth_json.read_text()), np.random.RandomState(0)
+    truth["annotations"] = truth["annotations"][30:65]  # with crowds; all hundred take a while
+    assert any(s["iscrowd"] for a in truth["annotations"] for s in a["segments_info"])
+    truth_json = tmp_path / "truth.json"
+    truth_json.write_text(json.dumps(truth))
+    inputs, outputs = [], []
+    for annotation in truth["annotations"]:
+        true = rgb2id(np.asarray(Image.open(truth_root / annotation["file_name"])))
+        pred = np.roll(true, tuple(rng.randint(-12, 13, 2)), (0, 1))
+        info = [{"id": s["id"], "category_id": s["category_id"]} for s in annotation["segments_info"]]
+        for segment in info:
+            if rng.rand() < 0.1:
+                pred[pred == segment["id"]] = 0
+            elif rng.rand() < 0.1:
+                segment["category_id"] = int(rng.choice(truth["categories"])["id"])
+        info = [s for s in info if (pred == s["id"]).any()]
+        inputs.append({"image_id": annotation["image_id"], "file_name": annotation["file_name"]})
+        outputs.append({"panoptic_seg": (torch.as_tensor(pred.astype(np.int32)), info)})
+    name = "test_panoptic_coco_tiny"
+    MetadataCatalog.get(name).set(
+        panoptic_json=str(truth_json), panoptic_root=str(truth_root),
+        thing_dataset_id_to_contiguous_id={}, stuff_dataset_id_to_contiguous_id={},
+    )  # fmt: skip
+    try:
+        ours = evaluated(name, tmp_path, inputs, outputs)
+    finally:
+        MetadataCatalog.pop(name)
+    assert ours == official(truth_json, truth_root, tmp_path, capsys)
+    assert 20 < ours["PQ"] < 95

@@ -10,7 +10,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from ...d2.config import configurable
-from ...d2.modeling import META_ARCH_REGISTRY
+from ...d2.layers import ShapeSpec
+from ...d2.modeling import META_ARCH_REGISTRY, build_sem_seg_head
 from ...d2.structures import ImageList, Instances
 from ...layers.blend import assemble, blend, crop_bases
 from ...layers.sparse_conv import conv3x3_at
@@ -18,6 +19,7 @@ from ..fcos.head import HeadOutput
 from ..fcos.inference import Detections
 from ..fcos.losses import Positives
 from ..one_stage import OneStageDetector
+from ..panoptic import PanopticMerger, semantic_scores
 from .bases import BasisModule, build_basis_module
 
 __all__ = ["BlendMask", "Blender"]
@@ -104,7 +106,7 @@ class Blender(nn.Module):
 
 @META_ARCH_REGISTRY.register()
 class BlendMask(OneStageDetector):
-    """FCOS with blended masks.
+    """FCOS with blended masks; with a semantic head also panoptic (section 4.4.4).
 
     The top layer is evaluated where it is read: at positive locations in training, at detections in inference.
     """
@@ -118,17 +120,26 @@ class BlendMask(OneStageDetector):
         in_channels: int,
         mask_loss_weight: float = 1.0,
         visualize: bool = False,
+        semantic_head: nn.Module | None = None,
+        merger: PanopticMerger | None = None,
         **detector,
     ):
         """
         Args:
             in_channels: channels of the box tower, which the top layer reads.
+            semantic_head, merger: for panoptic segmentation, or None. The head is Detectron2's SemSegFPNHead or works
+                like it: ``layers(features)`` gives logits (N, C, H / s, W / s) with s its ``common_stride``,
+                ``losses(logits, labels)`` a dict, and ``ignore_value`` is the label of pixels that do not count.
             visualize: hand out ``bases`` and, with the auxiliary loss on, ``sem_thing_seg`` beside the instances (both
                 in the frame of the padded batch, at their own strides; the latter logits), and ``top_feat``, the
                 attentions, in them.
             detector: see :class:`OneStageDetector`.
         """
         super().__init__(**detector)
+        if (semantic_head is None) != (merger is None):
+            raise ValueError("semantic_head and merger come together: both for panoptic segmentation, or neither")
+        self.panoptic_module = semantic_head  # AdelaiDet's name for it
+        self.merger = merger
         self.basis_module = basis_module
         self.blender = blender
         self.mask_loss_weight = mask_loss_weight
@@ -142,11 +153,6 @@ class BlendMask(OneStageDetector):
 
     @classmethod
     def from_config(cls, cfg) -> dict[str, Any]:
-        if cfg.MODEL.PANOPTIC_FPN.COMBINE.ENABLED:
-            raise ValueError(
-                "panoptic BlendMask is not part of this version; set MODEL.PANOPTIC_FPN.COMBINE.ENABLED to False for "
-                "instance segmentation"
-            )
         detector = super().from_config(cfg)
         return {
             **detector,
@@ -155,7 +161,21 @@ class BlendMask(OneStageDetector):
             "in_channels": detector["proposal_generator"].fcos_head.bbox_pred.in_channels,
             "mask_loss_weight": cfg.MODEL.BLENDMASK.INSTANCE_LOSS_WEIGHT,
             "visualize": cfg.MODEL.BLENDMASK.VISUALIZE,
+            **cls._panoptic_from_config(cfg, detector["backbone"].output_shape()),
         }
+
+    @staticmethod
+    def _panoptic_from_config(cfg, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        if not cfg.MODEL.PANOPTIC_FPN.COMBINE.ENABLED:
+            return {}
+        missing = [name for name in cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES if name not in input_shape]
+        if missing:
+            raise ValueError(
+                f"MODEL.SEM_SEG_HEAD.IN_FEATURES names {missing}, which the backbone does not give "
+                f"({sorted(input_shape)}); panoptic configs start from BlendMask/Panoptic/Base-Panoptic.yaml, and "
+                "without stuff MODEL.PANOPTIC_FPN.COMBINE.ENABLED is False"
+            )
+        return {"semantic_head": build_sem_seg_head(cfg, input_shape), "merger": PanopticMerger.from_config(cfg)}
 
     def attentions(
         self, output: HeadOutput, image: torch.Tensor, location: torch.Tensor
@@ -177,6 +197,9 @@ class BlendMask(OneStageDetector):
         losses = self.basis_module.semantic_loss(features, self._semantic_labels(batched_inputs))
         mask_loss = self._mask_loss(bases, output, positives, gt_instances)
         losses["loss_mask"] = mask_loss * self.mask_loss_weight
+        if self.panoptic_module is not None:
+            labels = self._stuff_labels(batched_inputs)
+            losses.update(self.panoptic_module.losses(self.panoptic_module.layers(features), labels))
         return losses
 
     def _mask_loss(
@@ -205,6 +228,21 @@ class BlendMask(OneStageDetector):
         labels = [x["basis_sem"].to(self.device) for x in batched_inputs]
         return ImageList.from_tensors(labels, self.backbone.size_divisibility, 0).tensor
 
+    def _stuff_labels(self, batched_inputs: list[dict]) -> torch.Tensor:
+        """(N, H, W) int64: 0 for things, stuff classes from 1 on."""
+        for x in batched_inputs:
+            if "sem_seg" not in x:
+                raise ValueError(
+                    f"{x.get('file_name', 'an input')} comes without semantic labels ('sem_seg'), which panoptic "
+                    "segmentation learns from; train on a panoptic data set such as coco_2017_train_panoptic_separated "
+                    "(its label maps come from 'python -m adet_ext data prepare-panoptic'), or set "
+                    "MODEL.PANOPTIC_FPN.COMBINE.ENABLED to False"
+                )
+        labels = [x["sem_seg"].to(self.device) for x in batched_inputs]
+        return ImageList.from_tensors(
+            labels, self.backbone.size_divisibility, self.panoptic_module.ignore_value
+        ).tensor
+
     def branch_fields(
         self, features: dict[str, torch.Tensor], output: HeadOutput, detections: Detections
     ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
@@ -215,6 +253,8 @@ class BlendMask(OneStageDetector):
         masks = self.blender.merge(crops, attentions).float().sigmoid()  # (N D, R, R)
         fields = {"pred_masks": masks.unflatten(0, detections.valid.shape)[:, :, None]}  # (N, D, 1, R, R)
         extras = {}
+        if self.panoptic_module is not None:
+            extras["sem_seg"] = self.panoptic_module.layers(features)
         if self.visualize:
             extras["bases"] = bases
             if attentions is not None:
@@ -222,3 +262,22 @@ class BlendMask(OneStageDetector):
             if self.basis_module.loss_on:
                 extras["sem_thing_seg"] = self.basis_module.semantic_logits(features)
         return fields, extras
+
+    def postprocess(
+        self,
+        instances: list[Instances],
+        extras: dict[str, torch.Tensor],
+        batched_inputs: list[dict],
+        image_sizes: list[tuple[int, int]],
+    ) -> list[dict]:
+        """With a semantic head also ``sem_seg``, logits (C, H, W), and ``panoptic_seg``, at the size asked for."""
+        results = super().postprocess(instances, extras, batched_inputs, image_sizes)
+        if self.merger is None:
+            return results
+        for result, size in zip(results, image_sizes):
+            scores = semantic_scores(
+                result["sem_seg"].float(), self.panoptic_module.common_stride, size, *result["instances"].image_size
+            )
+            result["sem_seg"] = scores
+            result["panoptic_seg"] = self.merger(result["instances"], scores.argmax(dim=0))
+        return results

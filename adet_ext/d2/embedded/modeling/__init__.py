@@ -28,6 +28,7 @@ from .resnet import (
     ResNetBlockBase,
     build_resnet_backbone,
 )
+from .semantic_seg import SemSegFPNHead
 
 __all__ = [
     "BACKBONE_REGISTRY",
@@ -44,6 +45,7 @@ __all__ = [
     "ResNet",
     "ResNetBlockBase",
     "SEM_SEG_HEADS_REGISTRY",
+    "SemSegFPNHead",
     "build_backbone",
     "build_model",
     "build_proposal_generator",

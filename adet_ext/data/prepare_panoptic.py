@@ -1,0 +1,209 @@
+"""From COCO's panoptic PNGs to the semantic label maps that panoptic models learn stuff from.
+
+A panoptic PNG codes a segment's id in each pixel's colour. The label map made of it is 8-bit grey: 0 for any thing, 1
+and up for the stuff classes in the order of the annotation file's categories, 255 where nothing is labelled. For COCO
+these are the files that Detectron2's data sets ``coco_2017_{train,val}_panoptic_separated`` expect, pixel for pixel.
+"""
+
+import collections
+import functools
+import json
+import multiprocessing
+import os
+import re
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from ..d2.evaluation import rgb2id
+from ..errors import UserError
+from ..files import make_folder, written_beside
+
+__all__ = ["Prepared", "prepare_panoptic"]
+
+UNLABELLED = 255
+_ARCHIVES = (
+    "COCO's panoptic_annotations_trainval2017.zip holds the JSON files and two more archives, panoptic_train2017.zip "
+    "and panoptic_val2017.zip, which have to be unpacked too"
+)
+
+
+class Prepared(NamedTuple):
+    """What a call did: label maps written, found finished, and what could not be made, with the reasons."""
+
+    written: int
+    finished: int
+    problems: list[str]
+
+
+class _Task(NamedTuple):
+    source: str
+    target: str
+    size: tuple[int, int] | None  # width, height
+    labels: dict[int, int]  # segment id -> label
+
+
+def prepare_panoptic(
+    panoptic_json: str,
+    panoptic_root: str,
+    sem_seg_root: str,
+    *,
+    workers: int = 1,
+    tick: Callable[[], None] = lambda: None,
+) -> Prepared:
+    """Make the label map of every annotated image; those that are there and in order are left as they are.
+
+    A map is written beside its place and renamed, so a run that was killed can be started again and goes on. One file
+    that cannot be read does not stop the others.
+
+    Args:
+        panoptic_json, panoptic_root: COCO's annotations and the folder of its PNGs.
+        sem_seg_root: where the maps go, under the names of the PNGs; made where it is missing.
+        workers: processes.
+        tick: called after each file.
+
+    Raises:
+        UserError: the annotations, or some of their PNGs, are not there, or the folder cannot be written to.
+    """
+    tasks = _tasks(panoptic_json, panoptic_root, sem_seg_root)
+    make_folder(sem_seg_root)
+    _remove_remains(sem_seg_root)
+    counts: collections.Counter[str] = collections.Counter()
+    problems = []
+    for outcome in _outcomes(tasks, workers):
+        counts[outcome] += 1
+        if outcome not in ("written", "finished"):
+            problems.append(outcome)
+        tick()
+    return Prepared(counts["written"], counts["finished"], sorted(problems))
+
+
+def annotated_images(panoptic_json: str) -> int:
+    """How many images a file annotates, which is how often ``tick`` will be called."""
+    return len(_annotations(panoptic_json)["annotations"])
+
+
+@functools.lru_cache(maxsize=1)  # COCO's own takes seconds to read
+def _annotations(path: str) -> dict:
+    if not os.path.isfile(path):
+        raise UserError(f"{path}: there is no such file; {_ARCHIVES}")
+    try:
+        with open(path, encoding="utf-8") as file:
+            content = json.load(file)
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON, or only a part of the file ({error}); download it again") from error
+    missing = [k for k in ("annotations", "categories") if k not in (content if isinstance(content, dict) else {})]
+    if missing or not all("segments_info" in a for a in content["annotations"]):
+        raise UserError(f"{path}: these are no panoptic annotations ({', '.join(missing) or 'segments_info'} missing)")
+    return content
+
+
+def _tasks(panoptic_json: str, panoptic_root: str, sem_seg_root: str) -> list[_Task]:
+    content = _annotations(panoptic_json)
+    stuff = [c["id"] for c in content["categories"] if not c["isthing"]]
+    if len(stuff) >= UNLABELLED:
+        raise UserError(f"{panoptic_json}: {len(stuff)} stuff classes do not fit into 8 bits; 254 do")
+    label_of = {c["id"]: 0 for c in content["categories"]} | {c: i for i, c in enumerate(stuff, start=1)}
+    sizes = {i["id"]: (i["width"], i["height"]) for i in content.get("images", ()) if "width" in i and "height" in i}
+    if not os.path.isdir(panoptic_root):
+        raise UserError(f"{panoptic_root}: there is no such folder; {_ARCHIVES}")
+    here = set(os.listdir(panoptic_root))
+    absent = [a["file_name"] for a in content["annotations"] if a["file_name"] not in here]
+    if absent:
+        raise UserError(
+            f"{panoptic_root}: {len(absent)} of the {len(content['annotations'])} files that {panoptic_json} names are "
+            f"not there ({', '.join(absent[:3])}{', ...' if len(absent) > 3 else ''}); the archive was not unpacked to "
+            f"its end, or belongs to another split. {_ARCHIVES}"
+        )
+    tasks = []
+    for annotation in content["annotations"]:
+        name = annotation["file_name"]
+        unknown = sorted({s["category_id"] for s in annotation["segments_info"]} - label_of.keys())
+        if unknown:
+            raise UserError(f"{panoptic_json}: {name} has segments of categories {unknown}, which it does not list")
+        labels = {s["id"]: label_of[s["category_id"]] for s in annotation["segments_info"]}
+        source, target = os.path.join(panoptic_root, name), os.path.join(sem_seg_root, name)
+        tasks.append(_Task(source, target, sizes.get(annotation["image_id"]), labels))
+    return tasks
+
+
+def _outcomes(tasks: list[_Task], workers: int) -> Iterator[str]:
+    if workers <= 1:
+        yield from map(_prepare, tasks)
+        return
+    # Forked workers have the libraries loaded already; elsewhere each of them has to.
+    method = "fork" if "fork" in multiprocessing.get_all_start_methods() else None
+    quiet = (signal.SIGINT, signal.SIG_IGN)  # an interrupt is the parent's to answer
+    with multiprocessing.get_context(method).Pool(workers, signal.signal, quiet) as pool:
+        yield from pool.imap_unordered(_prepare, tasks, chunksize=max(1, min(32, len(tasks) // (4 * workers))))
+
+
+def _prepare(task: _Task) -> str:
+    """ "written", "finished", or what is wrong with the source."""
+    if _is_finished(task):
+        return "finished"
+    try:
+        with Image.open(task.source) as image:
+            if image.mode not in ("RGB", "RGBA"):
+                return f"{task.source}: its colours code no ids (mode {image.mode})"
+            ids = rgb2id(np.asarray(image))
+    except Exception as error:  # Pillow raises many kinds for broken files
+        reason = " ".join(str(error).split()) or type(error).__name__
+        return f"{task.source}: not an image, or only a part of one ({reason}); unpack or download it again"
+    if task.size is not None and ids.shape != task.size[::-1]:
+        width, height = task.size
+        return f"{task.source}: {ids.shape[1]} x {ids.shape[0]} pixels, the annotations say {width} x {height}"
+    listed = list(task.labels)
+    place = np.zeros(max(int(ids.max()), *listed, 0) + 1, np.int32)  # by segment id; 0: not listed
+    place[listed] = np.arange(1, len(listed) + 1)
+    places = place[ids]
+    lost = [listed[i] for i in np.flatnonzero(np.bincount(places.reshape(-1), minlength=len(listed) + 1)[1:] == 0)]
+    if lost:
+        return f"{task.source}: segments {lost[:3]} of the annotations are not in it; it belongs to other annotations"
+    labels = np.array([UNLABELLED, *task.labels.values()], np.uint8)[places]
+    with written_beside(task.target) as beside:
+        Image.fromarray(labels).save(beside)
+    return "written"
+
+
+def _is_finished(task: _Task) -> bool:
+    """Whether the label map is there whole, of the right size, and with just the labels it has to have."""
+    try:
+        with Image.open(task.target) as image, Image.open(task.source) as source:
+            if image.mode != "L" or image.size != source.size:
+                return False
+            present = set(np.flatnonzero(np.bincount(np.asarray(image).reshape(-1))).tolist())
+    except Exception:  # not there, or broken: it is made anew, and what is wrong with the source is said then
+        return False
+    return present - {UNLABELLED} == set(task.labels.values())
+
+
+def _remove_remains(folder: str) -> None:
+    """Remove half-written files of processes that are no more."""
+    for name in os.listdir(folder):
+        match = re.fullmatch(r"\..+\.(\d+)\.part\.png", name)
+        if match and not _is_alive(int(match[1])):
+            os.remove(os.path.join(folder, name))
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's
+        return True
+    return True
+
+
+def coco_splits(root: str, splits: Iterable[str]) -> Iterator[tuple[str, str, str]]:
+    """(annotations, folder of PNGs, folder of label maps) of COCO's splits such as "val2017", under ``root``/coco."""
+    for split in splits:
+        yield (
+            os.path.join(root, "coco", "annotations", f"panoptic_{split}.json"),
+            os.path.join(root, "coco", f"panoptic_{split}"),
+            os.path.join(root, "coco", f"panoptic_stuff_{split}"),
+        )
