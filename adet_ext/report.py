@@ -20,6 +20,7 @@ from .charts import CHART_STYLE, line_chart
 from .errors import UserError
 from .files import make_folder, written_beside
 from .gallery import Gallery
+from .machine import processor_name
 from .metrics import EVALUATED, Metrics, overall, per_class
 from .report_page import bars, definitions, duration, figure, grid, page, section, tiles
 
@@ -97,9 +98,7 @@ def machine_facts() -> dict[str, str]:
 
     import adet_ext
 
-    from .cli.env import processor_name
     from .d2 import ENGINE, REASON
-
     facts = {
         "Processor": f"{processor_name()}, {os.cpu_count()} cores, torch on {torch.get_num_threads()}",
         "System": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",

@@ -20,6 +20,7 @@ VERBS = {
     "demo": "draw a model's predictions on images, folders or videos",
     "data": "list, check, prepare and draw data sets",
     "bench": "time models against one another in paired rounds",
+    "study": "train the rows of an ablation over several seeds and compare",
     "analyze": "parameters, multiply-adds and activations, per module",
     "env": "versions, the engine that is on and why, native operators",
 }

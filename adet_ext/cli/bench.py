@@ -14,7 +14,7 @@ from tqdm import tqdm
 from ..benchmark.paired import Partner, ratios, run_rounds, spread
 from ..d2 import ENGINE
 from ..errors import UserError
-from .env import processor_name
+from ..machine import processor_name
 
 __all__ = ["build_parser", "main"]
 

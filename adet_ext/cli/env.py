@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from ..errors import UserError
+from ..machine import processor_name
 
 __all__ = ["collect", "main"]
 
@@ -97,18 +98,6 @@ def _machine() -> dict[str, Any]:
     else:
         report["GPU"] = "none visible"
     return report
-
-
-def processor_name() -> str:
-    """The processor as its maker calls it, where the system tells."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as lines:
-            for line in lines:
-                if line.startswith("model name"):
-                    return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
 
 
 def _extension() -> dict[str, Any]:

@@ -8,7 +8,6 @@ from . import ENGINE
 if ENGINE == "detectron2":
     from detectron2.engine import (
         AMPTrainer,
-        DefaultPredictor,
         DefaultTrainer,
         HookBase,
         SimpleTrainer,
@@ -44,7 +43,6 @@ else:
     from .embedded.engine import (
         DEFAULT_TIMEOUT,
         AMPTrainer,
-        DefaultPredictor,
         DefaultTrainer,
         HookBase,
         SimpleTrainer,
@@ -60,7 +58,6 @@ else:
 __all__ = [
     "AMPTrainer",
     "DEFAULT_TIMEOUT",
-    "DefaultPredictor",
     "DefaultTrainer",
     "HookBase",
     "SimpleTrainer",

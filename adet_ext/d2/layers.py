@@ -15,7 +15,6 @@ if ENGINE == "detectron2":
         batched_nms,
         cat,
         get_norm,
-        nonzero_tuple,
         paste_masks_in_image,
     )
 else:
@@ -31,7 +30,6 @@ else:
         batched_nms,
         cat,
         get_norm,
-        nonzero_tuple,
         paste_masks_in_image,
     )
 
@@ -47,6 +45,5 @@ __all__ = [
     "batched_nms",
     "cat",
     "get_norm",
-    "nonzero_tuple",
     "paste_masks_in_image",
 ]

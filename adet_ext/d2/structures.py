@@ -11,7 +11,6 @@ if ENGINE == "detectron2":
         Instances,
         PolygonMasks,
         ROIMasks,
-        pairwise_iou,
         polygons_to_bitmask,
     )
 else:
@@ -23,7 +22,6 @@ else:
         Instances,
         PolygonMasks,
         ROIMasks,
-        pairwise_iou,
         polygons_to_bitmask,
     )
 
@@ -35,6 +33,5 @@ __all__ = [
     "Instances",
     "PolygonMasks",
     "ROIMasks",
-    "pairwise_iou",
     "polygons_to_bitmask",
 ]

@@ -18,7 +18,7 @@ if ENGINE == "detectron2":
         has_event_storage,
     )
     from detectron2.utils.file_io import PathHandler, PathManager
-    from detectron2.utils.logger import create_small_table, log_every_n, log_first_n, setup_logger
+    from detectron2.utils.logger import create_small_table, log_first_n, setup_logger
     from detectron2.utils.visualizer import ColorMode, GenericMask, VisImage, Visualizer
 else:
     from .embedded.utils import comm, events, logger, visualizer
@@ -33,7 +33,7 @@ else:
         has_event_storage,
     )
     from .embedded.utils.file_io import PathHandler, PathManager
-    from .embedded.utils.logger import create_small_table, log_every_n, log_first_n, setup_logger
+    from .embedded.utils.logger import create_small_table, log_first_n, setup_logger
     from .embedded.utils.visualizer import ColorMode, GenericMask, VisImage, Visualizer
 
 __all__ = [
@@ -56,7 +56,6 @@ __all__ = [
     "events",
     "get_event_storage",
     "has_event_storage",
-    "log_every_n",
     "log_first_n",
     "logger",
     "seed_all_rng",

@@ -13,10 +13,8 @@ from torch import nn
 
 from adet_ext.d2 import ENGINE
 from adet_ext.d2.config import get_cfg
-from adet_ext.d2.data import MetadataCatalog
 from adet_ext.d2.engine import (
     AMPTrainer,
-    DefaultPredictor,
     DefaultTrainer,
     SimpleTrainer,
     create_ddp_model,
@@ -321,23 +319,6 @@ def test_what_the_embedded_engine_lacks_names_detectron2(tmp_path):
     cfg.SOLVER.REFERENCE_WORLD_SIZE = 8
     with pytest.raises(ValueError, match="REFERENCE_WORLD_SIZE.*Detectron2"):
         TinyTrainer(cfg)
-
-
-@pytest.mark.parametrize("order", ["BGR", "RGB"])
-def test_predictor_resizes_and_orders_channels_as_the_config_says(tmp_path, order):
-    cfg = _cfg(tmp_path)
-    cfg.INPUT.FORMAT = order
-    cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = 20, 30
-    MetadataCatalog.get("tiny_test")
-    predictor = DefaultPredictor(cfg)
-    seen = []
-    predictor.model.register_forward_pre_hook(lambda module, args: seen.append(args[0][0]["image"]))
-    image = np.zeros((10, 40, 3), dtype=np.uint8)
-    image[:, :, 0] = 200  # blue
-    out = predictor(image)
-    assert out["size"] == (10, 40) and not predictor.model.training
-    assert seen[0].shape == (3, 8, 30) and seen[0].dtype == torch.float32
-    assert seen[0][:, 0, 0].tolist() == ([200, 0, 0] if order == "BGR" else [0, 0, 200])
 
 
 def test_arguments_are_those_of_detectron2():

@@ -70,7 +70,8 @@ def test_hooks_run_in_order_around_every_step():
 
 def test_after_train_runs_after_a_failure_with_the_iteration_that_failed():
     seen = []
-    hook = hooks.CallbackHook(after_train=lambda trainer: seen.append(trainer.iter))
+    hook = HookBase()
+    hook.after_train = lambda: seen.append(hook.trainer.iter)
     with pytest.raises(RuntimeError, match="the step failed"):
         _train(_Counting(fail_at=4), hook)
     assert seen == [4]

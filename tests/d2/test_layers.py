@@ -20,7 +20,6 @@ from adet_ext.d2.layers import (
     batched_nms,
     cat,
     get_norm,
-    nonzero_tuple,
     paste_masks_in_image,
 )
 
@@ -231,7 +230,6 @@ def test_suppression_is_by_class():
 def test_small_helpers():
     one = torch.ones(2)
     assert cat([one]) is one and cat([one, one], dim=0).shape == (4,)
-    assert [index.tolist() for index in nonzero_tuple(torch.eye(2))] == [[0, 1], [0, 1]]
     assert ShapeSpec(channels=3) == ShapeSpec(3, None, None, None)
     ramp = torch.arange(8.0).expand(1, 1, 8, 8)
     pooled = ROIAlign((2, 2), 0.5, 2)(ramp, torch.tensor([[0, 0, 0, 8.0, 8.0]]))

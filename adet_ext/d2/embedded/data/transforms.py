@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 __all__ = [
     "Transform", "TransformList", "NoOpTransform", "HFlipTransform", "VFlipTransform", "CropTransform",
-    "ResizeTransform", "Augmentation", "AugmentationList", "AugInput", "RandomApply", "RandomFlip",
+    "ResizeTransform", "Augmentation", "AugmentationList", "AugInput", "RandomFlip",
     "RandomCrop", "Resize", "ResizeShortestEdge",
 ]  # fmt: skip
 
@@ -168,21 +168,6 @@ class AugmentationList(Augmentation):
 
     def __call__(self, aug_input) -> TransformList:
         return TransformList([aug(aug_input) for aug in self.augs])
-
-
-class RandomApply(Augmentation):
-    """``tfm_or_aug`` with probability ``prob``, else nothing."""
-
-    def __init__(self, tfm_or_aug: "Augmentation | Transform", prob: float = 0.5):
-        assert 0.0 <= prob <= 1.0, f"a probability lies in [0, 1], got {prob}"
-        self.aug = _as_augmentation(tfm_or_aug)
-        self.prob = prob
-
-    def get_transform(self, *args) -> Transform:
-        return self.aug.get_transform(*args) if self._rand_range() < self.prob else NoOpTransform()
-
-    def __call__(self, aug_input) -> Transform:
-        return self.aug(aug_input) if self._rand_range() < self.prob else NoOpTransform()
 
 
 class RandomFlip(Augmentation):

@@ -2,14 +2,13 @@
 
 from ..utils.launch import DEFAULT_TIMEOUT, join_torchrun, launch, started_by_torchrun
 from . import hooks
-from .defaults import DefaultPredictor, DefaultTrainer
+from .defaults import DefaultTrainer
 from .setup import create_ddp_model, default_argument_parser, default_setup, default_writers
 from .train_loop import AMPTrainer, HookBase, SimpleTrainer, TrainerBase
 
 __all__ = [
     "AMPTrainer",
     "DEFAULT_TIMEOUT",
-    "DefaultPredictor",
     "DefaultTrainer",
     "HookBase",
     "SimpleTrainer",

@@ -6,15 +6,13 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from fvcore.nn.precise_bn import get_bn_modules
 from torch import nn
 
 from ..checkpoint import DetectionCheckpointer
 from ..config import CfgNode
-from ..data import MetadataCatalog, build_detection_test_loader, build_detection_train_loader
-from ..data.transforms import ResizeShortestEdge
+from ..data import build_detection_test_loader, build_detection_train_loader
 from ..evaluation import DatasetEvaluator, inference_on_dataset, print_csv_format, verify_results
 from ..modeling import build_model
 from ..solver import build_lr_scheduler, build_optimizer
@@ -24,36 +22,6 @@ from ..utils.logger import setup_logger
 from . import hooks
 from .setup import create_ddp_model, default_writers
 from .train_loop import AMPTrainer, HookBase, SimpleTrainer, TrainerBase
-
-
-class DefaultPredictor:
-    """The config's model with its weights, for one image at a time.
-
-    ``metadata`` is that of the first data set in ``cfg.DATASETS.TEST``.
-    """
-
-    def __init__(self, cfg: CfgNode):
-        self.cfg = cfg.clone()
-        self.model = build_model(self.cfg)
-        self.model.eval()
-        if len(cfg.DATASETS.TEST):
-            self.metadata = MetadataCatalog.get(cfg.DATASETS.TEST[0])
-        DetectionCheckpointer(self.model).load(cfg.MODEL.WEIGHTS)
-        side = cfg.INPUT.MIN_SIZE_TEST
-        self.aug = ResizeShortestEdge([side, side], cfg.INPUT.MAX_SIZE_TEST)
-        self.input_format = cfg.INPUT.FORMAT
-        if self.input_format not in ("RGB", "BGR"):
-            raise ValueError(f"INPUT.FORMAT is {self.input_format!r}; set it to 'RGB' or 'BGR'")
-
-    def __call__(self, original_image: np.ndarray) -> dict[str, Any]:
-        """Return the model's output for an image (H, W, 3), uint8, with its channels in BGR order."""
-        if self.input_format == "RGB":
-            original_image = original_image[:, :, ::-1]
-        height, width = original_image.shape[:2]
-        image = self.aug.get_transform(original_image).apply_image(original_image)
-        image = torch.as_tensor(image.astype("float32").transpose(2, 0, 1))  # (3, h, w)
-        with torch.no_grad():
-            return self.model([{"image": image, "height": height, "width": width}])[0]
 
 
 class DefaultTrainer(TrainerBase):

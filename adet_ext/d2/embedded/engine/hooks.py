@@ -23,49 +23,12 @@ from .train_loop import HookBase
 
 __all__ = [
     "BestCheckpointer",
-    "CallbackHook",
     "EvalHook",
     "IterationTimer",
     "LRScheduler",
     "PeriodicCheckpointer",
     "PeriodicWriter",
 ]
-
-
-class CallbackHook(HookBase):
-    """Calls the given functions with the trainer."""
-
-    def __init__(
-        self,
-        *,
-        before_train: Callable | None = None,
-        after_train: Callable | None = None,
-        before_step: Callable | None = None,
-        after_step: Callable | None = None,
-    ):
-        self._calls = {
-            "before_train": before_train,
-            "after_train": after_train,
-            "before_step": before_step,
-            "after_step": after_step,
-        }
-
-    def _call(self, when: str) -> None:
-        if self._calls.get(when):
-            self._calls[when](self.trainer)
-
-    def before_train(self) -> None:
-        self._call("before_train")
-
-    def before_step(self) -> None:
-        self._call("before_step")
-
-    def after_step(self) -> None:
-        self._call("after_step")
-
-    def after_train(self) -> None:
-        self._call("after_train")
-        self._calls = {}  # closures over the trainer would keep it, and its model, alive
 
 
 class IterationTimer(HookBase):

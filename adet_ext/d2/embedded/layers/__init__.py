@@ -1,6 +1,6 @@
 """Building blocks of networks, with Detectron2's names, parameters and numbers."""
 
-from .basic import CNNBlockBase, ROIAlign, ShapeSpec, batched_nms, cat, nonzero_tuple
+from .basic import CNNBlockBase, ROIAlign, ShapeSpec, batched_nms, cat
 from .conv import Conv2d, DeformConv, ModulatedDeformConv
 from .norm import FrozenBatchNorm2d, NaiveSyncBatchNorm, get_norm
 from .paste import paste_masks_in_image
@@ -17,6 +17,5 @@ __all__ = [
     "batched_nms",
     "cat",
     "get_norm",
-    "nonzero_tuple",
     "paste_masks_in_image",
 ]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from .norm import FrozenBatchNorm2d
 
-__all__ = ["CNNBlockBase", "ROIAlign", "ShapeSpec", "batched_nms", "cat", "nonzero_tuple"]
+__all__ = ["CNNBlockBase", "ROIAlign", "ShapeSpec", "batched_nms", "cat"]
 
 
 @dataclass
@@ -95,6 +95,3 @@ def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     return tensors[0] if len(tensors) == 1 else torch.cat(list(tensors), dim)
 
 
-def nonzero_tuple(x: Tensor) -> tuple[Tensor, ...]:
-    """Indices of the nonzero elements, one tensor per dimension."""
-    return x.nonzero(as_tuple=True)

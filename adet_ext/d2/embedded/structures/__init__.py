@@ -1,6 +1,6 @@
 """Boxes, instances, images and masks, with Detectron2's names, behaviour and numbers."""
 
-from .boxes import Boxes, BoxMode, pairwise_iou
+from .boxes import Boxes, BoxMode
 from .image_list import ImageList
 from .instances import Instances
 from .masks import BitMasks, PolygonMasks, ROIMasks, polygons_to_bitmask
@@ -13,6 +13,5 @@ __all__ = [
     "Instances",
     "PolygonMasks",
     "ROIMasks",
-    "pairwise_iou",
     "polygons_to_bitmask",
 ]

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["BoxMode", "Boxes", "pairwise_iou"]
+__all__ = ["BoxMode", "Boxes"]
 
 
 @unique
@@ -101,16 +101,6 @@ class Boxes:
         sides = self.tensor[:, 2:] - self.tensor[:, :2]
         return (sides > threshold).all(dim=1)
 
-    def inside_box(self, box_size: tuple[int, int], boundary_threshold: float = 0) -> Tensor:
-        """Boolean (N,): within ``box_size`` (height, width), give or take ``boundary_threshold`` pixels."""
-        height, width = box_size
-        x0, y0, x1, y1 = self.tensor.unbind(-1)
-        within_start = (x0 >= -boundary_threshold) & (y0 >= -boundary_threshold)
-        return within_start & (x1 < width + boundary_threshold) & (y1 < height + boundary_threshold)
-
-    def get_centers(self) -> Tensor:
-        """Centres (N, 2), columns x, y."""
-        return (self.tensor[:, :2] + self.tensor[:, 2:]) / 2
 
     def scale(self, scale_x: float, scale_y: float) -> None:
         """Multiply the coordinates, in place."""
@@ -142,12 +132,3 @@ class Boxes:
         return f"Boxes({self.tensor})"
 
 
-def pairwise_iou(boxes1: Boxes, boxes2: Boxes) -> Tensor:
-    """Intersection over union (N, M) of every first box with every second one; 0 where they are apart."""
-    first, second = boxes1.tensor, boxes2.tensor
-    start = torch.max(first[:, None, :2], second[:, :2])  # N, M, 2
-    end = torch.min(first[:, None, 2:], second[:, 2:])  # N, M, 2
-    inter = (end - start).clamp_(min=0).prod(dim=2)  # N, M
-    union = boxes1.area()[:, None] + boxes2.area() - inter
-    # Two empty boxes would be 0 / 0.
-    return torch.where(inter > 0, inter / union, inter.new_zeros(1))

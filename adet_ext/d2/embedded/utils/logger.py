@@ -121,14 +121,6 @@ def log_first_n(
         logging.getLogger(name or module).log(lvl, msg)
 
 
-def log_every_n(lvl: int, msg: str, n: int = 1, *, name: str | None = None) -> None:
-    """Log the first of every ``n`` calls from one line of code."""
-    module, line = _caller()
-    _COUNTS[line] += 1
-    if n == 1 or _COUNTS[line] % n == 1:
-        logging.getLogger(name or module).log(lvl, msg)
-
-
 def create_small_table(small_dict: dict[str, Any]) -> str:
     """A table of one row under the dictionary's keys, for a handful of figures."""
     return tabulate(
