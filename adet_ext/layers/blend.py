@@ -19,6 +19,7 @@ __all__ = [
     "blend_masks",
     "blend_vector",
     "crop_bases",
+    "fuses",
     "one_hot_attentions",
     "paste_blended",
     "paste_masks",

@@ -14,13 +14,13 @@ from ..d2.modeling import (
     Backbone,
     build_backbone,
     build_proposal_generator,
-    detector_postprocess,
 )
 from ..d2.structures import ImageList, Instances
 from .fcos import FCOS
 from .fcos.head import HeadOutput
 from .fcos.inference import Detections
 from .fcos.losses import Positives
+from .postprocess import detector_postprocess
 
 __all__ = ["OneStageDetector"]
 

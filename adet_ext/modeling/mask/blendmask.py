@@ -13,7 +13,7 @@ from ...d2.config import configurable
 from ...d2.layers import ShapeSpec
 from ...d2.modeling import META_ARCH_REGISTRY, build_sem_seg_head
 from ...d2.structures import ImageList, Instances
-from ...layers.blend import assemble, blend, crop_bases
+from ...layers.blend import assemble, assemble_masks, blend, blend_masks, crop_bases, fuses
 from ...layers.sparse_conv import conv3x3_at
 from ..fcos.head import HeadOutput
 from ..fcos.inference import Detections
@@ -90,6 +90,37 @@ class Blender(nn.Module):
     def attention_length(self) -> int:
         """Numbers a location predicts: K M^2, or none where the attentions are fixed."""
         return 0 if self.merge_kind == "assembler" else self.num_bases * self.attention_size**2
+
+    def forward(
+        self,
+        bases: torch.Tensor,
+        attentions: torch.Tensor | None,
+        boxes: torch.Tensor,
+        image: torch.Tensor,
+        objects: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Crop and merge, in one pass where the compiled operator serves.
+
+        Args:
+            bases: (N, K, H, W).
+            attentions: (D, K M^2) logits; None where they are fixed.
+            boxes, image: (B, 4) and (B,).
+            objects: (D,) the box of each mask; None: box d is that of mask d.
+
+        Returns:
+            (D, R, R) mask logits.
+        """
+        options = self.crop_options
+        if not fuses("blend", bases, options["sampling_ratio"], options["pooler_type"]):
+            # Every box is cropped once, however many masks have it.
+            crops = self.crop(bases, boxes, image)
+            return self.merge(crops if objects is None else crops[objects], attentions)
+        if objects is not None:
+            boxes, image = boxes[objects], image[objects]
+        if attentions is None:
+            return assemble_masks(bases, boxes, image, side=self.attention_size, **options)
+        attentions = attentions.view(len(boxes), self.num_bases, self.attention_size, self.attention_size)
+        return blend_masks(bases, attentions, boxes, image, top_interp=self.top_interp, **options)
 
     def crop(self, bases: torch.Tensor, boxes: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
         """(N, K, H, W) bases, (D, 4) boxes, (D,) their image -> (D, K, R, R); equation 4.1."""
@@ -209,9 +240,7 @@ class BlendMask(OneStageDetector):
         counts = torch.tensor([len(x) for x in gt_instances], device=bases.device)
         image = torch.arange(len(gt_instances), device=bases.device).repeat_interleave(counts)  # (G,)
         boxes = torch.cat([x.gt_boxes.tensor for x in gt_instances])  # (G, 4)
-        # Every object is cropped once, however many locations learn it.
-        crops = self.blender.crop(bases, boxes, image)[positives.objects]  # (P, K, R, R)
-        logits = self.blender.merge(crops, attentions).float()
+        logits = self.blender(bases, attentions, boxes, image, positives.objects).float()  # (P, R, R)
         targets = [
             x.gt_masks.crop_and_resize(x.gt_boxes.tensor, self.blender.mask_size) for x in gt_instances if len(x)
         ]
@@ -249,8 +278,8 @@ class BlendMask(OneStageDetector):
         bases = self.basis_module(features)
         image = detections.image.flatten()  # (N D,)
         attentions = self.attentions(output, image, detections.index.flatten())
-        crops = self.blender.crop(bases, detections.boxes.flatten(0, 1), image)
-        masks = self.blender.merge(crops, attentions).float().sigmoid()  # (N D, R, R)
+        logits = self.blender(bases, attentions, detections.boxes.flatten(0, 1), image)
+        masks = logits.float().sigmoid()  # (N D, R, R)
         fields = {"pred_masks": masks.unflatten(0, detections.valid.shape)[:, :, None]}  # (N, D, 1, R, R)
         extras = {}
         if self.panoptic_module is not None:
