@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Time models against one another: ``tools/benchmark.py models --config-file A B``."""
+"""Time models: ``tools/benchmark.py models --config-file A B``; or the operators: ``tools/benchmark.py ops``."""
 
 import sys
 

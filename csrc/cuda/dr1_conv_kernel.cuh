@@ -1,0 +1,239 @@
+// The kernel of dr1_conv on tensor cores: a 3x3 convolution of channels-last maps whose input is multiplied by its
+// factors while it is brought to shared memory, and whose sums are multiplied by theirs while they are written out.
+// No torch in here.
+//
+// A block makes 8 x 16 locations of 32 outputs; each of its 4 warps two rows of them. The weights come row by row of the
+// kernel. float32 goes through TF32, as cuDNN's does by default.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+#include <mma.h>
+
+#include <cstdint>
+#include <type_traits>
+
+namespace adet_ext::dr1 {
+
+constexpr int kRows = 8, kColumns = 16, kOutputs = 32, kThreads = 128;
+constexpr int kPatch = (kRows + 2) * (kColumns + 2);
+
+// A channels-last map; strides in elements. Null: ones.
+template <class T>
+struct Map {
+  T* data;
+  int64_t image, row, column;
+};
+
+template <class T>
+struct Problem {
+  int H, W, C, O;
+  int down, across; // blocks of an image
+  Map<T> x, before, after, result, after2, result2;
+  const T* bias;
+  const T* weight; // (O, 3, 3, C); turned: (C, 3, 3, O)
+};
+
+// The type in shared memory, its steps along the channels, and what keeps rows apart in the banks and on 32 bytes.
+template <class T>
+struct Core {
+  using type = T;
+  static constexpr int depth = 16, pad = 16;
+  static __device__ T round(T v) {
+    return v;
+  }
+};
+template <>
+struct Core<float> {
+  using type = nvcuda::wmma::precision::tf32;
+  static constexpr int depth = 8, pad = 8;
+  static __device__ float round(float v) {
+    return nvcuda::wmma::__float_to_tf32(v);
+  }
+};
+
+__device__ __forceinline__ float to_float(float v) {
+  return v;
+}
+__device__ __forceinline__ float to_float(__half v) {
+  return __half2float(v);
+}
+__device__ __forceinline__ float to_float(__nv_bfloat16 v) {
+  return __bfloat162float(v);
+}
+__device__ __forceinline__ void from_float(float v, float& to) {
+  to = v;
+}
+__device__ __forceinline__ void from_float(float v, __half& to) {
+  to = __float2half(v);
+}
+__device__ __forceinline__ void from_float(float v, __nv_bfloat16& to) {
+  to = __float2bfloat16(v);
+}
+
+// 16 bytes.
+template <class T>
+struct alignas(16) Words {
+  static constexpr int count = 16 / sizeof(T);
+  T value[count];
+};
+
+template <class T>
+__device__ __forceinline__ const Words<T>& words(const T* from) {
+  return *reinterpret_cast<const Words<T>*>(from);
+}
+
+// Elements of shared memory: the input's patch, which the sums take the place of in the end, and a row of the weights.
+template <class T>
+__host__ __device__ constexpr int64_t patch_elements(int C) {
+  const int64_t patch = int64_t(kPatch) * (C + Core<T>::pad);
+  const int64_t sums = int64_t(kRows) * kColumns * kOutputs * sizeof(float) / sizeof(T);
+  return patch > sums ? patch : sums;
+}
+template <class T>
+__host__ __device__ constexpr int64_t shared_bytes(int C, bool turned) {
+  const int64_t weights =
+      turned ? int64_t(3) * C * (kOutputs + Core<T>::pad) : int64_t(kOutputs) * (3 * C + Core<T>::pad);
+  return (patch_elements<T>(C) + weights) * sizeof(T);
+}
+
+// The patch of block (y0, x0) of an image, with a border of one, times its factors; zeros outside the map.
+template <class T>
+__device__ __forceinline__ void bring_patch(const Problem<T>& p, int64_t image, int y0, int x0, T* patch) {
+  const int pieces = p.C / Words<T>::count, step = p.C + Core<T>::pad;
+  for (int i = threadIdx.x; i < kPatch * pieces; i += kThreads) {
+    const int pixel = i / pieces, c = i % pieces * Words<T>::count;
+    const int y = y0 - 1 + pixel / (kColumns + 2), x = x0 - 1 + pixel % (kColumns + 2);
+    Words<T> v{};
+    if (y >= 0 && y < p.H && x >= 0 && x < p.W) {
+      v = words(p.x.data + image * p.x.image + y * p.x.row + x * p.x.column + c);
+      if (p.before.data) {
+        const Words<T> f = words(p.before.data + image * p.before.image + y * p.before.row + x * p.before.column + c);
+#pragma unroll
+        for (int k = 0; k < Words<T>::count; ++k) {
+          from_float(to_float(v.value[k]) * to_float(f.value[k]), v.value[k]);
+        }
+      }
+#pragma unroll
+      for (int k = 0; k < Words<T>::count; ++k) {
+        v.value[k] = Core<T>::round(v.value[k]);
+      }
+    }
+    *reinterpret_cast<Words<T>*>(patch + pixel * step + c) = v;
+  }
+}
+
+// Row dy of the kernel for outputs from o0 on. Straight: (32 outputs, 3 C); turned: (3 C, 32 outputs).
+template <class T, bool turned>
+__device__ __forceinline__ void bring_weights(const Problem<T>& p, int dy, int o0, T* weights) {
+  const int outputs = p.O - o0 < kOutputs ? p.O - o0 : kOutputs;
+  const int across = turned ? outputs : 3 * p.C, lines = turned ? 3 * p.C : outputs;
+  const int pieces = across / Words<T>::count, step = (turned ? kOutputs : 3 * p.C) + Core<T>::pad;
+  for (int i = threadIdx.x; i < lines * pieces; i += kThreads) {
+    const int line = i / pieces, k = i % pieces * Words<T>::count;
+    const int64_t from = turned
+        ? (int64_t(line % p.C) * 9 + 8 - (3 * dy + line / p.C)) * p.O + o0 + k
+        : (int64_t(o0 + line) * 9 + 3 * dy) * p.C + k;
+    Words<T> v = words(p.weight + from);
+#pragma unroll
+    for (int j = 0; j < Words<T>::count; ++j) {
+      v.value[j] = Core<T>::round(v.value[j]);
+    }
+    *reinterpret_cast<Words<T>*>(weights + line * step + k) = v;
+  }
+}
+
+// 16 bytes of a location's results: (sums + bias) * after.
+template <class T>
+__device__ __forceinline__ void
+put(const Map<T>& result, const Map<T>& after, const float* sums, int64_t image, int y, int x, int o) {
+  Words<T> v, f;
+  if (after.data) {
+    f = words(after.data + image * after.image + y * after.row + x * after.column + o);
+  }
+#pragma unroll
+  for (int k = 0; k < Words<T>::count; ++k) {
+    from_float(after.data ? sums[k] * to_float(f.value[k]) : sums[k], v.value[k]);
+  }
+  *reinterpret_cast<Words<T>*>(result.data + image * result.image + y * result.row + x * result.column + o) = v;
+}
+
+template <class T, bool turned>
+__global__ void __launch_bounds__(kThreads) convolve(const Problem<T> p) {
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
+  using namespace nvcuda;
+  constexpr int depth = Core<T>::depth;
+  using Layout = typename std::conditional<turned, wmma::row_major, wmma::col_major>::type;
+  extern __shared__ __align__(32) unsigned char shared[];
+  T* const patch = reinterpret_cast<T*>(shared);
+  T* const weights = patch + patch_elements<T>(p.C);
+  const int64_t image = blockIdx.x / (p.down * p.across);
+  const int block = blockIdx.x % (p.down * p.across);
+  const int y0 = block / p.across * kRows, x0 = block % p.across * kColumns, o0 = blockIdx.y * kOutputs;
+  const int warp = threadIdx.x / 32;
+  const int patch_step = p.C + Core<T>::pad, weight_step = (turned ? kOutputs : 3 * p.C) + Core<T>::pad;
+  const bool two = p.O - o0 > 16; // outputs come by the 16
+
+  bring_patch(p, image, y0, x0, patch);
+  wmma::fragment<wmma::accumulator, 16, 16, depth, float> sum[2][2];
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    wmma::fill_fragment(sum[i / 2][i % 2], 0.0f);
+  }
+  for (int dy = 0; dy < 3; ++dy) {
+    bring_weights<T, turned>(p, dy, o0, weights);
+    __syncthreads();
+#pragma unroll
+    for (int dx = 0; dx < 3; ++dx) {
+      for (int c = 0; c < p.C; c += depth) {
+        wmma::fragment<wmma::matrix_a, 16, 16, depth, typename Core<T>::type, wmma::row_major> a[2];
+        wmma::fragment<wmma::matrix_b, 16, 16, depth, typename Core<T>::type, Layout> b;
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          const int first = (2 * warp + i + dy) * (kColumns + 2) + dx;
+          wmma::load_matrix_sync(a[i], patch + first * patch_step + c, patch_step);
+        }
+#pragma unroll
+        for (int j = 0; j < 2; ++j) {
+          if (j == 0 || two) {
+            const T* from = turned ? weights + (dx * p.C + c) * weight_step + 16 * j
+                                   : weights + 16 * j * weight_step + dx * p.C + c;
+            wmma::load_matrix_sync(b, from, weight_step);
+            wmma::mma_sync(sum[0][j], a[0], b, sum[0][j]);
+            wmma::mma_sync(sum[1][j], a[1], b, sum[1][j]);
+          }
+        }
+      }
+    }
+    __syncthreads(); // before other weights come, and, at last, before the sums take the patch's place
+  }
+
+  float* const sums = reinterpret_cast<float*>(shared);
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    float* const to = sums + (2 * warp + i / 2) * kColumns * kOutputs + i % 2 * 16;
+    wmma::store_matrix_sync(to, sum[i / 2][i % 2], kOutputs, wmma::mem_row_major);
+  }
+  __syncthreads();
+  constexpr int pieces = kOutputs / Words<T>::count;
+  for (int i = threadIdx.x; i < kRows * kColumns * pieces; i += kThreads) {
+    const int pixel = i / pieces, o = i % pieces * Words<T>::count;
+    const int y = y0 + pixel / kColumns, x = x0 + pixel % kColumns;
+    if (y >= p.H || x >= p.W || o0 + o >= p.O) {
+      continue;
+    }
+    float v[Words<T>::count];
+#pragma unroll
+    for (int k = 0; k < Words<T>::count; ++k) {
+      v[k] = sums[pixel * kOutputs + o + k] + (p.bias ? to_float(p.bias[o0 + o + k]) : 0.0f);
+    }
+    put(p.result, p.after, v, image, y, x, o0 + o);
+    if (p.result2.data) {
+      put(p.result2, p.after2, v, image, y, x, o0 + o);
+    }
+  }
+#endif
+}
+
+} // namespace adet_ext::dr1

@@ -1,0 +1,233 @@
+"""Dynamic rank-1 convolution: what equation 5.4 says, and the compiled operator against it."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from adet_ext.layers import dr1_conv
+from adet_ext.layers.dr1_conv import DR1Conv2d, dr1_conv2d, dr1_conv2d_reference
+from adet_ext.layers.extension import native_operators, status
+
+native = pytest.mark.skipif(
+    "dr1_conv" not in native_operators(), reason=f"compares the compiled operator: {status().reason}"
+)
+DEVICES = [
+    "cpu",
+    pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")),
+]
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+
+
+def make(n, c, o, h, w, dtype=torch.float64, device="cpu", channels_last=True, grad=False):
+    """x, a, b, weight, bias; a and b are parts of the channels of one map."""
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    generator = torch.Generator().manual_seed(n + c + o + h + w)
+
+    def random(*shape):
+        values = torch.randn(*shape, generator=generator).to(device, dtype)
+        return values.contiguous(memory_format=layout) if len(shape) == 4 else values
+
+    a, b = random(n, c + o, h, w).split([c, o], dim=1)
+    made = [random(n, c, h, w), a, b, random(o, c, 3, 3) / (9 * c) ** 0.5, random(o)]
+    return [tensor.requires_grad_(grad) for tensor in made] if grad else made
+
+
+def close(ours, theirs, dtype):
+    scale = theirs.abs().max().item() if theirs.numel() else 1.0
+    torch.testing.assert_close(ours, theirs, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype] * max(scale, 1e-3))
+
+
+@pytest.mark.parametrize("side", [1, 3])
+def test_each_location_has_the_weights_of_rank_one_update(side):
+    """Equations 5.2 and 5.3: W' = W ∘ b aᵀ, with a of where the input is taken and b of where the result goes."""
+    x, a, b, _, bias = make(1, 3, 2, 4, 5)
+    weight = torch.randn(2, 3, side, side, dtype=torch.float64)
+    y = dr1_conv2d(x, a, b, weight, padding=side // 2)
+    padded = F.pad(torch.cat([x, a], dim=1), [side // 2] * 4)
+    for row in range(4):
+        for column in range(5):
+            patch, factors = padded[0, :, row : row + side, column : column + side].split(3)
+            dynamic = weight * factors * b[0, :, row, column][:, None, None, None]
+            torch.testing.assert_close(y[0, :, row, column], (dynamic * patch).sum(dim=(1, 2, 3)))
+
+
+@pytest.mark.parametrize("channels", [3, 16])
+def test_factors_of_one_and_none_leave_the_convolution_alone(channels):
+    x, a, b, weight, bias = make(2, channels, 16, 14, 15)
+    bare = F.conv2d(x, weight, bias, padding=1)
+    torch.testing.assert_close(dr1_conv2d(x, None, None, weight, bias), bare)
+    torch.testing.assert_close(dr1_conv2d(x, torch.ones_like(a), torch.ones_like(b), weight, bias), bare)
+
+
+def test_it_is_linear_in_each_factor():
+    x, a, b, weight, _ = make(1, 16, 32, 14, 15)
+    other = torch.randn_like(a)
+    both = dr1_conv2d(x, a + other, b, weight)
+    torch.testing.assert_close(both, dr1_conv2d(x, a, b, weight) + dr1_conv2d(x, other, b, weight))
+    torch.testing.assert_close(dr1_conv2d(x, a, 3 * b, weight), 3 * dr1_conv2d(x, a, b, weight))
+
+
+@given(
+    st.integers(0, 3),
+    st.sampled_from([1, 8, 16, 32, 48, 64]),
+    st.sampled_from([3, 16, 32, 48, 64]),
+    st.integers(1, 30),
+    st.integers(1, 30),
+    st.sampled_from([torch.float32, torch.float64, torch.bfloat16]),
+    st.booleans(),
+    st.sampled_from(["ab", "a", "b", ""]),
+    st.booleans(),
+)
+@settings(max_examples=60, deadline=None)
+def test_any_shape_type_and_layout_agrees_with_the_reference(n, c, o, h, w, dtype, channels_last, factors, has_bias):
+    x, a, b, weight, bias = make(n, c, o, h, w, dtype, channels_last=channels_last)
+    inputs = [x, a if "a" in factors else None, b if "b" in factors else None, weight, bias if has_bias else None]
+    close(dr1_conv2d(*inputs), dr1_conv2d_reference(*inputs), dtype)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(2, 32, 32, 25, 34), (1, 64, 48, 17, 13), (1, 16, 64, 50, 8)])
+def test_results_and_gradients_agree_with_the_reference(shape, dtype, device):
+    ours, theirs = make(*shape, dtype, device, grad=True), make(*shape, torch.float64, device, grad=True)
+    y, expected = dr1_conv2d(*ours), dr1_conv2d_reference(*theirs)
+    tolerance = TOLERANCE[dtype] if device == "cpu" else max(TOLERANCE[dtype], 5e-3)  # TF32
+    grad = torch.randn_like(expected)
+    pairs = [(y, expected)]
+    pairs += zip(torch.autograd.grad(y, ours, grad.to(dtype)), torch.autograd.grad(expected, theirs, grad))
+    for mine, wanted in pairs:
+        assert (mine.double() - wanted).abs().max() <= tolerance * wanted.abs().max()
+
+
+@native
+@pytest.mark.parametrize("wanted", ["x", "a", "b", "weight", "bias", "ab"])
+def test_gradients_asked_for_singly_are_those_asked_for_together(wanted):
+    names = ["x", "a", "b", "weight", "bias"]
+    everything = make(1, 16, 32, 14, 14, grad=True)
+    together = torch.autograd.grad(dr1_conv2d(*everything).square().sum(), everything)
+    chosen = [name for name in names if name in (wanted if wanted == "ab" else [wanted])]
+    inputs = [t.detach().requires_grad_(name in chosen) for name, t in zip(names, make(1, 16, 32, 14, 14))]
+    singly = torch.autograd.grad(
+        dr1_conv2d(*inputs).square().sum(), [inputs[names.index(name)] for name in chosen]
+    )
+    for name, grad in zip(chosen, singly):
+        torch.testing.assert_close(grad, together[names.index(name)])
+
+
+@native
+def test_gradients_of_the_compiled_operator_pass_gradcheck(monkeypatch):
+    monkeypatch.setattr(dr1_conv, "_has_kernel", lambda *_: True)
+    inputs = make(1, 16, 16, 3, 3, grad=True)
+    assert torch.autograd.gradcheck(dr1_conv2d, inputs, fast_mode=True)
+
+
+@native
+@pytest.mark.parametrize("device", DEVICES)
+def test_the_operator_passes_opcheck(device):
+    x, a, b, weight, bias = make(2, 32, 16, 9, 8, torch.float32, device, grad=True)
+    operator = torch.ops.adet_ext.dr1_conv.default
+    torch.library.opcheck(operator, (x, a, weight, bias, False, b, None, 2), rtol=1e-2, atol=1e-2)
+    fixed = [tensor.detach() for tensor in (x, a, weight)]
+    torch.library.opcheck(operator, (b.detach(), None, fixed[2], None, True, *fixed[:2], 2), rtol=1e-2, atol=1e-2)
+
+
+@native
+def test_a_turned_kernel_is_the_transposed_convolution():
+    _, _, g, weight, _ = make(2, 16, 32, 7, 9)
+    ours, empty = torch.ops.adet_ext.dr1_conv(g, None, weight, None, True, None, None, 1)
+    torch.testing.assert_close(ours, F.conv_transpose2d(g, weight, padding=1))
+    assert empty.numel() == 0
+
+
+@native
+def test_gradients_of_gradients_are_refused():
+    x, a, b, weight, bias = make(1, 16, 16, 14, 14, grad=True)
+    (grad,) = torch.autograd.grad(dr1_conv2d(x, a, b, weight, bias).sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="does not require grad"):
+        grad.sum().backward()
+
+
+@native
+def test_models_are_compiled_through_it_without_a_break():
+    module = DR1Conv2d(32, 16).to(memory_format=torch.channels_last)
+    x, a, b, *_ = make(1, 32, 16, 14, 15, torch.float32)
+    compiled = torch.compile(module, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x, a, b), module(x, a, b))
+    compiled(x, a, b).sum().backward()
+    ours = [p.grad for p in module.parameters()]
+    module.zero_grad()
+    module(x, a, b).sum().backward()
+    for mine, wanted in zip(ours, [p.grad for p in module.parameters()]):
+        torch.testing.assert_close(mine, wanted)
+
+
+@native
+def test_an_exported_model_calls_the_operator():
+    module = DR1Conv2d(16, 16).eval().to(memory_format=torch.channels_last)
+    x, a, b, *_ = make(1, 16, 16, 14, 15, torch.float32)
+    program = torch.export.export(module, (x, a, b))
+    assert "adet_ext.dr1_conv" in program.graph_module.code
+    torch.testing.assert_close(program.module()(x, a, b), module(x, a, b))
+
+
+@native
+def test_nothing_but_nan_locations_is_touched_by_nan():
+    x, a, b, weight, bias = make(1, 16, 16, 20, 20)
+    a = a.clone()
+    a[0, 3, 10, 10] = float("nan")
+    broken = dr1_conv2d(x, a, b, weight, bias).isnan().any(dim=1)[0]
+    # Tiles of 2 x 2 results share inputs, so NaN reaches whole tiles of the 3 x 3 neighbourhood and no further.
+    assert broken[9:12, 9:12].all() and broken.sum() <= 16
+
+
+@native
+def test_what_does_not_fit_the_operator_is_named():
+    x, a, b, weight, bias = make(1, 16, 32, 9, 8)
+    call = torch.ops.adet_ext.dr1_conv
+    with pytest.raises(RuntimeError, match="after has size 8 on dimension 3; it takes 7"):
+        call(x[..., :7], None, weight, None, False, b, None, 1)
+    with pytest.raises(RuntimeError, match="before is Float"):
+        call(x, a.float(), weight, None, False, None, None, 1)
+    with pytest.raises(RuntimeError, match="multiples of 16"):
+        call(x, None, weight[:5], None, False, None, None, 1)
+    with pytest.raises(RuntimeError, match="results is 3"):
+        call(x, None, weight, None, False, None, None, 3)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "text"),
+    [
+        ({"a": lambda t: t[..., :-1]}, ValueError, "a is .* the shape of x"),
+        ({"b": lambda t: t[:, :-1]}, ValueError, "b is .* the shape of the result"),
+        ({"weight": lambda t: t[:, :-1]}, ValueError, "weight is for 15 input channels; x has 16"),
+        ({"bias": lambda t: t[:-1]}, ValueError, "bias is .*, 32"),
+        ({"x": lambda t: t[0]}, ValueError, "x and weight take 4 dimensions"),
+        ({"a": lambda t: t.float()}, TypeError, "a is torch.float32, x is torch.float64"),
+        ({"b": lambda t: t.long()}, TypeError, "b is torch.int64"),
+        ({"weight": lambda t: [1.0]}, TypeError, "weight is list"),
+        ({"bias": lambda t: t.to("meta")}, ValueError, "bias lies on meta"),
+    ],
+)
+def test_bad_arguments_are_named(change, error, text):
+    arguments = dict(zip(["x", "a", "b", "weight", "bias"], make(1, 16, 32, 9, 8)))
+    for name, function in change.items():
+        arguments[name] = function(arguments[name])
+    with pytest.raises(error, match=text):
+        dr1_conv2d(**arguments)
+
+
+def test_the_module_keeps_the_size_and_has_the_names_of_a_convolution():
+    module = DR1Conv2d(4, 6, kernel_size=5, bias=False)
+    assert list(module.state_dict()) == ["weight"] and module(torch.zeros(1, 4, 7, 9)).shape == (1, 6, 7, 9)
+    assert repr(module) == "DR1Conv2d(4, 6, kernel_size=5, bias=False)"
+    with pytest.raises(ValueError, match="odd"):
+        DR1Conv2d(4, 4, kernel_size=2)
+
+
+def test_autocast_computes_in_the_type_that_it_is_asked_for():
+    module = DR1Conv2d(16, 16)
+    x = torch.randn(1, 16, 16, 16).contiguous(memory_format=torch.channels_last)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert module(x).dtype == torch.bfloat16
