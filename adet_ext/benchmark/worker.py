@@ -11,6 +11,7 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -114,13 +115,19 @@ class Contestant:
                     if name in vars(owner):
                         self._wrap(owner, name, stage)
                         break
+        # Detectron2's Panoptic-FPN has no such method: it calls these functions, by their names in its module.
+        module = sys.modules[type(self.model).__module__]
+        if hasattr(module, "combine_semantic_and_instance_outputs"):
+            names = ("detector_postprocess", "sem_seg_postprocess", "combine_semantic_and_instance_outputs")
+            for name in names:
+                self._wrap(module, name, "postprocess")
         start = [0.0]
         backbone = getattr(self.model, "backbone", None)
         if backbone is not None:
             backbone.register_forward_pre_hook(lambda module, args: start.__setitem__(0, self._now()))
             backbone.register_forward_hook(lambda module, args, output: self._add("backbone", start[0]))
 
-    def _wrap(self, owner: type, name: str, stage: str) -> None:
+    def _wrap(self, owner: type | ModuleType, name: str, stage: str) -> None:
         original = vars(owner)[name]
         function = original.__func__ if isinstance(original, staticmethod) else original
 

@@ -20,6 +20,7 @@ from . import bench_ops
 __all__ = ["build_parser", "main"]
 
 MASK_RCNN = "detectron2:COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x.yaml"
+PANOPTIC_FPN = "detectron2:COCO-PanopticSegmentation/panoptic_fpn_R_50_3x.yaml"
 STAGES = ("preprocess", "backbone", "heads", "postprocess")
 
 
@@ -49,6 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
     pairing = models.add_mutually_exclusive_group()
     pairing.add_argument("--engine-compare", action="store_true", help="each config on Detectron2 and embedded")
     pairing.add_argument("--against-maskrcnn", action="store_true", help="against Detectron2's Mask R-CNN R-50-FPN")
+    pairing.add_argument("--against-panoptic-fpn", action="store_true", help="against Detectron2's Panoptic-FPN R-50")
     models.add_argument("--json", metavar="FILE", help="write all the numbers here as well")
     models.add_argument("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="overrides, for all")
     bench_ops.add_parser(verbs)
@@ -83,7 +85,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _partners(arguments: argparse.Namespace) -> list[Partner]:
     """The contestants; the first is the one that the others are compared with."""
     configs, opts = arguments.config_file, arguments.opts
-    if (arguments.engine_compare or arguments.against_maskrcnn) and importlib.util.find_spec("detectron2") is None:
+    rivals = {"Mask R-CNN R-50-FPN": MASK_RCNN} if arguments.against_maskrcnn else {}
+    if arguments.against_panoptic_fpn:
+        rivals = {"Panoptic-FPN R-50": PANOPTIC_FPN}
+    if (arguments.engine_compare or rivals) and importlib.util.find_spec("detectron2") is None:
         raise UserError("this comparison needs Detectron2, which is not installed; leave the option out, or install it")
     if arguments.engine_compare:
         return [
@@ -91,10 +96,8 @@ def _partners(arguments: argparse.Namespace) -> list[Partner]:
             for config in configs
             for engine in ("detectron2", "embedded")
         ]
-    ours = [Partner(config, config, ENGINE, opts) for config in configs]
-    if arguments.against_maskrcnn:
-        return [Partner("Mask R-CNN R-50-FPN", MASK_RCNN, "detectron2"), *ours]
-    return ours
+    theirs = [Partner(label, config, "detectron2") for label, config in rivals.items()]
+    return [*theirs, *(Partner(config, config, ENGINE, opts) for config in configs)]
 
 
 def _prepare(partners: list[Partner], arguments: argparse.Namespace) -> None:

@@ -74,10 +74,18 @@ def random_instances(seed: int, count: int, **size) -> Instances:
 @given(seed=st.integers(0, 10**6), count=st.integers(0, 24), threshold=st.sampled_from([0.0, 0.2, 0.4, 0.5, 0.9, 1.0]))
 def test_pixels_go_to_the_masks_that_the_literal_rule_gives_them_to(claim, seed, count, threshold):
     masks = random_masks(seed, count)
-    ids, accepted = claim(masks, threshold)
+    ids, accepted = claim(masks, torch.arange(count), threshold)
     expected, expected_accepted = literal_claim(masks, threshold)
     assert accepted.tolist() == expected_accepted
     assert ids.dtype == torch.int32 and torch.equal(ids, expected)
+
+
+@pytest.mark.parametrize("claim", CLAIMS)
+def test_masks_take_part_in_the_order_that_is_given_and_only_they(claim):
+    masks, order = random_masks(1, 12), torch.tensor([7, 2, 11, 5])
+    ids, accepted = claim(masks, order, 0.4)
+    expected, expected_accepted = literal_claim(masks[order], 0.4)
+    assert accepted.tolist() == expected_accepted and torch.equal(ids, expected)
 
 
 def test_what_a_refused_mask_covers_stays_free_for_later_ones():
@@ -85,7 +93,7 @@ def test_what_a_refused_mask_covers_stays_free_for_later_ones():
     rows = [[1, 1, 1, 1, 0, 0, 0, 0, 0, 0], [0, 0, 1, 1, 1, 1, 0, 0, 0, 0], [0, 0, 0, 0, 1, 1, 0, 0, 0, 0]]
     masks = torch.tensor(rows, dtype=torch.bool)[:, None]
     for claim in CLAIMS:
-        ids, accepted = claim(masks, 0.4)
+        ids, accepted = claim(masks, torch.arange(3), 0.4)
         assert accepted.tolist() == [True, False, True]
         assert ids.tolist() == [[1, 1, 1, 1, 2, 2, 0, 0, 0, 0]]
 
@@ -95,26 +103,28 @@ def test_an_overlap_of_just_the_threshold_is_accepted():
     masks[0, 0, :4] = True
     masks[1, 0, 2:7] = True  # 2 of 5 pixels
     for claim in CLAIMS:
-        assert claim(masks, 0.4)[1].tolist() == [True, True]
-        assert claim(masks, 0.39)[1].tolist() == [True, False]
+        assert claim(masks, torch.arange(2), 0.4)[1].tolist() == [True, True]
+        assert claim(masks, torch.arange(2), 0.39)[1].tolist() == [True, False]
 
 
 def test_sweeps_hold_more_masks_than_a_byte_counts():
     masks = torch.eye(300, dtype=torch.bool)[:, None]  # each one pixel of its own
-    ids, accepted = panoptic._claim_by_sweeps(masks, 0.4)
+    ids, accepted = panoptic._claim_by_sweeps(masks, torch.arange(300), 0.4)
     assert accepted.all() and ids.tolist() == [list(range(1, 301))]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
 def test_the_gpu_gives_what_the_cpu_gives():
     masks = random_masks(0, 60, 200, 300)
-    ids, accepted = claim_pixels(masks.cuda(), 0.4)
-    expected = claim_pixels(masks, 0.4)
+    ids, accepted = claim_pixels(masks.cuda(), torch.arange(60).flip(0).cuda(), 0.4)
+    expected = claim_pixels(masks, torch.arange(60).flip(0), 0.4)
     assert torch.equal(ids.cpu(), expected[0]) and torch.equal(accepted.cpu(), expected[1])
 
 
 @pytest.mark.parametrize("seed", range(12))
-@pytest.mark.parametrize("confidence, overlap, limit", [(0.2, 0.4, 20), (0.0, 0.5, 0), (0.99, 0.4, 1), (0.5, 0.0, 10**9)])
+@pytest.mark.parametrize(
+    "confidence, overlap, limit", [(0.2, 0.4, 20), (0.0, 0.5, 0), (0.99, 0.4, 1), (0.5, 0.0, 10**9)]
+)
 def test_a_merge_is_the_literal_one(seed, confidence, overlap, limit):
     instances = random_instances(seed, count=seed * 2)
     labels = torch.randint(0, 4, instances.image_size, generator=torch.Generator().manual_seed(seed))
