@@ -23,6 +23,7 @@ def add_adet_config(cfg: CN) -> None:
     _add_fcos(cfg)
     _add_blendmask(cfg)
     _add_smalmask(cfg)
+    _add_dr1mask(cfg)
     _add_backbones(cfg)
     # Random horizontal flips during training; INPUT.RANDOM_FLIP says of which kind.
     cfg.INPUT.HFLIP_TRAIN = True
@@ -158,10 +159,48 @@ def _add_smalmask(cfg: CN) -> None:
     smal.POOLER_LENGTHS = [64, 128]
 
 
+def _add_dr1mask(cfg: CN) -> None:
+    # What DR1Mask shares with BlendMask keeps BlendMask's keys. MODEL.BASIS_MODULE: IN_FEATURES are the levels of the
+    # inverted pyramid, NORM is its norm, NUM_BASES is K, and LOSS_ON, LOSS_WEIGHT, CONVS_DIM and COMMON_STRIDE belong
+    # to the auxiliary semantic loss. MODEL.BLENDMASK: ATTN_SIZE is M, BOTTOM_RESOLUTION is R, and TOP_INTERP,
+    # POOLER_TYPE, POOLER_SAMPLING_RATIO, INSTANCE_LOSS_WEIGHT and VISUALIZE are as there.
+    dr1 = cfg.MODEL.DR1MASK = CN()
+    # D, the channels of DR1Basis: 32 for instances, 64 for panoptic segmentation (Table 5.6).
+    dr1.WIDTH = 32
+    # What the contexts [A, B] are computed from: "box_tower", "cls_tower", "fpn" or "none" (Table 5.3).
+    dr1.CONTEXT = "box_tower"
+    # Whether there are the factors A, before the convolutions, and B, after them (Tables 5.1 and 5.2).
+    dr1.USE_A = True
+    dr1.USE_B = True
+    # What the instance embeddings are computed from: "box_tower", "cls_tower" or "fpn".
+    dr1.EMBEDDING = "box_tower"
+    # "aligned" enlarges levels in step with strided convolutions; "resize" to the finer level's size (Table 5.5).
+    dr1.UPSAMPLING = "aligned"
+    # The instance prediction module: "vector", "full" or "factored" (Tables 5.4 and 5.7).
+    dr1.ATTENTION = "factored"
+    # "factored": the rank of an attention map, and whether a softmax over the K maps follows, as in BlendMask.
+    dr1.RANK = 4
+    dr1.ATTENTION_SOFTMAX = True
+
+    # Panoptic segmentation (5.4.3), which MODEL.PANOPTIC_FPN.COMBINE.ENABLED switches on. Stuff classes are
+    # MODEL.SEM_SEG_HEAD.NUM_CLASSES - 1, its IGNORE_VALUE marks pixels that do not count; confidence, overlap and stuff
+    # area limits are MODEL.PANOPTIC_FPN.COMBINE's.
+    pano = dr1.PANOPTIC = CN()
+    pano.LOSS_WEIGHT = 0.5
+    # "pixel": every pixel weighs the same in the cross-entropy; "segment": every segment, as in PQ.
+    pano.LOSS_BALANCE = "pixel"
+    # Whether an instance competes for the pixels in its box alone, in training and in inference.
+    pano.IN_BOX_TRAIN = True
+    pano.IN_BOX_TEST = True
+
+
 def _add_backbones(cfg: CN) -> None:
     cfg.MODEL.MOBILENET = False
     cfg.MODEL.BACKBONE.ANTI_ALIAS = False
     _add_blur(cfg)
+    # Images are padded to a multiple of this. 0: the pyramid's own, the stride of the body's last level. Another number
+    # makes a pyramid whose levels may be of odd size: 4 pads least (thesis 5.4.3).
+    cfg.MODEL.BACKBONE.SIZE_DIVISIBILITY = 0
     # In stages with deformable convolutions, every how many blocks there is one.
     cfg.MODEL.RESNETS.DEFORM_INTERVAL = 1
 

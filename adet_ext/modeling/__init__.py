@@ -2,7 +2,7 @@
 
 from . import backbone
 from .fcos import FCOS
-from .mask import BlendMask, SmalMask, SmalMask2
+from .mask import BlendMask, DR1Mask, SmalMask, SmalMask2
 from .one_stage import OneStageDetector
 
-__all__ = ["FCOS", "BlendMask", "OneStageDetector", "SmalMask", "SmalMask2", "backbone"]
+__all__ = ["FCOS", "BlendMask", "DR1Mask", "OneStageDetector", "SmalMask", "SmalMask2", "backbone"]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from adet_ext.d2.layers import ShapeSpec
 from adet_ext.d2.modeling import BACKBONE_REGISTRY, FPN, Backbone, build_resnet_backbone
 
+from .aligned_fpn import AlignedFPN, AlignedPyramidAndBody
 from .blur_resnet import build_blur_resnet_backbone
 from .mobilenet import build_mnv2_backbone
 from .pyramid_and_body import PyramidAndBody
@@ -105,6 +106,10 @@ def build_fcos_fpn(cfg, bottom_up: Backbone) -> FPN:
         )
     handed_on = [name for name in cfg.MODEL.BASIS_MODULE.IN_FEATURES if name in shapes]
     make = functools.partial(PyramidAndBody, handed_on=handed_on) if handed_on else FPN
+    divisibility = cfg.MODEL.BACKBONE.SIZE_DIVISIBILITY
+    if divisibility:
+        aligned = functools.partial(AlignedPyramidAndBody, handed_on=handed_on) if handed_on else AlignedFPN
+        make = functools.partial(aligned, size_divisibility=divisibility)
     return make(
         bottom_up=bottom_up,
         in_features=cfg.MODEL.FPN.IN_FEATURES,

@@ -24,6 +24,7 @@ class HeadOutput(NamedTuple):
     distances: list[torch.Tensor]  # (N, 4, H_l, W_l): l, t, r, b in units of the stride, not negative
     quality: list[torch.Tensor]  # (N, 1, H_l, W_l): logits of centre-ness or of IoU
     box_tower: list[torch.Tensor]  # (N, C, H_l, W_l)
+    cls_tower: Sequence[torch.Tensor] = ()  # (N, C, H_l, W_l)
 
 
 class Scale(nn.Module):
@@ -139,7 +140,7 @@ class FCOSHead(nn.Module):
 
     def forward(self, features: Sequence[torch.Tensor]) -> HeadOutput:
         """Args: features: (N, C, H_l, W_l) for each level. Returns: see :class:`HeadOutput`."""
-        output = HeadOutput([], [], [], [])
+        output = HeadOutput([], [], [], [], [])
         for level, x in enumerate(features):
             x = self.share_tower(x, level)
             cls_tower, box_tower = self.cls_tower(x, level), self.bbox_tower(x, level)
@@ -150,4 +151,5 @@ class FCOSHead(nn.Module):
             output.distances.append(F.relu(distances))
             output.quality.append(self.ctrness(box_tower if self.quality_on_box_tower else cls_tower))
             output.box_tower.append(box_tower)
+            output.cls_tower.append(cls_tower)
         return output

@@ -124,7 +124,9 @@ class BasisModule(nn.Module):
                 "makes from the instance masks; use that mapper, or switch the loss off"
             )
         logits = self.semantic_logits(features)
-        labels = F.interpolate(labels[:, None].float(), scale_factor=1 / self.common_stride)[:, 0].long()
+        # Every stride-th pixel, the first included: of the feature's size even where the stride does not divide the
+        # image's, as strided convolutions round up.
+        labels = labels[:, :: self.common_stride, :: self.common_stride]
         return {"loss_basis_sem": F.cross_entropy(logits.float(), labels) * self.loss_weight}
 
 

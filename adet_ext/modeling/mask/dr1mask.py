@@ -1,0 +1,185 @@
+"""DR1Mask (thesis chapter 5): instance and panoptic segmentation from one feature map.
+
+N images, D detections an image, P positive locations of a batch, G objects of a batch, R the side of masks.
+"""
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from ...d2.config import configurable
+from ...d2.modeling import META_ARCH_REGISTRY
+from ...d2.structures import ImageList, Instances
+from ..fcos.head import HeadOutput
+from ..fcos.inference import Detections
+from ..fcos.losses import Positives
+from ..one_stage import OneStageDetector
+from .bases import build_basis_module
+from .dr1basis import DR1Basis
+from .instance_prediction import InstancePrediction, build_prediction
+from .top_layer import TopLayer
+from .unified_inference import UnifiedMerger
+from .unified_panoptic import UnifiedPanoptic
+
+__all__ = ["DR1Mask"]
+
+
+@META_ARCH_REGISTRY.register()
+class DR1Mask(OneStageDetector):
+    """FCOS with contexts for DR1Basis and embeddings for instances; with a unified panoptic layer also panoptic."""
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        basis_module: DR1Basis,
+        top_layer: TopLayer,
+        prediction: InstancePrediction,
+        panoptic: UnifiedPanoptic | None = None,
+        merger: UnifiedMerger | None = None,
+        mask_loss_weight: float = 1.0,
+        visualize: bool = False,
+        **detector,
+    ):
+        """
+        Args:
+            panoptic, merger: for panoptic segmentation, or None.
+            visualize: hand out ``bases``, in the frame of the padded batch at their stride, beside the instances, and
+                ``embeddings`` in them.
+            detector: see :class:`OneStageDetector`.
+        """
+        super().__init__(**detector)
+        if (panoptic is None) != (merger is None):
+            raise ValueError("panoptic and merger come together: both for panoptic segmentation, or neither")
+        self.basis_module = basis_module
+        self.top_layer = top_layer
+        self.prediction = prediction
+        self.panoptic = panoptic
+        self.merger = merger
+        self.mask_loss_weight = mask_loss_weight
+        self.visualize = visualize
+        with torch.no_grad():
+            self.top_layer.embedding_layer.bias.copy_(prediction.initial_embedding())
+        self.to(memory_format=torch.channels_last)
+
+    @classmethod
+    def from_config(cls, cfg) -> dict[str, Any]:
+        detector = super().from_config(cfg)
+        dr1, fcos = cfg.MODEL.DR1MASK, detector["proposal_generator"]
+        basis_module = build_basis_module(cfg, detector["backbone"].output_shape())
+        if not isinstance(basis_module, DR1Basis):
+            raise ValueError(f"MODEL.BASIS_MODULE.NAME is {cfg.MODEL.BASIS_MODULE.NAME!r}; DR1Mask takes DR1Basis")
+        common = {"width": basis_module.width, "stride": basis_module.stride}
+        prediction = build_prediction(cfg, **common)
+        panoptic = cfg.MODEL.PANOPTIC_FPN.COMBINE.ENABLED
+        return {
+            **detector,
+            "basis_module": basis_module,
+            "prediction": prediction,
+            "top_layer": TopLayer(
+                in_channels=fcos.fcos_head.bbox_pred.in_channels,
+                in_features=fcos.in_features,
+                width=basis_module.width,
+                embedding_length=prediction.embedding_length,
+                context=dr1.CONTEXT,
+                embedding=dr1.EMBEDDING,
+                use_a=dr1.USE_A,
+                use_b=dr1.USE_B,
+            ),
+            "panoptic": UnifiedPanoptic.from_config(cfg, **common) if panoptic else None,
+            "merger": UnifiedMerger.from_config(cfg) if panoptic else None,
+            "mask_loss_weight": cfg.MODEL.BLENDMASK.INSTANCE_LOSS_WEIGHT,
+            "visualize": cfg.MODEL.BLENDMASK.VISUALIZE,
+        }
+
+    def bases(self, features: dict[str, torch.Tensor], output: HeadOutput) -> torch.Tensor:
+        """F of section 5.4.2, of the padded images; see :meth:`DR1Basis.forward`."""
+        return self.basis_module(features, self.top_layer.contexts(features, output))
+
+    def branch_losses(
+        self,
+        features: dict[str, torch.Tensor],
+        output: HeadOutput,
+        positives: Positives,
+        gt_instances: list[Instances],
+        batched_inputs: list[dict],
+    ) -> dict[str, torch.Tensor]:
+        bases = self.bases(features, output)
+        embeddings = self.top_layer.embeddings(features, output, positives.image, positives.location)
+        losses = self.basis_module.semantic_loss(features, self._semantic_labels(batched_inputs))
+        mask_loss = self._mask_loss(bases, embeddings, positives, gt_instances)
+        losses["loss_mask"] = mask_loss * self.mask_loss_weight
+        if self.panoptic is not None:
+            labels = self._stuff_labels(batched_inputs)
+            losses.update(
+                self.panoptic.loss(self.prediction, bases, embeddings, positives.objects, gt_instances, labels)
+            )
+        return losses
+
+    def _mask_loss(
+        self, bases: torch.Tensor, embeddings: torch.Tensor, positives: Positives, gt_instances: list[Instances]
+    ) -> torch.Tensor:
+        size = self.prediction.crop["size"]
+        targets = [x.gt_masks.crop_and_resize(x.gt_boxes.tensor, size) for x in gt_instances if len(x)]
+        boxes = torch.cat([x.gt_boxes.tensor for x in gt_instances])[positives.objects]  # (P, 4)
+        logits = self.prediction(bases, embeddings, boxes, positives.image).float()  # (P, R, R)
+        if not targets:
+            # Keep every parameter in the graph: distributed training waits for all gradients.
+            rest = [p.sum() for p in self.prediction.parameters()]
+            return logits.sum() + embeddings.sum() * 0 + bases.sum() * 0 + sum(rest) * 0
+        targets = torch.cat(targets).to(logits)[positives.objects]  # (P, R, R)
+        per_pixel = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+        return (per_pixel.mean(dim=(1, 2)) * positives.weight).sum() / positives.normalizer
+
+    def _semantic_labels(self, batched_inputs: list[dict]) -> torch.Tensor | None:
+        if not self.basis_module.loss_on or any("basis_sem" not in x for x in batched_inputs):
+            return None
+        labels = [x["basis_sem"].to(self.device) for x in batched_inputs]
+        return ImageList.from_tensors(labels, self.backbone.size_divisibility, 0).tensor
+
+    def _stuff_labels(self, batched_inputs: list[dict]) -> list[torch.Tensor]:
+        for x in batched_inputs:
+            if "sem_seg" not in x:
+                raise ValueError(
+                    f"{x.get('file_name', 'an input')} comes without semantic labels ('sem_seg'), which the unified "
+                    "panoptic layer learns from; train on a panoptic data set such as "
+                    "coco_2017_train_panoptic_separated, or set MODEL.PANOPTIC_FPN.COMBINE.ENABLED to False"
+                )
+        return [x["sem_seg"].to(self.device) for x in batched_inputs]
+
+    def branch_fields(
+        self, features: dict[str, torch.Tensor], output: HeadOutput, detections: Detections
+    ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        bases = self.bases(features, output)
+        image = detections.image.flatten()  # (N D,)
+        embeddings = self.top_layer.embeddings(features, output, image, detections.index.flatten())
+        masks = self.prediction(bases, embeddings, detections.boxes.flatten(0, 1), image).float().sigmoid()
+        shape = detections.valid.shape
+        fields = {"pred_masks": masks.unflatten(0, shape)[:, :, None]}  # (N, D, 1, R, R)
+        if self.panoptic is None and not self.visualize:
+            return fields, {}
+        fields["embeddings"] = embeddings.unflatten(0, shape)
+        return fields, {"bases": bases}
+
+    def postprocess(
+        self,
+        instances: list[Instances],
+        extras: dict[str, torch.Tensor],
+        batched_inputs: list[dict],
+        image_sizes: list[tuple[int, int]],
+    ) -> list[dict]:
+        """With a panoptic layer also ``sem_seg`` and ``panoptic_seg``, see :class:`UnifiedMerger`."""
+        results = super().postprocess(instances, extras, batched_inputs, image_sizes)
+        if self.panoptic is None:
+            return results
+        for result, size in zip(results, image_sizes):
+            found = result["instances"]
+            result["sem_seg"], result["panoptic_seg"] = self.merger(
+                self.panoptic, self.prediction, result["bases"], found.embeddings, found, tuple(size)
+            )
+            if not self.visualize:
+                del result["bases"]
+                found.remove("embeddings")
+        return results

@@ -1,0 +1,93 @@
+"""DR1Mask's top layer (thesis 5.4.2, equation 5.5): contexts at every location, embeddings where they are read.
+
+N images, C channels of a level, D channels of DR1Basis, E numbers of an embedding, P chosen locations.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import nn
+
+from ...layers.sparse_conv import conv3x3_at
+from ..fcos.head import HeadOutput
+
+__all__ = ["SOURCES", "Context", "TopLayer"]
+
+Context = tuple[torch.Tensor | None, torch.Tensor | None]  # A and B of one level, (N, D, H_l, W_l) each, or None
+
+SOURCES = ("box_tower", "cls_tower", "fpn")
+
+
+class TopLayer(nn.Module):
+    """A 3x3 convolution on the detection towers, held as two: its contexts are wanted everywhere, its embeddings at the
+    positive locations or at the detections alone."""
+
+    def __init__(
+        self,
+        *,
+        in_channels: int,
+        in_features: Sequence[str],
+        width: int,
+        embedding_length: int,
+        context: str = "box_tower",
+        embedding: str = "box_tower",
+        use_a: bool = True,
+        use_b: bool = True,
+    ):
+        """
+        Args:
+            in_channels: C, the same for towers and levels.
+            in_features: names of FCOS' levels, finest first.
+            width: D.
+            embedding_length: E.
+            context: what A and B are computed from: "box_tower", "cls_tower", "fpn" (the levels) or "none".
+            embedding: what the embeddings are computed from, the same choices but "none".
+            use_a, use_b: whether there is A, whether B.
+        """
+        super().__init__()
+        if context not in (*SOURCES, "none"):
+            raise ValueError(f"MODEL.DR1MASK.CONTEXT is {context!r}; it can be {', '.join(SOURCES)} or none")
+        if embedding not in SOURCES:
+            raise ValueError(f"MODEL.DR1MASK.EMBEDDING is {embedding!r}; it can be {', '.join(SOURCES)}")
+        self.in_features = list(in_features)
+        self.context_source, self.embedding_source = context, embedding
+        self.use_a, self.use_b = (use_a, use_b) if context != "none" else (False, False)
+        self.context_layer = None
+        factors = self.use_a + self.use_b
+        if factors:
+            # The factors start around one, where DR1Conv is the convolution alone: around zero it would give nothing,
+            # and learn nothing from it.
+            self.context_layer = _layer(in_channels, factors * width, bias=1.0)
+        self.embedding_layer = _layer(in_channels, embedding_length, bias=0.0)
+
+    def contexts(self, features: Mapping[str, torch.Tensor], output: HeadOutput) -> dict[str, Context]:
+        """A and B of each level by name; no entry where the context is "none"."""
+        if self.context_layer is None:
+            return {}
+        contexts: dict[str, Context] = {}
+        for name, x in zip(self.in_features, self._maps(self.context_source, features, output)):
+            factors = self.context_layer(x)
+            if self.use_a and self.use_b:
+                contexts[name] = factors.chunk(2, dim=1)
+            else:
+                contexts[name] = (factors, None) if self.use_a else (None, factors)
+        return contexts
+
+    def embeddings(
+        self, features: Mapping[str, torch.Tensor], output: HeadOutput, image: torch.Tensor, location: torch.Tensor
+    ) -> torch.Tensor:
+        """(P,) images and (P,) locations over all levels -> (P, E)."""
+        maps = self._maps(self.embedding_source, features, output)
+        return conv3x3_at(self.embedding_layer, maps, image, location)
+
+    def _maps(
+        self, source: str, features: Mapping[str, torch.Tensor], output: HeadOutput
+    ) -> Sequence[torch.Tensor]:
+        return [features[name] for name in self.in_features] if source == "fpn" else getattr(output, source)
+
+
+def _layer(in_channels: int, out_channels: int, bias: float) -> nn.Conv2d:
+    layer = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+    nn.init.normal_(layer.weight, std=0.01)
+    nn.init.constant_(layer.bias, bias)
+    return layer
