@@ -3,7 +3,7 @@
 N images, C channels, h x w the map to enlarge, H x W the result.
 
 A convolution of stride 2, kernel 3 and padding 1 puts its output i over input 2 i, and gives ceil(H / 2) outputs. So
-the way back puts sample i to place 2 i and interpolates at the places between. Where H is odd, a row too many comes out;
+the way back puts sample i to place 2 i and interpolates at the places between. Where H is odd, a row too many comes;
 it is cut off at the bottom (columns at the right), and nothing moves. Resizing to H x W instead stretches the map by
 H / ceil(H / 2) < 2, and shifts it by half a pixel: over five levels the errors add up, which is why others pad
 images to a multiple of the coarsest stride.
@@ -34,7 +34,7 @@ def aligned_upsample(x: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
     h, w = x.shape[-2:]
     if (h, w) != ((height + 1) // 2, (width + 1) // 2):
         raise ValueError(
-            f"size is {height} x {width}; a map of {h} x {w} enlarges to {2 * h} x {2 * w}, or to one row or column less"
+            f"size is {height} x {width}; a map of {h} x {w} enlarges to {2 * h} x {2 * w}, or one row or column less"
         )
     x = F.pad(x, (0, 1, 0, 1), mode="replicate")
     x = F.interpolate(x, size=(2 * h + 1, 2 * w + 1), mode="bilinear", align_corners=True)

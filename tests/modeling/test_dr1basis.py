@@ -58,7 +58,8 @@ def test_dr1conv_is_its_definition_at_every_location():
 def test_the_basis_is_the_recursion_of_equation_5_6():
     basis = make_basis(4, 6)
     features = pyramid(6, 16, 32)
-    contexts = {name: (torch.randn(2, 4, *x.shape[2:]), torch.randn(2, 4, *x.shape[2:])) for name, x in features.items()}
+    shapes = {name: (2, 4, *x.shape[2:]) for name, x in features.items()}
+    contexts = {name: (torch.randn(shape), torch.randn(shape)) for name, shape in shapes.items()}
     with torch.no_grad():
         result = basis(features, contexts)
         merged = torch.zeros(2, 4, 1, 1)

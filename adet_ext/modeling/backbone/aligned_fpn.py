@@ -15,7 +15,7 @@ __all__ = ["AlignedFPN", "AlignedPyramidAndBody"]
 class AlignedFPN(FPN):
     """FPN with a size divisibility of its own. Parameters are named as FPN's, and numbers are FPN's where sizes fit.
 
-    A level of odd size is half the finer one's, rounded up; enlarged by two it is a row or column too large, and loses it
+    A level of odd size is half the finer one's, rounded up; doubled it is a row or column too large and loses it
     at the bottom or at the right, so that it stays where strided convolutions sampled it.
     """
 

@@ -25,7 +25,7 @@ class DR1Basis(BasisModule):
     last is enlarged by two once more.
 
     Both convolutions are followed by a norm and a ReLU, as those of BlendMask's bottom module are; the factor B stands
-    before the norm, as part of the convolution. A level that FCOS does not have, finer than its levels, has no contexts:
+    before the norm, as part of the convolution. A level that FCOS does not have, finer than its own, has no contexts:
     there the convolution is static.
     """
 
@@ -44,7 +44,7 @@ class DR1Basis(BasisModule):
         strides = [input_shape[name].stride for name in self.in_features]
         if any(coarse != 2 * fine for fine, coarse in zip(strides, strides[1:])):
             raise ValueError(
-                f"MODEL.BASIS_MODULE.IN_FEATURES names {self.in_features} of strides {strides}; DR1Basis goes from each to "
+                f"MODEL.BASIS_MODULE.IN_FEATURES names {self.in_features} of strides {strides}; DR1Basis goes each to "
                 "the next by a factor of two"
             )
         self.width = width
@@ -74,7 +74,7 @@ class DR1Basis(BasisModule):
             contexts: A and B of the levels that have them, by name.
 
         Returns:
-            (N, D, 2 H_l, 2 W_l) for the finest l, at half its stride. Where H_l is rounded up, the last row belongs to no
+            (N, D, 2 H_l, 2 W_l) for the finest l, at half its stride. Where H_l is rounded up, the last row is of no
             pixel, and nobody reads it.
         """
         merged = None

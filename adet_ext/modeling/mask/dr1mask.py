@@ -6,7 +6,6 @@ N images, D detections an image, P positive locations of a batch, G objects of a
 from typing import Any
 
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 from ...d2.config import configurable

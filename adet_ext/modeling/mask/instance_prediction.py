@@ -1,6 +1,6 @@
 """Instance prediction modules of DR1Mask (thesis 5.4.2, equations 5.7 and 5.8; Tables 5.4 and 5.7).
 
-N images, D channels of the bases F, K of the projected ones, G instances, E numbers of an embedding, M and R the sides of
+N images, D channels of the bases F, K of the projected ones, G instances, E numbers of an embedding, M, R the sides of
 attentions and masks, r the rank, h x w the bases of one image, s their stride.
 """
 
@@ -156,7 +156,7 @@ class FactoredPrediction(InstancePrediction):
 def spread(
     attentions: torch.Tensor, boxes: torch.Tensor, size: torch.Size, stride: float, first_row: int = 0
 ) -> torch.Tensor:
-    """Lay attention maps over their boxes, interpolated bilinearly and continued at the edges: (G, K, M, M) -> (G, K, h, w).
+    """Lay attention maps over their boxes, bilinearly and continued at the edges: (G, K, M, M) -> (G, K, h, w).
 
     Interpolation goes by rows and columns apart, as two small matrix products: cheaper than sampling, and its backward
     pass adds nothing up in an undefined order.

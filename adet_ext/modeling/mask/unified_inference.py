@@ -65,7 +65,7 @@ class UnifiedMerger:
 
         Returns:
             ``sem_seg``, (S + 1, H, W) uint8 and one-hot, class 0 being things and void; and Detectron2's
-            ``panoptic_seg``: (H, W) int32 ids and a dict for each: ``id``, ``isthing``, ``category_id``; for things also
+            ``panoptic_seg``: (H, W) int32 ids and a dict each: ``id``, ``isthing``, ``category_id``; for things also
             ``score`` and ``instance_id`` (the place among ``instances``), for stuff ``area`` in pixels.
         """
         size, stuff = instances.image_size, layer.num_stuff

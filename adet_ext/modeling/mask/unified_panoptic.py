@@ -3,7 +3,7 @@
 N images, D channels of the bases F, S stuff classes, G instances of one image, E numbers of an embedding, P positive
 locations of a batch, h x w the bases of one image, s their stride, H x W an image or a result.
 
-Stuff class c has the static column c of W_pano; instance i has the mean of its embeddings, or, where the embedding is no
+Stuff class c has the static column c of W_pano; instance i has the mean of its embeddings, or, if the embedding is no
 plain vector, its prediction module's weights at each place.
 
 What the thesis leaves open, and what is done here:
@@ -12,7 +12,7 @@ What the thesis leaves open, and what is done here:
   "ignore", in crowds, and where its instance has no positive location and so no embedding (N_i = 0).
 - Loss. Cross-entropy of the softmax over S + G channels, at the stride of the bases: it is what the argmax of inference
   reads. The mean over the pixels of a batch, or over its segments (LOSS_BALANCE).
-- Region. An instance competes inside its box alone (IN_BOX_TRAIN, IN_BOX_TEST): a convolution sees two alike objects alike,
+- Region. An instance competes inside its box alone (IN_BOX_TRAIN, IN_BOX_TEST): convolutions see like objects alike,
   and nothing else in equation 5.9 would tell them apart.
 - Memory. Strips of rows are computed and forgotten one by one, and once more in the backward pass, so that memory does
   not grow with the number of instances beyond one strip of about ``STRIP`` logits.
