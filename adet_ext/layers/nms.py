@@ -9,6 +9,8 @@ the candidates' own shape does not, so whole models can be captured in a CUDA gr
 import torch
 import torchvision
 
+from .extension import status
+
 __all__ = ["nms_mask"]
 
 # Chains of boxes that suppress one another in turn are settled one link a round; longer ones than this do not occur
@@ -16,9 +18,8 @@ __all__ = ["nms_mask"]
 _ROUNDS = 32
 
 
-@torch.library.custom_op("adet_ext::nms_mask", mutates_args=())
 def nms_mask(boxes: torch.Tensor, classes: torch.Tensor, valid: torch.Tensor, threshold: float) -> torch.Tensor:
-    """Greedy NMS within each class and image.
+    """Greedy NMS within each class and image. On CUDA the host does not wait for the device.
 
     Args:
         boxes: (N, K, 4) float, absolute (x0, y0, x1, y1), best first.
@@ -28,15 +29,45 @@ def nms_mask(boxes: torch.Tensor, classes: torch.Tensor, valid: torch.Tensor, th
 
     Returns:
         (N, K) bool, true for the boxes that stay.
+
+    Raises:
+        RuntimeError: an argument is not as above; the message names it.
     """
+    if boxes.device.type in _NATIVE_DEVICES:
+        return torch.ops.adet_ext.nms_keep(boxes.detach().float(), classes, valid, threshold)
+    return nms_mask_reference(boxes, classes, valid, threshold)
+
+
+@torch.library.custom_op("adet_ext::nms_mask", mutates_args=())
+def nms_mask_reference(
+    boxes: torch.Tensor, classes: torch.Tensor, valid: torch.Tensor, threshold: float
+) -> torch.Tensor:
+    """:func:`nms_mask` without the compiled operators. On CUDA, exact for chains of up to 32 boxes (``_ROUNDS``)."""
     if boxes.device.type == "cpu":
-        return torch.stack([_one_image(*args, threshold) for args in zip(boxes, classes, valid)])
+        kept = [_one_image(*args, threshold) for args in zip(boxes, classes, valid)]
+        return torch.stack(kept) if kept else torch.zeros_like(valid)
     return _all_at_once(boxes, classes, valid, threshold)
 
 
-@nms_mask.register_fake
+@nms_mask_reference.register_fake
 def _(boxes, classes, valid, threshold):
     return torch.empty_like(valid)
+
+
+def _register() -> frozenset[str]:
+    """Teach torch the native operator's shapes. Returns the kinds of device it runs on."""
+    found = status()
+    if "nms_keep" not in found.operators:
+        return frozenset()
+
+    @torch.library.register_fake("adet_ext::nms_keep")
+    def _(boxes, classes, valid, threshold):
+        return valid.new_empty(valid.shape)
+
+    return frozenset(["cpu"] if found.build["cuda"] == "none" else ["cpu", "cuda"])
+
+
+_NATIVE_DEVICES = _register()
 
 
 def _one_image(boxes: torch.Tensor, classes: torch.Tensor, valid: torch.Tensor, threshold: float) -> torch.Tensor:
