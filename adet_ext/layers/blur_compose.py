@@ -1,4 +1,4 @@
-"""``BlurConv_{K,s}(X) = Blur_{M,s}(Conv_{K,1}(X))`` (thesis 3.3.2, equation 3.4), priced as a strided convolution.
+"""``BlurConv_{K,s}(X) = Blur_{M,s}(Conv_{K,1}(X))`` (thesis 3.3.2, equation 3.4), as cheap as a strided convolution.
 
 N images, C input and O output channels, K kernel side, M taps of the blur, s stride, H' x W' size of the convolution at
 stride 1.

@@ -3,8 +3,8 @@
 N images, C channels, H and W height and width, M taps of the filter, s stride.
 
 Taking every s-th pixel of a feature map lets everything above the new Nyquist frequency through as alias; filtering
-first takes it away. The filter is separable and the same for all channels. The operator reads its input once: neither
-pads a copy nor computes what the stride drops.
+first takes it away. The filter is separable and the same for all channels. The operator reads the input once: it
+neither pads a copy nor computes what the stride drops.
 """
 
 import math
