@@ -280,6 +280,23 @@ ADET_INLINE void multiply(const S* spread, const S* filters, S* sums, int64_t C,
   }
 }
 
+// Asks for `rows` x m locations of a map from (y, x) on, a cache line of 64 bytes at a time.
+template <class S>
+ADET_INLINE void
+prefetch(const Problem<S>& p, const Map<S>& map, int64_t i, int64_t y, int64_t x, int64_t rows, int64_t channels) {
+  if (!map.data) {
+    return;
+  }
+  for (int64_t row = y; row < y + rows && row < p.H; ++row) {
+    for (int64_t column = x; column < x + m && column < p.W; ++column) {
+      const S* const from = map.at(i, row, column);
+      for (int64_t c = 0; c < channels; c += 64 / sizeof(S)) {
+        __builtin_prefetch(from + c);
+      }
+    }
+  }
+}
+
 // Tiles [begin, end) of all images, in blocks of up to `block`, a multiple of 4, with scratch for 16 block (C + O). T, 12
 // or 6: tiles at once in the multiplication, as many as there are registers for.
 template <class S, int BYTES, int T>
@@ -298,6 +315,21 @@ ADET_INLINE void convolve(const Problem<S>& p, int64_t begin, int64_t end, int64
       t += run;
     }
     for (int k = 0; k < n * n; ++k) {
+      // The multiplications need no memory, so that it brings what comes before and after them: the factors of these
+      // results, and what the next block's tiles have that these have not, their lower rows.
+      for (int64_t t = k * block / (n * n); t < (k + 1) * block / (n * n); ++t) {
+        int64_t tile = first + t, row = tile / across;
+        if (tile < end) {
+          prefetch(p, p.after, row / down, row % down * m, tile % across * m, m, p.O);
+          prefetch(p, p.after2, row / down, row % down * m, tile % across * m, m, p.O);
+        }
+        tile += block;
+        row = tile / across;
+        if (tile < end) {
+          prefetch(p, p.x, row / down, row % down * m + 1, tile % across * m + 1, m, p.C);
+          prefetch(p, p.before, row / down, row % down * m + 1, tile % across * m + 1, m, p.C);
+        }
+      }
       for (int64_t o = 0; o < p.O; o += 2 * L) {
         const S* const filters = p.filters + (k * p.O + o) * p.C;
         const S* const from = spread + k * spread_step;
