@@ -77,7 +77,8 @@ class UnifiedMerger:
         raw = layer.logits(prediction, bases[:, :h, :w], embeddings[places], network_boxes).float()  # (S + G, h, w)
         coarse = layer.keep_in_boxes(raw, network_boxes) if layer.in_box_test else raw
 
-        _, accepted = claim_pixels(coarse[stuff:] > coarse[:stuff].amax(dim=0), self.overlap_threshold)
+        order = torch.arange(len(places), device=places.device)
+        _, accepted = claim_pixels(coarse[stuff:] > coarse[:stuff].amax(dim=0), order, self.overlap_threshold)
         accepted = accepted.to(coarse.device)
         lost = torch.cat([accepted.new_zeros(stuff), ~accepted])
         coarse = coarse.masked_fill(lost[:, None, None], NEVER)
