@@ -105,10 +105,11 @@ def test_the_loss_is_the_cross_entropy_of_the_unified_logits(kind, in_box):
         stuff = made.stuff(bases[i : i + 1])[0]
         things = prediction.over_image(bases[i], torch.stack(groups[i]), boxes[i])
         if in_box:
-            for thing, (x0, y0, x1, y1) in zip(things, boxes[i]):
-                ys, xs = (4 * torch.arange(n) + 2 for n in thing.shape)
-                outside = ~((ys[:, None] >= y0) & (ys[:, None] <= y1) & (xs >= x0) & (xs <= x1))
-                thing[outside] = -1e4
+            outside = torch.ones_like(things, dtype=torch.bool)
+            for region, (x0, y0, x1, y1) in zip(outside, boxes[i]):
+                ys, xs = (4 * torch.arange(n) + 2 for n in region.shape)
+                region &= ~((ys[:, None] >= y0) & (ys[:, None] <= y1) & (xs >= x0) & (xs <= x1))
+            things = things.masked_fill(outside, -1e4)
         logits.append(F.pad(torch.cat([stuff, things]).flatten(1), (0, 0, 0, 1 if i else 0), value=-1e9))
         targets.append(panoptic_targets(instances[i], labels[i], STUFF, STRIDE, 255, present[i]).flatten())
     expected = F.cross_entropy(torch.cat(logits, dim=1).T, torch.cat(targets), ignore_index=-1)

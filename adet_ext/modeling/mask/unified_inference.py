@@ -10,11 +10,11 @@ import torch
 from ...d2.structures import Instances
 from ..panoptic import claim_pixels
 from .instance_prediction import InstancePrediction
-from .unified_panoptic import NEVER, UnifiedPanoptic, inside
+from .unified_panoptic import NEVER, UnifiedPanoptic
 
 __all__ = ["UnifiedMerger"]
 
-_CHANNELS = 16  # enlarged at a time: memory does not grow with the number of segments
+_VALUES = 2**22  # interpolated at a time: memory does not grow with the number of segments
 
 
 class UnifiedMerger:
@@ -22,8 +22,8 @@ class UnifiedMerger:
 
     In training all instances of the softmax are real ones. So here a detection below the confidence threshold is left
     out, and so is one of which too much belongs to better ones: a second detection of an object would share its
-    pixels. The scores have no part in what remains. The channels that win somewhere at the stride of the bases are
-    enlarged to the size of the result, where the argmax is taken.
+    pixels. The scores have no part in what remains. The argmax is that of
+    the logits enlarged to the size of the result.
     """
 
     def __init__(self, *, confidence_threshold: float, overlap_threshold: float, stuff_area_limit: float):
@@ -77,55 +77,17 @@ class UnifiedMerger:
         raw = layer.logits(prediction, bases[:, :h, :w], embeddings[places], network_boxes).float()  # (S + G, h, w)
         coarse = layer.keep_in_boxes(raw, network_boxes) if layer.in_box_test else raw
 
-        _, accepted = claim_pixels(coarse[stuff:] > coarse[:stuff].amax(dim=0), self.overlap_threshold)
-        accepted = accepted.to(coarse.device)
-        lost = torch.cat([accepted.new_zeros(stuff), ~accepted])
-        coarse = coarse.masked_fill(lost[:, None, None], NEVER)
-        # Whatever wins nowhere here is not looked at again: (largest lead over the best).
-        winners = ((coarse - coarse.amax(dim=0)).flatten(1).amax(dim=1) == 0).nonzero()[:, 0]
-        owner = self._owners(layer, raw, winners, boxes, size, [scale[i] / layer.stride for i in (0, 1)])
+        order = torch.arange(len(places), device=places.device)
+        _, accepted = claim_pixels(coarse[stuff:] > coarse[:stuff].amax(dim=0), order, self.overlap_threshold)
+        chosen = torch.cat([accepted.new_ones(stuff), accepted]).to(coarse.device).nonzero()[:, 0]
+        coarse = coarse[chosen]
+        lead = coarse - coarse.amax(dim=0)
+        won = lead.flatten(1).amax(dim=1) == 0  # whatever wins nowhere is not looked at again
+        winners = chosen[won]
+        things = winners[winners >= stuff] - stuff
+        fine = _Enlarged(raw[winners], _first(lead[won] == 0), [scale[i] / layer.stride for i in (0, 1)], size)
+        owner = winners[fine.owners(boxes[things] if layer.in_box_test else None)]
         return self._segments(owner, stuff, instances, places)
-
-    def _owners(
-        self,
-        layer: UnifiedPanoptic,
-        raw: torch.Tensor,
-        winners: torch.Tensor,
-        boxes: torch.Tensor,
-        size: tuple[int, int],
-        scale: list[float],
-    ) -> torch.Tensor:
-        """The channel of each pixel of the result, (H, W) int64.
-
-        Args:
-            raw: (S + G, h, w) logits, without regions.
-            winners: the channels to choose from, in ascending order.
-            boxes: (G, 4) in the frame of the result.
-            scale: of the result to the bases, for heights and widths.
-        """
-        ys, xs = (torch.arange(length, device=raw.device) + 0.5 for length in size)
-        best = owner = None
-        for channels in winners.split(_CHANNELS):
-            # The scale is given beside the size: the bases may reach beyond the image by a part of a cell.
-            fine = torch.ops.aten.upsample_bilinear2d(
-                raw[channels][None], list(size), False, 1 / scale[0], 1 / scale[1]
-            )[0]  # (c, H, W)
-            if layer.in_box_test:
-                things = channels >= layer.num_stuff
-                regions = inside(boxes[channels[things] - layer.num_stuff], ys, xs)
-                first = len(channels) - len(regions)  # things come after stuff
-                fine[first:].masked_fill_(~regions, NEVER)
-            lead = fine.amax(dim=0)
-            # The channel of the lead, by numbers of one byte: many times faster than argmax over a strided dimension.
-            number = torch.arange(1, len(channels) + 1, device=raw.device, dtype=torch.uint8)[:, None, None]
-            local = ((fine >= lead).view(torch.uint8) * number).amax(dim=0).long() - 1
-            chosen = channels[local]
-            if best is None:
-                best, owner = lead, chosen
-            else:
-                owner = torch.where(lead > best, chosen, owner)
-                best = torch.maximum(best, lead)
-        return owner
 
     def _segments(
         self, owner: torch.Tensor, num_stuff: int, instances: Instances, places: torch.Tensor
@@ -155,3 +117,89 @@ class UnifiedMerger:
             for i, (category, area) in enumerate(zip(stuff.tolist(), areas[stuff].tolist()), start=len(segments) + 1)
         ]
         return sem_seg, (id_of[owner], segments)
+
+
+def _first(claims: torch.Tensor) -> torch.Tensor:
+    """The first channel that claims each place: (C, h, w) bool -> (h, w) int64.
+
+    By numbers of one byte, where there are few enough: many times faster than argmax over a strided dimension.
+    """
+    count = len(claims)
+    if count > 255:
+        return claims.to(torch.uint8).argmax(dim=0)
+    numbers = torch.arange(count, 0, -1, device=claims.device, dtype=torch.uint8)[:, None, None]
+    return count - (claims.view(torch.uint8) * numbers).amax(dim=0).long()
+
+
+class _Enlarged:
+    """The argmax of bilinearly enlarged logits, computed where it is in doubt alone.
+
+    Between four places of the same best channel, interpolation leaves that channel the best. So only pixels between
+    places of different channels, or between the inside and the outside of a box, are interpolated: most pixels of
+    most images are not.
+    """
+
+    def __init__(self, logits: torch.Tensor, best: torch.Tensor, scale: list[float], size: tuple[int, int]):
+        """
+        Args:
+            logits: (C, h, w), without regions.
+            best: (h, w) int64, the best channel of each place in its region.
+            scale: of the result to the places, for heights and widths.
+            size: (H, W).
+        """
+        self.logits, self.best, self.scale, self.size = logits, best, scale, size
+        at = [
+            ((torch.arange(n, device=best.device) + 0.5) * s - 0.5).clamp(0, side - 1)
+            for n, s, side in zip(size, scale, best.shape)
+        ]
+        self.low = [x.floor().long() for x in at]
+        self.fraction = [x - low for x, low in zip(at, self.low)]
+
+    def owners(self, boxes: torch.Tensor | None) -> torch.Tensor:
+        """(H, W) int64 in [0, C). ``boxes``: (T, 4), the regions of the last T channels in the result's frame, or None."""
+        (h, w), (height, width) = self.best.shape, self.size
+        y0, x0 = self.low
+        owner = self.best[y0][:, x0]  # (H, W)
+        doubt = ~_alike(self.best)
+        if boxes is not None:
+            doubt |= ~_alike(self._regions(boxes))
+        pixels = doubt[y0][:, x0].flatten().nonzero()[:, 0]  # (P,)
+        table = self.logits.flatten(1).t().contiguous()  # (h w, C)
+        flat = owner.flatten()
+        for chunk in pixels.split(max(1, _VALUES // table.shape[1])):
+            y = chunk.div(width, rounding_mode="floor")
+            x = chunk - y * width
+            top, left = y0[y], x0[x]
+            down = (top + 1).clamp(max=h - 1) * w
+            right = (left + 1).clamp(max=w - 1)
+            fy, fx = self.fraction[0][y, None], self.fraction[1][x, None]
+            upper = torch.lerp(table[top * w + left], table[top * w + right], fx)
+            lower = torch.lerp(table[down + left], table[down + right], fx)
+            values = torch.lerp(upper, lower, fy)  # (p, C)
+            if boxes is not None and len(boxes):
+                bx0, by0, bx1, by1 = boxes.t()
+                px, py = x[:, None] + 0.5, y[:, None] + 0.5
+                inside_box = (px >= bx0) & (px <= bx1) & (py >= by0) & (py <= by1)  # (p, T)
+                values[:, -len(boxes) :].masked_fill_(~inside_box, NEVER)
+            flat[chunk] = values.argmax(dim=1)
+        return flat.view(height, width)
+
+    def _regions(self, boxes: torch.Tensor) -> torch.Tensor:
+        """(h, w) numbers that differ where the boxes over two places differ: sums of a number for each box."""
+        ys, xs = ((torch.arange(n, device=boxes.device) + 0.5) / s for n, s in zip(self.best.shape, self.scale))
+        rows = ((ys >= boxes[:, 1:2]) & (ys <= boxes[:, 3:])).double()  # (T, h)
+        columns = ((xs >= boxes[:, :1]) & (xs <= boxes[:, 2:3])).double()
+        # Square roots of integers: no two sets of boxes of an image have sums that are equal but by chance.
+        numbers = torch.arange(2, len(boxes) + 2, device=boxes.device, dtype=torch.float64).sqrt()
+        return (rows * numbers[:, None]).t() @ columns
+
+
+def _alike(x: torch.Tensor) -> torch.Tensor:
+    """Whether each place is as its neighbours to the right, below and diagonally, where it has them: (h, w) bool."""
+    alike = torch.ones_like(x, dtype=torch.bool)
+    alike[:-1] &= x[:-1] == x[1:]
+    across = torch.ones_like(alike)
+    across[:, :-1] = x[:, :-1] == x[:, 1:]
+    alike &= across
+    alike[:-1] &= across[1:]
+    return alike
