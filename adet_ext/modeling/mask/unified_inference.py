@@ -78,7 +78,7 @@ class UnifiedMerger:
         coarse = layer.keep_in_boxes(raw, network_boxes) if layer.in_box_test else raw
 
         order = torch.arange(len(places), device=places.device)
-        _, accepted = claim_pixels(coarse[stuff:] > coarse[:stuff].amax(dim=0), order, self.overlap_threshold)
+        _, accepted = claim_pixels(coarse[stuff:] > coarse[:stuff].amax(dim=0), self.overlap_threshold, order)
         chosen = torch.cat([accepted.new_ones(stuff), accepted]).to(coarse.device).nonzero()[:, 0]
         coarse = coarse[chosen]
         lead = coarse - coarse.amax(dim=0)
@@ -156,7 +156,7 @@ class _Enlarged:
         self.fraction = [x - low for x, low in zip(at, self.low)]
 
     def owners(self, boxes: torch.Tensor | None) -> torch.Tensor:
-        """(H, W) int64 in [0, C). ``boxes``: (T, 4), the regions of the last T channels in the result's frame, or None."""
+        """(H, W) int64 in [0, C). ``boxes``: (T, 4), regions of the last T channels in the result's frame, or None."""
         (h, w), (height, width) = self.best.shape, self.size
         y0, x0 = self.low
         owner = self.best[y0][:, x0]  # (H, W)
