@@ -1,7 +1,8 @@
 """The packaged configs by name: where they are, which there are, and their config nodes.
 
 A config's name is its path below ``configs/``, such as ``BlendMask/R_50_1x.yaml``. Files called ``Base-*`` are parts
-of others and no models. No trained weights are published for any of them; see MODEL_ZOO.md.
+of others and no models; ``studies/`` compares several. No trained weights are published for any of them; see
+MODEL_ZOO.md.
 """
 
 import difflib
@@ -27,7 +28,7 @@ def list_configs() -> list[str]:
     """Names of all configs that build a model, sorted."""
     folder = config_folder()
     names = (path.relative_to(folder) for path in folder.rglob("*.yaml") if not path.name.startswith("Base-"))
-    return sorted(name.as_posix() for name in names)
+    return sorted(name.as_posix() for name in names if name.parts[0] != "studies")
 
 
 def get_config_file(name: str) -> str:

@@ -1,5 +1,6 @@
 """What all tests share: the engine that is on is printed, and tests that need Detectron2 itself are marked."""
 
+import contextlib
 import importlib.util
 import logging
 
@@ -35,12 +36,29 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker(mark)
 
 
-@pytest.fixture(autouse=True)
-def _loggers_as_before():
+@contextlib.contextmanager
+def _loggers_kept():
     """Training sets loggers up for good; tests of other files listen to the same ones."""
-    loggers = [logging.getLogger(name) for name in ("adet_ext", "detectron2", "fvcore")]
-    before = [(logger.level, logger.propagate, list(logger.handlers)) for logger in loggers]
+
+    def loggers():
+        return [logging.getLogger(), *(x for x in logging.Logger.manager.loggerDict.values() if hasattr(x, "handlers"))]
+
+    before = {logger: (logger.level, logger.propagate, list(logger.handlers)) for logger in loggers()}
     yield
-    for logger, (level, propagate, handlers) in zip(loggers, before, strict=True):
+    for logger in loggers():
+        level, propagate, handlers = before.get(logger, (logging.NOTSET, True, []))
         logger.setLevel(level)
         logger.propagate, logger.handlers[:] = propagate, handlers
+
+
+# A file's own fixtures may set loggers up too, and what they leave may write to a stream that a test has closed since.
+@pytest.fixture(autouse=True, scope="module")
+def _loggers_as_before_the_file():
+    with _loggers_kept():
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _loggers_as_before():
+    with _loggers_kept():
+        yield

@@ -11,10 +11,10 @@ import torch
 from adet_ext import add_adet_config, get_cfg, load_config
 from adet_ext.d2.modeling import build_model
 from adet_ext.errors import UserError
-from adet_ext.model_zoo import get_config_file
+from adet_ext.model_zoo import get_config_file, list_configs
 
 ROOT = Path(get_config_file("BlendMask/R_50_1x.yaml")).parents[1]
-CONFIGS = sorted(str(p.relative_to(ROOT)) for p in ROOT.rglob("*.yaml") if not p.name.startswith("Base-"))
+CONFIGS = list_configs()
 META = ["MODEL.DEVICE", "meta"]
 
 

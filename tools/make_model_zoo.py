@@ -15,6 +15,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from adet_ext.model_zoo import list_configs
+
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / "configs"
 ZOO, MEASURED, RESULTS = CONFIGS / "zoo.json", CONFIGS / "measured.json", ROOT / "docs" / "results"
@@ -35,11 +37,6 @@ millions (M), multiply-adds in thousands of millions (G): those of convolutions 
 multiplication with its addition, for one image of the size given, with random weights. Many papers call them FLOPs.
 `python -m adet_ext analyze --config-file NAME` shows them module by module.
 """
-
-
-def list_configs() -> list[str]:
-    names = (path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.yaml"))
-    return sorted(name for name in names if not name.rpartition("/")[2].startswith("Base-"))
 
 
 def zoo_rows() -> list[dict[str, Any]]:
