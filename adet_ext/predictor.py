@@ -91,7 +91,9 @@ class Predictor:
         return self._predict(list(images)) if len(images) else []
 
     def _predict(self, images: list[np.ndarray]) -> list[dict[str, Any]]:
-        inputs = [self.prepare(image) for image in images]
+        return self._run([self.prepare(image) for image in images])
+
+    def _run(self, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
         training = self.model.training  # the model may be one that its owner goes on training
         self.model.eval()
         try:
@@ -108,13 +110,20 @@ class Predictor:
         height, width = image.shape[:2]
         if not height or not width:
             raise UserError(f"an image without pixels: {height} x {width}")
-        resized = self._resize(image)
+        return self._input(self.resize(image), height, width)
+
+    def as_it_is(self, image: np.ndarray) -> dict[str, Any]:
+        """Predict on one BGR uint8 image that has been resized already."""
+        return self._run([self._input(image, *image.shape[:2])])[0]
+
+    def _input(self, resized: np.ndarray, height: int, width: int) -> dict[str, Any]:
         if self.cfg.INPUT.FORMAT == "RGB":
             resized = resized[:, :, ::-1]
         tensor = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1), dtype=np.float32))
         return {"image": tensor, "height": height, "width": width}
 
-    def _resize(self, image: np.ndarray) -> np.ndarray:
+    def resize(self, image: np.ndarray) -> np.ndarray:
+        """The image at the size at which the network sees it."""
         from .d2.data import transforms as T
 
         if not self.min_size:  # Detectron2's way of saying: leave the size alone

@@ -15,7 +15,7 @@ from ..benchmark.paired import Partner, ratios, run_rounds, spread
 from ..d2 import ENGINE
 from ..errors import UserError
 from ..machine import processor_name
-from . import bench_ops
+from . import bench_ops, bench_shift
 
 __all__ = ["build_parser", "main"]
 
@@ -26,8 +26,8 @@ STAGES = ("preprocess", "backbone", "heads", "postprocess")
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line of the benchmarks."""
-    parser = argparse.ArgumentParser(description="Time whole models, or the compiled operators, in paired rounds.")
-    verbs = parser.add_subparsers(dest="what", required=True, metavar="{models,ops}")
+    parser = argparse.ArgumentParser(description="Time models or operators; measure shift consistency.")
+    verbs = parser.add_subparsers(dest="what", required=True, metavar="{models,ops,shift}")
     models = verbs.add_parser("models", help="time whole models", description=__doc__)
     models.add_argument("--config-file", nargs="+", required=True, metavar="FILE", help="YAML files, or packaged names")
     models.add_argument("--height", type=int, default=800, help="of the network's input (800)")
@@ -54,6 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
     models.add_argument("--json", metavar="FILE", help="write all the numbers here as well")
     models.add_argument("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="overrides, for all")
     bench_ops.add_parser(verbs)
+    bench_shift.add_parser(verbs)
     return parser
 
 
@@ -62,6 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
     if arguments.what == "ops":
         return bench_ops.run(arguments)
+    if arguments.what == "shift":
+        return bench_shift.run(arguments)
     if arguments.rounds < 1 or arguments.warmup < 0:
         raise UserError("--rounds takes 1 or more, --warmup 0 or more")
     partners = _partners(arguments)

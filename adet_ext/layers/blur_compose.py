@@ -12,8 +12,9 @@ linear and do the same everywhere, so away from the border they commute and comp
 - "folded": one convolution of side K + M - 1 at stride s, whose kernel is the blurred kernel. One node of a graph, for
   runtimes that have no blur; (K + M - 1)^2 / (s K)^2 of the work of "plain".
 
-At the border the zeros around the convolution's input meet the blur's padding, and order matters: the outermost rows
-and columns are computed as printed in any case.
+At the border the zeros around the convolution's input meet the blur's padding, and order matters. There each output
+still is one product with the kernel, of rows and columns that are mixtures of the input's: the outermost outputs take
+theirs from strips mixed for them (:mod:`.blur_border`), and cost what the others do.
 """
 
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .blur_border import Side
 from .blur_pool import binomial_filter, blur, check_blur
 
 __all__ = ["METHODS", "blur_conv2d", "fold_kernel"]
@@ -72,8 +74,9 @@ def blur_conv2d(
         return F.conv2d(blur(x, taps, stride, blur_padding), weight, bias, groups=groups)
     if method == "auto":
         method = "plain" if stride == 1 else "commuted"
-    frame = [_Side(*numbers, taps, stride) for numbers in zip(x.shape[2:], sides, padding, dilation)]
-    if method == "plain" or x.numel() == 0 or any(side.start >= side.end for side in frame):
+    sizes = zip(x.shape[2:], sides, padding, dilation)
+    rows, columns = (Side(*numbers, taps, stride, blur_padding) for numbers in sizes)
+    if method == "plain" or x.numel() == 0 or not (rows.inner and columns.inner):
         return blur(F.conv2d(x, weight, bias, 1, padding, dilation, groups), taps, stride, blur_padding)
     if method == "commuted":
         # The blur of the zeros around the map is wanted too, as far as the convolution's padding reaches.
@@ -85,17 +88,14 @@ def blur_conv2d(
             kernel = F.pad(kernel, (1, 0, 1, 0))
         out = F.conv2d(x, kernel, bias, stride, [p + taps // 2 for p in padding], 1, groups)
 
-    def printed(part: Tensor, sides: tuple[int, int, int, int]) -> Tensor:
-        conv = F.conv2d(F.pad(part, sides), weight, bias, 1, 0, dilation, groups)
-        return blur(conv, taps, stride, blur_padding)
-
-    rows, columns = frame
-    for part in rows.ends():
-        strip = printed(x[:, :, part.read], (columns.padding, columns.padding, *part.pad))
-        out[:, :, part.write] = strip[:, :, part.keep]
-    for part in columns.ends():
-        strip = printed(x[:, :, :, part.read], (*part.pad, rows.padding, rows.padding))
-        out[:, :, :, part.write] = strip[:, :, :, part.keep]
+    if rows.edge:
+        strip = columns.mix(rows.mix(x, 2, rows.edge), 3, range(columns.out))
+        strip = F.conv2d(strip, weight, bias, sides, 0, 1, groups)
+        rows.write(out, strip, 2)
+    if columns.edge:
+        strip = rows.mix(columns.mix(x, 3, columns.edge), 2, range(rows.out))
+        strip = F.conv2d(strip, weight, bias, sides, 0, 1, groups)
+        columns.write(out, strip, 3)
     return out
 
 
@@ -106,45 +106,3 @@ def fold_kernel(weight: Tensor, taps: int) -> Tensor:
     filters = weight.reshape(o * c, 1, height, width)
     spread = F.conv2d(filters, (line[:, None] * line)[None, None], padding=taps - 1)
     return spread.reshape(o, c, *spread.shape[2:])
-
-
-class _Part:
-    """An end of a side: outputs ``write``, which are ``keep`` of what the input ``read``, padded by ``pad``, gives."""
-
-    def __init__(self, side: "_Side", write: slice, first: int, last: int):
-        """``first`` to ``last`` - 1 are the rows of the convolution that the outputs are made of."""
-        start = first - side.padding
-        end = last - side.padding + side.reach
-        self.read = slice(max(start, 0), min(end, side.size))
-        self.pad = (max(-start, 0), max(end - side.size, 0))
-        self.write = write
-        moved = first // side.stride
-        self.keep = slice(write.start - moved, write.stop - moved)
-
-
-class _Side:
-    """One direction: which outputs, ``start`` to ``end`` - 1, no border touches, and what the others are made of."""
-
-    def __init__(self, size: int, kernel: int, padding: int, dilation: int, taps: int, stride: int):
-        self.size, self.padding, self.stride = size, padding, stride
-        self.reach = dilation * (kernel - 1)  # a row of the convolution reads so many more rows
-        self.conv = size + 2 * padding - self.reach
-        self.out = -(-self.conv // stride)
-        self.before, self.after = (taps - 1) // 2, taps // 2
-        self.start = -(-self.before // stride)
-        self.end = min((self.conv - 1 - self.after) // stride + 1, self.out)
-
-    def ends(self) -> list[_Part]:
-        """The outputs before ``start`` and from ``end`` on, where there are any.
-
-        Each part is cut where the blur of the cut has the border's outputs right; the cut's own border spoils others.
-        """
-        parts = []
-        if self.start > 0:
-            last = max((self.start - 1) * self.stride + self.after, self.before) + 1
-            parts.append(_Part(self, slice(0, self.start), 0, min(last, self.conv)))
-        if self.end < self.out:
-            first = min(self.end * self.stride - self.before, self.conv - 1 - self.after)
-            first = max(first, 0) // self.stride * self.stride  # an output begins there
-            parts.append(_Part(self, slice(self.end, self.out), first, self.conv))
-        return parts

@@ -92,7 +92,7 @@ def test_the_commuted_way_costs_what_the_strided_convolution_does_and_a_frame(ke
         counts[method] = counting.count
     strided = 32 * 32 * 8 * weight[0].numel()
     assert counts["plain"] == 4 * strided
-    assert counts["commuted"] <= 1.3 * strided  # the frame is a larger share of so small a map
+    assert counts["commuted"] <= 1.1 * strided  # the border is a larger share of so small a map
     if kernel > 1:
         assert counts["folded"] < counts["plain"]
 

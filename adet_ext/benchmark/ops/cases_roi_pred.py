@@ -26,14 +26,17 @@ def cases() -> list[Case]:
             Case("roi_sample", make=_sampling(size, channels_last=True), target={"cpu": 1.5}, **sampling),
             Case("roi_sample, planes", make=_sampling(size, channels_last=False), target={"cpu": 1.5}, **sampling),
             Case("roi_sample backward", make=_sampling(size, channels_last=True, backward=True), target={}, **sampling),
-            Case(
-                "roi_pred",
-                f"{shape}, 784 outputs",
-                f"{_DEFORM}, at every location",
-                _predictor(size),
-                target={"cpu": 100.0},
-            ),
         ]
+        for boxes in (10, 100, 1000):
+            found.append(
+                Case(
+                    "roi_pred",
+                    f"{boxes} {shape.removeprefix('100 ')}, 784 outputs",
+                    f"{_DEFORM}, at every location",
+                    _predictor(size, boxes),
+                    target={"cpu": 100.0} if boxes == 100 else {},
+                )
+            )
     # The same points on both sides: every location of P5.
     for backward in (False, True):
         found.append(
@@ -54,15 +57,15 @@ def _pyramid(size: tuple[int, int], device, dtype, *, channels_last: bool) -> li
     return [torch.randn(shape, device=device, dtype=dtype).contiguous(memory_format=layout) for shape in shapes]
 
 
-def _boxes(size: tuple[int, int], device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _boxes(size: tuple[int, int], device, count: int = _BOXES) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Boxes of 20 to 800 pixels, each on the level of its longer side, as FCOS' sizes of interest have it."""
-    extent = torch.exp(torch.rand(_BOXES, 2) * 3.7 + 3)
+    extent = torch.exp(torch.rand(count, 2) * 3.7 + 3)
     limits = torch.tensor([size[1], size[0]] * 2, dtype=torch.float32)
-    centre = torch.rand(_BOXES, 2) * limits[:2]
+    centre = torch.rand(count, 2) * limits[:2]
     boxes = torch.cat([centre - extent / 2, centre + extent / 2], dim=1).clamp(min=0).minimum(limits)
     longer = (boxes[:, 2:] - boxes[:, :2]).amax(1)
     level = torch.bucketize(longer, torch.tensor([64.0, 128, 256, 512]))
-    return boxes.to(device), torch.zeros(_BOXES, dtype=torch.int64, device=device), level.to(device)
+    return boxes.to(device), torch.zeros(count, dtype=torch.int64, device=device), level.to(device)
 
 
 def _align(features: Sequence[torch.Tensor], boxes, image, level) -> torch.Tensor:
@@ -118,23 +121,23 @@ def _weights(device, dtype) -> tuple[torch.Tensor, torch.Tensor]:
     return weight.contiguous(memory_format=torch.channels_last), torch.zeros(_OUTPUTS, device=device, dtype=dtype)
 
 
-def _predictor(size: tuple[int, int]):
+def _predictor(size: tuple[int, int], boxes: int):
     def make(device: torch.device, dtype: torch.dtype) -> Contest:
         torch.manual_seed(0)
         ours = _pyramid(size, device, dtype, channels_last=True)
         theirs = [x.contiguous() for x in ours]
-        where = _boxes(size, device)
+        where = _boxes(size, device, boxes)
         weight, bias = _weights(device, dtype)
         dense_weight = weight.contiguous()
         distances = [torch.rand(1, 4, *x.shape[2:], device=device, dtype=dtype) * 8 for x in ours]
-        touched = min(4 * _BOXES * _CHANNELS * _KERNEL**2, sum(x.numel() for x in ours))
+        touched = min(4 * boxes * _CHANNELS * _KERNEL**2, sum(x.numel() for x in ours))
         return Contest(
             lambda: roi_pred(ours, weight, bias, *where, strides=_STRIDES),
             lambda: tuple(
                 deform_conv2d(x, box_offsets(d), dense_weight, bias, padding=_KERNEL // 2)
                 for x, d in zip(theirs, distances)
             ),
-            (touched + weight.numel() + _BOXES * _OUTPUTS) * weight.element_size(),
+            (touched + weight.numel() + boxes * _OUTPUTS) * weight.element_size(),
         )
 
     return make
