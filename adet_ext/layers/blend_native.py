@@ -3,8 +3,6 @@
 Importing this registers them, where the library has them; :func:`has_kernel` tells.
 """
 
-import functools
-
 import torch
 
 from .extension import native_operators
@@ -14,17 +12,18 @@ __all__ = ["has_kernel", "SOFTMAX", "AS_IS", "ONE_HOT"]
 SOFTMAX, AS_IS, ONE_HOT = 0, 1, 2  # csrc/blend.h, Weighting
 
 
-@functools.cache
-def _kernel_for(name: str, device_type: str) -> bool:
-    key = {"cpu": "CPU", "cuda": "CUDA"}.get(device_type)
-    if key is None or name not in native_operators():
-        return False
-    return torch._C._dispatch_has_kernel_for_dispatch_key(f"adet_ext::{name}", key)
+# Found once: a compiler that traces a call cannot ask for it.
+_KERNELS = {
+    (name, device)
+    for name in native_operators()
+    for device in ("cpu", "cuda")
+    if torch._C._dispatch_has_kernel_for_dispatch_key(f"adet_ext::{name}", device.upper())
+}
 
 
 def has_kernel(name: str, tensor: torch.Tensor) -> bool:
     """Whether the compiled operator serves tensors like this one."""
-    return _kernel_for(name, tensor.device.type)
+    return (name, tensor.device.type) in _KERNELS
 
 
 def _once(ctx, *grads):

@@ -1,0 +1,247 @@
+"""The fused blend operators against their compositions: values, gradients, layouts, types, degenerate boxes."""
+
+import functools
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from adet_ext.layers import blend as blend_module
+from adet_ext.layers import blend_factored as factored_module
+from adet_ext.layers.blend import assemble_masks, blend_factored, blend_masks, blend_vector
+from adet_ext.layers.blend_native import has_kernel
+
+native_only = pytest.mark.skipif(not has_kernel("blend", torch.zeros(1)), reason="the compiled operators are not built")
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
+FACES = ["softmax", "one basis", "nearest", "assembler", "factored", "normalised", "vector"]
+BAD = [[3.0, 3, 3, 3], [9, 9, 5, 5], [-500, -500, -400, -400], [float("nan")] * 4, [0, 0, float("inf"), 9], [1e30] * 4]
+
+
+@pytest.fixture
+def composed(monkeypatch):
+    """Leaves the compiled operators out."""
+
+    def off():
+        for module in (blend_module, factored_module):
+            monkeypatch.setattr(module, "fuses", lambda *arguments: False)
+
+    yield off
+    monkeypatch.undo()
+
+
+def make(face, *, n=2, k=4, d=5, side=3, size=7, hw=(9, 11), scale=0.25, dtype=torch.float64, layout=0, seed=0):
+    """(function of its floating inputs, those inputs); the boxes lie in and around the images."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def random(*shape):
+        return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+
+    channels = {"one basis": 1, "assembler": side * side, "vector": 2 * k + 1, "factored": 2 * k, "normalised": 2 * k}
+    bases = random(n, channels.get(face, k), *hw)
+    if layout == 1:
+        bases = bases.contiguous(memory_format=torch.channels_last)
+    elif layout == 2:
+        bases = random(n, bases.shape[1], hw[0] + 2, 2 * hw[1])[:, :, 1:-1, ::2]
+    extent = torch.tensor([hw[1], hw[0]]) / scale
+    corners = torch.rand(2, d, 2, generator=generator) * extent * 1.4 - extent * 0.2
+    boxes = torch.cat([corners.amin(0), corners.amax(0)], dim=1).double()
+    image = torch.randint(n, (d,), generator=generator)
+    place = {"boxes": boxes, "image": image, "size": size, "scale": scale}
+    if face == "assembler":
+        return functools.partial(assemble_masks, side=side, **place), [bases]
+    if face == "vector":
+        return functools.partial(blend_vector, **place), [bases, random(d, bases.shape[1])]
+    if face in ("factored", "normalised"):
+        options = {**place, "normalise": face == "normalised"}
+        factors = [random(d, k * 2 * k), random(d, k * 3), random(k, 3, side), random(k, 3, side)]
+        return functools.partial(blend_factored, **options), [bases, *factors]
+    interp = "nearest" if face == "nearest" else "bilinear"
+    attentions = random(d, bases.shape[1], side, side)
+    return functools.partial(blend_masks, top_interp=interp, **place), [bases, attentions]
+
+
+def run(function, inputs, leaves=None):
+    """The result, and the gradients of a fixed weighting of it."""
+    inputs = [x.detach().requires_grad_() for x in inputs]
+    out = function(*inputs)
+    weight = torch.linspace(-1, 1, out.numel(), dtype=out.dtype, device=out.device).view(out.shape)
+    return [out, *torch.autograd.grad((out * weight).sum(), inputs)]
+
+
+def compare(ours, theirs, dtype):
+    for a, b in zip(ours, theirs, strict=True):
+        assert a.dtype == b.dtype == dtype
+        scale = b.abs().max().clamp(min=1).item() if b.numel() else 1
+        torch.testing.assert_close(a, b, atol=TOLERANCE[dtype] * scale, rtol=0)
+
+
+@native_only
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("layout", [0, 1, 2])
+@pytest.mark.parametrize("dtype", list(TOLERANCE))
+@pytest.mark.parametrize("face", FACES)
+def test_values_and_gradients_are_the_composition_s(face, dtype, layout, device, composed):
+    function, inputs = make(face, dtype=dtype, layout=layout)
+    keywords = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in function.keywords.items()}
+    if dtype != torch.float64:
+        keywords["boxes"] = keywords["boxes"].float()
+    function, inputs = functools.partial(function.func, **keywords), [x.to(device) for x in inputs]
+    ours = run(function, inputs)
+    composed()
+    compare(ours, run(function, inputs), dtype)
+
+
+@native_only
+@settings(max_examples=60, deadline=None)
+@given(
+    face=st.sampled_from(FACES),
+    n=st.integers(1, 3),
+    k=st.integers(2, 9),
+    d=st.integers(0, 4),
+    side=st.integers(1, 8),
+    size=st.integers(1, 20),
+    hw=st.tuples(st.integers(1, 12), st.integers(1, 12)),
+    layout=st.integers(0, 2),
+    seed=st.integers(0, 99),
+)
+def test_any_shape_agrees(face, n, k, d, side, size, hw, layout, seed):
+    function, inputs = make(face, n=n, k=k, d=d, side=side, size=size, hw=hw, layout=layout, seed=seed)
+    ours = run(function, inputs)
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (blend_module, factored_module):
+            patch.setattr(module, "fuses", lambda *arguments: False)
+        compare(ours, run(function, inputs), torch.float64)
+
+
+@pytest.mark.parametrize("face", FACES)
+def test_degenerate_boxes_give_the_composition_s_numbers_and_nothing_that_is_not_finite(face, composed):
+    function, inputs = make(face, d=len(BAD))
+    function.keywords["boxes"] = torch.tensor(BAD, dtype=torch.float64)
+    ours = run(function, inputs)
+    assert all(x.isfinite().all() for x in ours)
+    composed()
+    compare(ours, run(function, inputs), torch.float64)
+
+
+@native_only
+@pytest.mark.parametrize("face", FACES)
+def test_gradients_are_those_of_finite_differences(face):
+    function, inputs = make(face, n=1, k=2, d=2, side=2, size=3, hw=(4, 5))
+    assert torch.autograd.gradcheck(function, [x.requires_grad_() for x in inputs], fast_mode=True)
+
+
+@native_only
+@pytest.mark.parametrize("face", ["softmax", "assembler", "factored"])
+def test_gradients_asked_for_singly_are_those_asked_for_together(face):
+    function, inputs = make(face)
+    together = run(function, inputs)[1:]
+    for place in range(len(inputs)):
+        one = [x.detach().requires_grad_(i == place) for i, x in enumerate(inputs)]
+        out = function(*one)
+        weight = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view(out.shape)
+        (grad,) = torch.autograd.grad((out * weight).sum(), one[place])
+        torch.testing.assert_close(grad, together[place])
+
+
+@pytest.mark.parametrize("face", ["softmax", "factored"])
+def test_gradients_do_not_depend_on_the_number_of_threads(face):
+    function, inputs = make(face, d=60, k=4, hw=(40, 40), size=14, dtype=torch.float32)
+    before = torch.get_num_threads()
+    results = []
+    try:
+        for threads in (1, 4):
+            torch.set_num_threads(threads)
+            results.append(run(function, inputs))
+    finally:
+        torch.set_num_threads(before)
+    for one, four in zip(*results):
+        torch.testing.assert_close(one, four, atol=1e-5 * one.abs().max().item(), rtol=0)
+
+
+@native_only
+def test_torch_knows_the_operators():
+    ops = torch.ops.adet_ext
+    _, (bases, attentions) = make("softmax")
+    boxes, image = torch.rand(5, 4).double() * 20, torch.zeros(5, dtype=torch.int64)
+    options = (0.25, True, False, 0)
+    torch.library.opcheck(
+        ops.blend.default, (bases.requires_grad_(), attentions.requires_grad_(), boxes, image, 7, *options)
+    )
+    grad = torch.randn(5, 7, 7).double()
+    tensors = (grad, bases.detach(), attentions.detach(), boxes, image)
+    checks = ("test_schema", "test_faketensor", "test_aot_dispatch_dynamic")
+    for needs in ((True, True), (True, False), (False, True)):
+        torch.library.opcheck(ops.blend_backward.default, (*tensors, *options, *needs, False), test_utils=checks)
+    bases, t, sigma, u, v = torch.randn(1, 6, 9, 9), *map(torch.randn, ((5, 2, 6), (5, 2, 3), (2, 3, 7), (2, 3, 7)))
+    boxes = boxes.float()
+    leaves = [x.requires_grad_() for x in (bases, t, sigma, u, v)]
+    torch.library.opcheck(ops.blend_factored.default, (*leaves, boxes, image, 0.25, True, 1), rtol=1e-4, atol=1e-4)
+    tensors = (grad.float(), *(x.detach() for x in leaves), boxes, image)
+    for needs in ((True, True), (True, False), (False, True)):
+        torch.library.opcheck(
+            ops.blend_factored_backward.default, (*tensors, 0.25, True, 1, *needs, False), test_utils=checks
+        )
+
+
+@pytest.mark.parametrize("face", ["softmax", "factored"])
+def test_compiled_and_exported_functions_give_the_same_numbers(face):
+    function, inputs = make(face)
+    expected = run(function, inputs)
+    compiled = torch.compile(function, backend="aot_eager", fullgraph=True)
+    for ours, theirs in zip(run(compiled, inputs), expected):
+        torch.testing.assert_close(ours, theirs)
+
+    class Blender(torch.nn.Module):
+        def forward(self, *inputs):
+            return function(*inputs)
+
+    program = torch.export.export(Blender(), tuple(inputs))
+    torch.testing.assert_close(program.module()(*inputs), expected[0])
+
+
+@native_only
+@pytest.mark.parametrize("face", ["softmax", "factored"])
+def test_a_gradient_of_the_gradient_is_refused(face):
+    function, inputs = make(face)
+    inputs = [x.requires_grad_() for x in inputs]
+    (grad,) = torch.autograd.grad(function(*inputs).square().sum(), inputs[0], create_graph=True)
+    with pytest.raises(RuntimeError, match="no second derivatives"):
+        grad.sum().backward()
+
+
+@pytest.mark.parametrize("face", ["softmax", "factored"])
+def test_an_image_out_of_range_is_refused(face):
+    function, inputs = make(face)
+    function.keywords["image"] = torch.tensor([0, 1, 2, 0, 0])
+    with pytest.raises((RuntimeError, ValueError), match="image|roi|batch|index"):
+        function(*inputs)
+
+
+CHANGES = {
+    "bases": (lambda x: x[0], ValueError),
+    "boxes": (lambda x: x[:, :3], ValueError),
+    "image": (lambda x: x[:-1], ValueError),
+    "size": (lambda x: 0, ValueError),
+    "attentions": (lambda x: x[:, :-1], ValueError),
+    "top_interp": (lambda x: "cubic", ValueError),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_wrong_argument_is_named(name):
+    function, (bases, attentions) = make("softmax")
+    arguments = {"bases": bases, "attentions": attentions, **function.keywords}
+    change, error = CHANGES[name]
+    arguments[name] = change(arguments[name])
+    with pytest.raises(error, match=name):
+        blend_masks(**arguments)
+
+
+def test_integers_are_refused_by_type():
+    function, (bases, attentions) = make("softmax")
+    with pytest.raises(TypeError, match="attentions is torch.int64"):
+        function(bases, attentions.long())
+    with pytest.raises(TypeError, match="bases is list; it takes a tensor"):
+        function([1.0], attentions)
