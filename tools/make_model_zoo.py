@@ -23,6 +23,9 @@ ZOO, MEASURED, RESULTS = CONFIGS / "zoo.json", CONFIGS / "measured.json", ROOT /
 TARGET = ROOT / "MODEL_ZOO.md"
 COMMAND = "python tools/train_net.py --config-file"
 
+# Of which there is a column where a family has one of them.
+FIGURES = ("box AP", "mask AP", "AP50", "AP75", "PQ")
+
 INTRO = """\
 # Model zoo
 
@@ -118,7 +121,7 @@ def results() -> list[dict[str, Any]]:
 
 
 def table(head: list[str], rows: list[list[str]]) -> list[str]:
-    numeric = {"box AP", "mask AP", "AP50", "AP75", "time", "parameters (M)", "multiply-adds (G)"}
+    numeric = {*FIGURES, "time", "parameters (M)", "multiply-adds (G)"}
     ruler = ["---:" if name.removeprefix("published ").removeprefix("our ") in numeric else "---" for name in head]
     return ["| " + " | ".join(cells) + " |" for cells in [head, ruler, *rows]]
 
@@ -128,12 +131,14 @@ def time_of(figures: dict[str, float]) -> str:
 
 
 def figure(figures: dict[str, float], name: str) -> str:
-    return f"{figures[name]:.1f}" if name in figures else "–"
+    test_dev = f" ({figures[f'{name} test-dev']:.1f} test-dev)" if f"{name} test-dev" in figures else ""
+    return (f"{figures[name]:.1f}" if name in figures else "–") + test_dev
 
 
-def box_ap(figures: dict[str, float]) -> str:
-    test_dev = f" ({figures['box AP test-dev']:.1f} test-dev)" if "box AP test-dev" in figures else ""
-    return figure(figures, "box AP") + test_dev
+def published_rows(family: str, *, ablations: bool) -> tuple[list[dict[str, Any]], list[str]]:
+    """A family's rows of the papers, of whole configs or of overrides, and the names of their figures."""
+    rows = [row for row in zoo_rows() if row["config"].split("/")[0] == family and ("name" in row) == ablations]
+    return rows, [name for name in FIGURES if any(name in row["figures"] for row in rows)]
 
 
 def ours(measured: dict[str, Any] | None) -> list[str]:
@@ -150,31 +155,32 @@ def shell(words: tuple[str, ...]) -> str:
 
 def family_table(family: str, measured: dict[str, dict[str, Any]]) -> list[str]:
     """One row per config; several published sources share its cells."""
+    published, names = published_rows(family, ablations=False)
+    names = [name for name in names if name not in ("AP50", "AP75")]
     rows = []
     for config in (name for name in list_configs() if name.split("/")[0] == family):
-        published = [row for row in zoo_rows() if row["config"] == config and "name" not in row]
         cells = []
-        for row in published:
+        for row in (row for row in published if row["config"] == config):
             figures = row["figures"]
-            cells.append([row["source"], row["data"], box_ap(figures), figure(figures, "mask AP"), time_of(figures)])
-        joined = ["<br>".join(column) for column in zip(*cells)] or ["none", "–", "–", "–", "–"]
+            cells.append([row["source"], row["data"], *(figure(figures, name) for name in names), time_of(figures)])
+        joined = ["<br>".join(column) for column in zip(*cells)] or ["none", *["–"] * (len(names) + 2)]
         name = config.split("/", 1)[1].removesuffix(".yaml")
         mine = ours(measured.get(key(config, ())))
         rows.append([f"[{name}](configs/{config})", *joined, *mine, f"`{COMMAND} configs/{config}`"])
-    head = ["config", "published in", "published on", "published box AP", "published mask AP", "published time"]
+    head = ["config", "published in", "published on", *(f"published {name}" for name in names), "published time"]
     return table([*head, "our parameters (M)", "our multiply-adds (G)", "our size", "train it"], rows)
 
 
-def ablation_table(measured: dict[str, dict[str, Any]]) -> list[str]:
+def ablation_table(family: str, measured: dict[str, dict[str, Any]]) -> list[str]:
+    published, names = published_rows(family, ablations=True)
     rows = []
-    for row in (row for row in zoo_rows() if "name" in row):
+    for row in published:
         overrides, figures = tuple(row.get("overrides", ())), row["figures"]
-        cells = [row["source"], row["name"], *(figure(figures, name) for name in ("box AP", "mask AP", "AP50", "AP75"))]
-        cells += [time_of(figures), *ours(measured.get(key(row["config"], overrides)))[:2]]
-        rows.append([*cells, f"`{shell(overrides)}`" if overrides else "–"])
-    head = ["published in", "model (R_K_M)", "published box AP", "published mask AP", "published AP50"]
-    head += ["published AP75", "published time", "our parameters (M)", "our multiply-adds (G)", "overrides"]
-    return table(head, rows)
+        cells = [row["source"], row["name"], *(figure(figures, name) for name in names), time_of(figures)]
+        cells += ours(measured.get(key(row["config"], overrides)))[:2]
+        rows.append([*cells, f"`{shell((row['config'], *overrides))}`"])
+    head = ["published in", "row", *(f"published {name}" for name in names), "published time"]
+    return table([*head, "our parameters (M)", "our multiply-adds (G)", "config and overrides"], rows)
 
 
 def results_table() -> list[str]:
@@ -196,18 +202,14 @@ def render(measured: dict[str, dict[str, Any]]) -> str:
             reach = " What they reach is under *Measured*." if results() else ""
             lines += [f"Small models that train on a CPU in minutes; in no paper.{reach}", ""]
         lines += [*family_table(family, measured), ""]
-        if family == "BlendMask":
-            config = next(row["config"] for row in zoo_rows() if "name" in row)
+        if published_rows(family, ablations=True)[0]:
+            names = " Models are named R_K_M." if family == "BlendMask" else ""
             lines += [
                 "### The ablations of the thesis",
                 "",
-                f"Each row is [{config}](configs/{config}) with the overrides in the last column:",
+                f"On COCO val2017. `{COMMAND} configs/` and what stands in the last column trains a row.{names}",
                 "",
-                "```",
-                f"{COMMAND} configs/{config} OVERRIDES",
-                "```",
-                "",
-                *ablation_table(measured),
+                *ablation_table(family, measured),
                 "",
             ]
     if results():
