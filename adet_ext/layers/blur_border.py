@@ -1,8 +1,10 @@
 """The outermost outputs of a blurred convolution, each from rows and columns mixed for it (thesis equation 3.4).
 
-K side of the kernel, M taps of the blur, s stride. An output of the blur is a weighted sum of M rows of the
-convolution, some of them twice where the blur's padding mirrors, and each of those is the kernel on K rows of the
-input, some of them zeros. The kernel is the same in all: the output is the kernel on K weighted sums of input rows.
+N images, C input and O output channels, H and W size of the input, K side of the kernel, M taps of the blur, s stride.
+
+An output of the blur is a weighted sum of M rows of the convolution, some of them twice where the blur's padding
+mirrors, and each of those is the kernel on K rows of the input, some of them zeros. The kernel is the same in all: the
+output is the kernel on K weighted sums of input rows.
 """
 
 from collections.abc import Sequence
@@ -12,7 +14,7 @@ from torch import Tensor
 
 from .blur_pool import binomial_filter
 
-__all__ = ["Side"]
+__all__ = ["Side", "write_border"]
 
 
 class Side:
@@ -36,8 +38,11 @@ class Side:
         self.edge = [*range(start), *range(self.inner.stop, self.out)]
 
     def mix(self, x: Tensor, axis: int, outputs: Sequence[int]) -> Tensor:
-        """What the kernel meets at ``outputs``: K rows each, side by side instead of ``axis``."""
-        x, start = self._near(x, axis) if outputs is self.edge else (x, 0)
+        """What the kernel meets at ``outputs``, K rows each, side by side instead of the rows of ``axis``.
+
+        x is (N, H, W, C): its channels are dense where models are channels-last, and rows are copied whole.
+        """
+        x, between = self._near(x, axis) if outputs is self.edge else (x, 0)
         line = torch.tensor(binomial_filter(self.taps), dtype=x.dtype, device=x.device)
         tap, step = (torch.arange(n, device=x.device) for n in (self.taps, self.kernel))
         output = torch.tensor(outputs, device=x.device)
@@ -50,10 +55,9 @@ class Side:
         weight = line * inside if self.blur_padding == "zeros" else line.expand(row.shape)
         place = row[:, None] - self.padding + step[:, None] * self.dilation  # of the input; (outputs, K, M)
         weight = weight[:, None] * ((place >= 0) & (place < self.size))
-        # What was left out of x lies between its two parts, and nothing at the edge reaches there.
-        place = torch.where(place < self.size // 2, place, place - start)
+        place = torch.where(place < self.size // 2, place, place - between)
         place = place.clamp(0, x.shape[axis] - 1)
-        rows = x.index_select(axis, place.flatten()).unflatten(axis, (place.shape[0] * self.kernel, self.taps))
+        rows = x.index_select(axis, place.flatten()).unflatten(axis, (-1, self.taps))
         return (rows * weight.view(-1, self.taps, *[1] * (x.dim() - axis - 1))).sum(axis + 1)
 
     def _near(self, x: Tensor, axis: int) -> tuple[Tensor, int]:
@@ -64,8 +68,37 @@ class Side:
             return x, 0
         return torch.cat([x.narrow(axis, 0, reach), x.narrow(axis, self.size - reach, reach)], axis), between
 
-    def write(self, out: Tensor, strip: Tensor, axis: int) -> None:
-        """Put the outputs at the edge into ``out``."""
-        first, rest = self.inner.start, self.out - self.inner.stop
-        out.narrow(axis, 0, first).copy_(strip.narrow(axis, 0, first))
-        out.narrow(axis, self.inner.stop, rest).copy_(strip.narrow(axis, first, rest))
+    def parts(self) -> list[tuple[int, int, int]]:
+        """(first output, how many, the first one's place among those at the edge), before the inner ones and after."""
+        before, after = self.inner.start, self.out - self.inner.stop
+        return [part for part in ((0, before, 0), (self.inner.stop, after, before)) if part[1]]
+
+
+def write_border(
+    out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, rows: Side, columns: Side, groups: int
+) -> None:
+    """Write the outputs at the edges of ``out`` (N, O, H', W'), with the corners, whatever it has there.
+
+    Both edges are one product with the kernel, which at the last stages is larger than what it is multiplied with.
+    """
+    x = x.permute(0, 2, 3, 1)  # (N, H, W, C)
+    strips = []
+    if rows.edge:
+        strips.append((rows, 2, columns.mix(rows.mix(x, 1, rows.edge), 2, range(columns.out))))
+    if columns.edge:
+        strips.append((columns, 3, rows.mix(columns.mix(x, 2, columns.edge), 1, range(rows.out))))
+    if not strips:
+        return
+    patches, shapes = [], []
+    for _, _, strip in strips:
+        patch = strip.unflatten(2, (-1, columns.kernel)).unflatten(1, (-1, rows.kernel)).transpose(2, 3)
+        shapes.append(patch.shape[:3])  # (N, rows, columns), each of K x K x C
+        patches.append(patch.unflatten(5, (groups, -1)).movedim(5, 0).flatten(4).flatten(1, 3))
+    kernel = weight.unflatten(0, (groups, -1)).permute(0, 1, 3, 4, 2).flatten(2)  # (groups, O / groups, K K C / groups)
+    values = torch.cat(patches, 1) @ kernel.transpose(1, 2)  # (groups, places, O / groups)
+    values = values.transpose(0, 1).flatten(1)
+    values = values if bias is None else values + bias
+    for (side, axis, _), shape, part in zip(strips, shapes, values.split([shape.numel() for shape in shapes])):
+        part = part.unflatten(0, shape).permute(0, 3, 1, 2)
+        for start, length, first in side.parts():
+            out.narrow(axis, start, length).copy_(part.narrow(axis, first, length))

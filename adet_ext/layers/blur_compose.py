@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .blur_border import Side
+from .blur_border import Side, write_border
 from .blur_pool import binomial_filter, blur, check_blur
 
 __all__ = ["METHODS", "blur_conv2d", "fold_kernel"]
@@ -88,14 +88,7 @@ def blur_conv2d(
             kernel = F.pad(kernel, (1, 0, 1, 0))
         out = F.conv2d(x, kernel, bias, stride, [p + taps // 2 for p in padding], 1, groups)
 
-    if rows.edge:
-        strip = columns.mix(rows.mix(x, 2, rows.edge), 3, range(columns.out))
-        strip = F.conv2d(strip, weight, bias, sides, 0, 1, groups)
-        rows.write(out, strip, 2)
-    if columns.edge:
-        strip = rows.mix(columns.mix(x, 3, columns.edge), 2, range(rows.out))
-        strip = F.conv2d(strip, weight, bias, sides, 0, 1, groups)
-        columns.write(out, strip, 3)
+    write_border(out, x, weight, bias, rows, columns, groups)
     return out
 
 

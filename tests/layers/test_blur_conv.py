@@ -71,14 +71,16 @@ def test_a_folded_kernel_is_the_blurred_kernel():
 
 
 class Multiplications(torch.utils._python_dispatch.TorchDispatchMode):
-    """Counts those of convolutions."""
+    """Counts those of convolutions and matrix products, but for a blur that is composed of depthwise convolutions."""
 
     count = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
-        if func is torch.ops.aten.convolution.default:
+        if func is torch.ops.aten.convolution.default and args[1].shape[1] > 1:
             self.count += out.numel() * args[1][0].numel()
+        elif func in (torch.ops.aten.mm.default, torch.ops.aten.bmm.default):
+            self.count += out.numel() * args[0].shape[-1]
         return out
 
 
