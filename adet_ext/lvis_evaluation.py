@@ -63,6 +63,10 @@ class LVISEvaluator(DatasetEvaluator):
         self._output_dir = output_dir
         self._max_dets = 300 if max_dets_per_image is None else max_dets_per_image
         self._metadata = MetadataCatalog.get(dataset_name)
+        class_of = self._metadata.get("thing_dataset_id_to_contiguous_id")
+        if class_of is None:  # Detectron2's sets of LVIS's own categories, whose ids count from 1
+            class_of = {i + 1: i for i in range(len(self._metadata.thing_classes))}
+        self._dataset_ids = {i: category for category, i in class_of.items()}
         content = read_lvis_file(self._metadata.json_file)
         self._image_ids = {image["id"] for image in content["images"]}
         self._do_evaluation = bool(content["annotations"])
@@ -103,17 +107,16 @@ class LVISEvaluator(DatasetEvaluator):
     def _dataset_results(self, predictions: list[dict]) -> list[dict]:
         """All detections, with the data set's category ids."""
         results = [dict(result) for prediction in predictions for result in prediction["instances"]]
-        dataset_ids = {i: category for category, i in self._metadata.thing_dataset_id_to_contiguous_id.items()}
         for result in results:
             where = f"'{self._metadata.name}', image {result['image_id']}"
             if result["image_id"] not in self._image_ids:
                 raise ValueError(f"{where}: predictions for an image that the annotations do not have")
-            if result["category_id"] not in dataset_ids:
+            if result["category_id"] not in self._dataset_ids:
                 raise ValueError(
-                    f"{where}: a detection of class {result['category_id']}, but the data set has {len(dataset_ids)} "
-                    "classes, from 0 on; check the model's number of classes"
+                    f"{where}: a detection of class {result['category_id']}, but the data set has "
+                    f"{len(self._dataset_ids)} classes, from 0 on; check the model's number of classes"
                 )
-            result["category_id"] = dataset_ids[result["category_id"]]
+            result["category_id"] = self._dataset_ids[result["category_id"]]
         return results
 
     def _evaluate_task(self, task: str, results: list[dict]) -> dict[str, float]:

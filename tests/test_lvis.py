@@ -100,8 +100,8 @@ def contiguous(category: int) -> int:
     return MetadataCatalog.get("coco_2017_val").thing_dataset_id_to_contiguous_id[category]
 
 
-def detections(*found: tuple, masks: bool = True) -> dict:
-    """Of (category, score, x, y, w, h) each, an output of a model."""
+def detections(*found: tuple, masks: bool = True, notch: int = 0) -> dict:
+    """Of (category, score, x, y, w, h) each, an output of a model; ``notch``: the side of a corner masks lack."""
     instances = Instances((H, W))
     boxes = torch.tensor([[x, y, x + w, y + h] for _, _, x, y, w, h in found], dtype=torch.float32)
     instances.pred_boxes = Boxes(boxes.reshape(-1, 4))
@@ -111,17 +111,18 @@ def detections(*found: tuple, masks: bool = True) -> dict:
         instances.pred_masks = torch.zeros(len(found), H, W, dtype=torch.bool)
         for mask, (_, _, x, y, w, h) in zip(instances.pred_masks, found):
             mask[y : y + h, x : x + w] = True
+            mask[y : y + notch, x : x + notch] = False
     return {"instances": instances}
 
 
 PERFECT = {7: [(CAT, 0.9, 10, 12, 20, 16)], 5: [(DOG, 0.8, 5, 5, 50, 40), (DOG, 0.7, 60, 6, 15, 30)]}
 
 
-def evaluate(found: dict[int, list[tuple]], *, masks: bool = True, **options) -> dict:
+def evaluate(found: dict[int, list[tuple]], *, masks: bool = True, notch: int = 0, **options) -> dict:
     evaluator = LVISEvaluator(NAME, **options)
     evaluator.reset()
     for number, each in found.items():
-        evaluator.process([{"image_id": number}], [detections(*each, masks=masks)])
+        evaluator.process([{"image_id": number}], [detections(*each, masks=masks, notch=notch)])
     return evaluator.evaluate()
 
 
@@ -259,8 +260,30 @@ def test_plain_lvis_in_place_of_the_share_is_refused_with_the_remedy(tmp_path):
     content = plain()
     content["annotations"][0]["category_id"] = 1203
     register_lvis_dataset(NAME, str(tmp_path), written(tmp_path, content))
-    with pytest.raises(UserError, match="category 1203, which coco_2017_val does not have; .*prepare-lvis"):
+    with pytest.raises(UserError, match="category 1203, not one of coco_2017_val; .*prepare-lvis"):
         DatasetCatalog.get(NAME)
+
+
+def test_a_file_that_has_not_been_made_is_one_sentence_with_the_remedy(tmp_path):
+    register_lvis_dataset(NAME, str(tmp_path), str(tmp_path / "share.json"))
+    with pytest.raises(UserError, match="share.json: there is no such file; .*prepare-lvis"):
+        build_test_loader(get_cfg(), NAME)
+    with pytest.raises(UserError, match="there is no data set 'nowhere'"):
+        register_lvis_dataset(NAME, str(tmp_path), str(tmp_path / "share.json"), classes_of="nowhere")
+    if HAS_LVIS or ENGINE == "embedded":
+        with pytest.raises(UserError, match="lvis_v0.5_val_cocofied.json.*data prepare-lvis"):
+            build_test_loader(get_cfg(), "lvis_v0.5_val_cocofied")
+
+
+def test_classes_may_be_those_of_another_data_set(tmp_path):
+    content = plain()
+    for entry in content["annotations"]:
+        entry["category_id"] = 5
+    register_lvis_dataset(NAME, str(tmp_path), written(tmp_path, content), classes_of="shapes_val")
+    assert {a["category_id"] for r in DatasetCatalog.get(NAME) for a in r["annotations"]} == {
+        MetadataCatalog.get("shapes_val").get("thing_dataset_id_to_contiguous_id", {5: 5})[5]
+    }
+    assert MetadataCatalog.get(NAME).thing_classes == MetadataCatalog.get("shapes_val").thing_classes
 
 
 @pytest.mark.parametrize(
@@ -338,6 +361,18 @@ def test_masks_and_boxes_are_measured_each_by_itself(registered):
 
 
 @needs_lvis
+def test_sizes_are_those_of_masks_where_masks_are_measured(registered):
+    evaluator = LVISEvaluator(NAME)
+    evaluator.reset()
+    output = detections(*PERFECT[5], (DOG, 0.95, 1, 30, 40, 26))
+    output["instances"].pred_masks[2, 30:40, 1:11] = False  # 940 pixels, small; its box has 1040, of middle size
+    evaluator.process([{"image_id": 7}, {"image_id": 5}], [detections(*PERFECT[7]), output])
+    results = evaluator.evaluate()
+    assert results["segm"]["APm"] == pytest.approx(100) and results["segm"]["APs"] < 90
+    assert results["bbox"]["APm"] < 90 and results["bbox"]["APs"] == pytest.approx(100)
+
+
+@needs_lvis
 def test_no_detection_is_not_a_number_and_no_image_nothing(registered):
     results = evaluate({7: [], 5: []})
     assert list(results) == ["bbox"] and all(math.isnan(v) for v in results["bbox"].values())
@@ -365,6 +400,18 @@ def test_predictions_for_other_data_are_refused(registered):
         evaluator.evaluate()
     with pytest.raises(ValueError, match="bbox and segm"):
         LVISEvaluator(NAME, tasks=("keypoints",))
+
+
+@needs_lvis
+def test_without_a_map_of_ids_classes_are_lvis_s_own_from_1(tmp_path):
+    """So has Detectron2 registered LVIS's own categories."""
+    MetadataCatalog.get(NAME).set(json_file=written(tmp_path, plain()), thing_classes=[c["name"] for c in CATEGORIES])
+    evaluator = LVISEvaluator(NAME)
+    evaluator.reset()
+    output = detections(*PERFECT[7])
+    output["instances"].pred_classes[:] = 2  # the third: cat
+    evaluator.process([{"image_id": 7}], [output])
+    assert evaluator.evaluate()["segm"]["APc"] == pytest.approx(100)
 
 
 @needs_lvis
@@ -444,8 +491,8 @@ def random_problem(rng: np.random.RandomState) -> tuple[dict, dict[int, list[tup
         found[number] = []
         content["images"].append(image(number, kinds[:1] if rng.rand() < 0.7 else [], kinds[1:2]))
         for _ in range(rng.randint(0, 7)):
-            kind, (x, y), (w, h) = kinds[rng.randint(1, 3)], rng.randint(0, 40, 2), rng.randint(3, 20, 2)
-            box = [int(v) for v in (x, y, w * rng.choice([1, 2]), h)]
+            kind, (x, y), (w, h) = kinds[rng.randint(1, 3)], rng.randint(0, 20, 2), rng.randint(3, 38, 2)
+            box = [int(v) for v in (x, y, min(w * rng.choice([1, 2]), 58), h)]
             content["annotations"].append(annotation(len(content["annotations"]) + 1, number, kind, *box))
             for _ in range(rng.randint(0, 3)):
                 moved = [max(v + int(d), 1) for v, d in zip(box, rng.randint(-2, 3, 4))]
@@ -467,7 +514,7 @@ def test_ap_is_detectron2_s_on_random_federated_predictions(tmp_path, monkeypatc
     content, found = random_problem(np.random.RandomState(seed))
     path = written(tmp_path, content)
     register_lvis_dataset(NAME, str(tmp_path), path)
-    ours = evaluate(found, masks=masks, max_dets_per_image=limit)
+    ours = evaluate(found, masks=masks, notch=4, max_dets_per_image=limit)
 
     monkeypatch.setattr(np, "float", float, raising=False)  # which the package asks NumPy for
     other = f"{NAME}_theirs"
@@ -477,7 +524,7 @@ def test_ap_is_detectron2_s_on_random_federated_predictions(tmp_path, monkeypatc
         evaluator = theirs.LVISEvaluator(other, max_dets_per_image=limit)
         evaluator.reset()
         for number, each in found.items():
-            given = detections(*each, masks=masks)["instances"]
+            given = detections(*each, masks=masks, notch=4)["instances"]
             instances = structures.Instances((H, W), **given.get_fields())
             instances.pred_boxes = structures.Boxes(given.pred_boxes.tensor)
             evaluator.process([{"image_id": number}], [{"instances": instances}])

@@ -284,9 +284,11 @@ def dataset_dicts(names: Iterable[str], key: str, filter_empty: bool) -> list[di
             "for LVIS by pip install --no-deps lvis"
         ) from error
     except FileNotFoundError as error:
+        missing = str(error.filename or error)
         raise UserError(
-            f"{key}: {error.filename or error} is missing; built-in COCO names are read from the folder that the "
+            f"{key}: {missing} is missing; built-in COCO names are read from the folder that the "
             "environment variable DETECTRON2_DATASETS names"
+            + ("; 'python -m adet_ext data prepare-lvis' makes this file" if missing.endswith("_cocofied.json") else "")
         ) from error
 
 

@@ -17,6 +17,7 @@ from ..d2.utils import PathManager
 from ..errors import UserError
 from ..files import make_folder, written_beside
 from .catalog import replace_dataset
+from .register import num_classes_of
 
 __all__ = ["Cocofied", "coco_ids_of_synsets", "prepare_lvis", "read_lvis_file", "register_lvis_dataset"]
 
@@ -135,12 +136,15 @@ def register_lvis_dataset(name: str, images: str, annotations: str, classes_of: 
     Args:
         name: what ``DATASETS.TEST`` calls it. Registering a name again replaces what it stood for.
         images: the folder with COCO's folders of images (train2017, val2017) in it; where the annotations have no
-            ``coco_url``, that which their file names start from.
+            ``coco_url``, the one that their file names start from.
         annotations: the file, its category ids those of ``classes_of``: for COCO's, one of :func:`prepare_lvis`.
         classes_of: the registered data set whose classes the model has.
+
+    Raises:
+        UserError: there is no data set ``classes_of``.
     """
-    like = MetadataCatalog.get(classes_of)
-    class_of = dict(like.thing_dataset_id_to_contiguous_id)
+    number, like = num_classes_of((classes_of,)), MetadataCatalog.get(classes_of)
+    class_of = dict(like.get("thing_dataset_id_to_contiguous_id") or {i: i for i in range(number)})
     replace_dataset(
         name,
         functools.partial(_load, images, annotations, class_of, classes_of),
@@ -156,15 +160,15 @@ def register_lvis_dataset(name: str, images: str, annotations: str, classes_of: 
 
 def _load(images: str, annotations: str, class_of: dict[int, int], classes_of: str) -> list[dict]:
     """The data set's dicts, by ascending image id."""
+    remedy = "'python -m adet_ext data prepare-lvis' makes annotations of COCO's categories out of plain LVIS ones"
+    if "://" not in annotations and not os.path.exists(annotations):
+        raise UserError(f"{annotations}: there is no such file; {remedy}")
     content = read_lvis_file(annotations)
     objects: dict[int, list[dict]] = {image["id"]: [] for image in content["images"]}
     for entry in content["annotations"]:
         where = f"{annotations}: annotation {entry['id']}"
         if entry["category_id"] not in class_of:
-            raise UserError(
-                f"{where} is of category {entry['category_id']}, which {classes_of} does not have; 'python -m adet_ext "
-                "data prepare-lvis' makes annotations of COCO's categories out of plain LVIS ones"
-            )
+            raise UserError(f"{where} is of category {entry['category_id']}, not one of {classes_of}; {remedy}")
         if entry["image_id"] not in objects:
             raise UserError(f"{where} is of image {entry['image_id']}, which is not listed")
         if any(len(polygon) < 6 or len(polygon) % 2 for polygon in entry["segmentation"]):
