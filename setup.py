@@ -63,6 +63,7 @@ EXTRAS = {
         "hypothesis>=6.80",  # random shapes against the references
         "pytest-xdist>=3.5",  # the suite on all cores
     ],
+    "lvis": ["lvis>=0.5.3"],  # AP on LVIS annotations; it asks for a second OpenCV, which --no-deps keeps out
     "video": ["av>=11"],  # decoding and encoding of videos, frame-exact where OpenCV is not
     "onnx": ["onnx>=1.16", "onnxscript>=0.1", "onnxruntime>=1.18"],  # export, and the check of what was exported
     "ray": ["ray>=2.9"],  # architecture search on a cluster

@@ -30,6 +30,7 @@ from .d2.utils import comm, setup_logger
 from .data.loader import build_test_loader, build_train_loader
 from .data.register import num_classes_of
 from .errors import UserError
+from .lvis_evaluation import LVISEvaluator
 
 __all__ = ["Trainer", "setup"]
 
@@ -172,9 +173,7 @@ class Trainer(DefaultTrainer):
         return build_test_loader(cfg, dataset_name)
 
     @classmethod
-    def build_evaluator(
-        cls, cfg: CfgNode, dataset_name: str, output_folder: str | None = None
-    ) -> DatasetEvaluator:
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str, output_folder: str | None = None) -> DatasetEvaluator:
         output_folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference")
         kind = MetadataCatalog.get(dataset_name).get("evaluator_type", None)
         evaluators: list[DatasetEvaluator] = []
@@ -183,12 +182,14 @@ class Trainer(DefaultTrainer):
             evaluators.append(COCOEvaluator(dataset_name, output_dir=output_folder, allow_cached_coco=False))
         if kind in ("sem_seg", "coco_panoptic_seg"):
             evaluators.append(SemSegEvaluator(dataset_name, distributed=True, output_dir=output_folder))
+        if kind == "lvis":
+            evaluators.append(LVISEvaluator(dataset_name, output_dir=output_folder))
         if kind == "coco_panoptic_seg":
             evaluators.append(COCOPanopticEvaluator(dataset_name, output_folder))
         if not evaluators:
             raise UserError(
                 f"there is no evaluator for data set {dataset_name}, whose evaluator_type is {kind!r}; set "
-                "MetadataCatalog.get(name).evaluator_type to coco, sem_seg or coco_panoptic_seg"
+                "MetadataCatalog.get(name).evaluator_type to coco, lvis, sem_seg or coco_panoptic_seg"
             )
         return evaluators[0] if len(evaluators) == 1 else DatasetEvaluators(evaluators)
 

@@ -27,7 +27,7 @@ def build(cfg) -> None:
 def rows(readme: str) -> list[list[str]]:
     """The commands of a README's table: [config, KEY, VALUE, ...]."""
     text = (ROOT / readme).read_text()
-    return [shlex.split(code) for code in re.findall(r"^\| \d\.\d \|.*`([^`]+)` \|$", text, re.MULTILINE)]
+    return [shlex.split(code) for code in re.findall(r"^\| \d\.\d+ \|.*`([^`]+)` \|$", text, re.MULTILINE)]
 
 
 ROWS = rows("BlendMask/README.md")
@@ -55,6 +55,7 @@ def test_a_row_of_the_tables_builds(row):
 def test_the_tables_have_all_their_rows_and_those_of_a_table_differ():
     text = (ROOT / "BlendMask/README.md").read_text()
     expected = {"4.1": 3, "4.2": 6, "4.3": 4, "4.4": 4, "4.5": 4, "4.6": 4, "4.7": 6, "4.8": 6, "4.9": 2}
+    expected |= {"4.10": 2, "4.11": 1}
     counts = {t: len(re.findall(rf"^\| {re.escape(t)} \|", text, re.MULTILINE)) for t in expected}
     assert counts == expected
     assert len(ROWS) == sum(expected.values())

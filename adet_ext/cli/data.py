@@ -14,6 +14,7 @@ from ..d2.config import CfgNode
 from ..d2.data import DatasetCatalog, MetadataCatalog, detection_utils
 from ..d2.structures import BoxMode, Instances, PolygonMasks
 from ..data.loader import build_train_loader, dataset_dicts
+from ..data.lvis import lvis_splits, prepare_lvis
 from ..data.prepare_panoptic import annotated_images, coco_splits, prepare_panoptic
 from ..data.register import register_dataset
 from ..data.validate import validate_coco
@@ -56,6 +57,17 @@ def build_parser() -> argparse.ArgumentParser:
     )
     stuff.add_argument("--workers", type=int, default=os.cpu_count(), metavar="N", help="processes (as many as cores)")
 
+    lvis = commands.add_parser(
+        "prepare-lvis", help="make LVIS annotations of COCO's categories, on which models of COCO get their AP*"
+    )
+    lvis.add_argument(
+        "--splits", nargs="+", default=["v0.5_val"], metavar="SPLIT", help="of LVIS: v0.5_val (default), v0.5_train"
+    )
+    lvis.add_argument(
+        "--root", metavar="DIR", help="the folder with lvis/ in it (default: that of DETECTRON2_DATASETS, or datasets)"
+    )
+    lvis.add_argument("--files", nargs=2, metavar=("JSON", "OUTPUT"), help="another LVIS file, and what to make of it")
+
     pictures = commands.add_parser("draw", help="draw annotations, or what the training loader yields, as PNG files")
     pictures.add_argument("--config-file", default="", metavar="FILE", help="a YAML file, or a packaged config's name")
     pictures.add_argument(
@@ -87,6 +99,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _validate(arguments)
     if arguments.command == "prepare-panoptic":
         return _prepare_panoptic(arguments)
+    if arguments.command == "prepare-lvis":
+        return _prepare_lvis(arguments)
     return draw(arguments)
 
 
@@ -132,6 +146,14 @@ def _prepare_panoptic(arguments: argparse.Namespace) -> int:
     if broken:
         print(f"{broken} label maps could not be made; once that is put right, start again", file=sys.stderr)
     return 1 if broken else 0
+
+
+def _prepare_lvis(arguments: argparse.Namespace) -> int:
+    root = arguments.root or os.environ.get("DETECTRON2_DATASETS", "datasets")
+    for source, target in [arguments.files] if arguments.files else lvis_splits(root, arguments.splits):
+        kept = prepare_lvis(source, target)
+        print(f"{target}: {kept.annotations} annotations of {kept.categories} categories in {kept.images} images")
+    return 0
 
 
 def draw(arguments: argparse.Namespace) -> int:

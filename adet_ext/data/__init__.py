@@ -1,7 +1,8 @@
 """Data sets, what checks and registers them, the mapper, and the loaders of training and evaluation."""
 
-from . import shapes  # registers the built-in data sets
+from . import lvis, shapes  # register the built-in data sets
 from .loader import build_test_loader, build_train_loader
+from .lvis import register_lvis_dataset
 from .mapper import AdetDatasetMapper
 from .register import num_classes_of, register_dataset
 
@@ -9,7 +10,9 @@ __all__ = [
     "AdetDatasetMapper",
     "build_test_loader",
     "build_train_loader",
+    "lvis",
     "num_classes_of",
     "register_dataset",
+    "register_lvis_dataset",
     "shapes",
 ]

@@ -278,10 +278,17 @@ def dataset_dicts(names: Iterable[str], key: str, filter_empty: bool) -> list[di
             f"{key}: {', '.join(names)} cannot be used: {' '.join(str(error).split()).rstrip('.')}"
             f"{filtered if filter_empty else ''}; check the annotation file"
         ) from error
-    except FileNotFoundError as error:
+    except ImportError as error:  # Detectron2's own reader of LVIS files takes a package for it
         raise UserError(
-            f"{key}: {error.filename or error} is missing; built-in COCO names are read from the folder that the "
+            f"{key}: {', '.join(names)} cannot be read without a package that does not import ({error}); install it, "
+            "for LVIS by pip install --no-deps lvis"
+        ) from error
+    except FileNotFoundError as error:
+        missing = str(error.filename or error)
+        raise UserError(
+            f"{key}: {missing} is missing; built-in COCO names are read from the folder that the "
             "environment variable DETECTRON2_DATASETS names"
+            + ("; 'python -m adet_ext data prepare-lvis' makes this file" if missing.endswith("_cocofied.json") else "")
         ) from error
 
 
