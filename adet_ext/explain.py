@@ -23,21 +23,24 @@ from .visualize import class_names_of, draw_outputs, name_of
 from .visualize_blend import draw_blending
 from .visualize_dr1 import InstanceMaps, draw_bases, draw_components, draw_instance_maps
 
-__all__ = ["PICTURES", "check_explainable", "components_picture", "explain", "instance_maps"]
+__all__ = ["PICTURES", "check_explainable", "components_picture", "explain", "explainable", "instance_maps"]
 
 # The names of all pictures that explain() can give.
 PICTURES = ("prediction", "bases", "blending", "instances")
 
-_EXPLAINABLE = (BlendMask, DR1Mask)
-_SIDE = 384  # smaller images are enlarged by a whole factor to about this longer side
+
+def explainable(model: type | nn.Module) -> bool:
+    """Whether a model, or class of models, has bases or attentions to draw."""
+    return issubclass(model if isinstance(model, type) else type(model), (BlendMask, DR1Mask))
 
 
 def check_explainable(model: type | nn.Module) -> None:
     """Raise UserError where a model, or class of models, has nothing to draw."""
-    kind = model if isinstance(model, type) else type(model)
-    if not issubclass(kind, _EXPLAINABLE):
+    if not explainable(model):
+        name = (model if isinstance(model, type) else type(model)).__name__
         raise UserError(
-            f"{kind.__name__} has no bases or attentions to draw; BlendMask and DR1Mask have (MODEL.META_ARCHITECTURE)"
+            f"{name} has no bases or attentions to draw; models that have are BlendMask and DR1Mask, each with or "
+            "without panoptic segmentation"
         )
 
 
@@ -50,7 +53,13 @@ def components_picture(model: nn.Module) -> np.ndarray | None:
 
 
 def explain(
-    predictor: Predictor, image: np.ndarray, metadata: Any = None, *, threshold: float = 0.5, count: int = 4
+    predictor: Predictor,
+    image: np.ndarray,
+    metadata: Any = None,
+    *,
+    threshold: float = 0.5,
+    count: int = 4,
+    side: int = 384,
 ) -> dict[str, np.ndarray]:
     """Return what a BlendMask or DR1Mask makes its masks of on one image, as RGB pictures by name.
 
@@ -64,6 +73,7 @@ def explain(
         metadata: the data set's, for names and colours.
         threshold: instances from this score on take part.
         count: of how many of them, the best ones, to draw ``instances``.
+        side: smaller images are enlarged by a whole factor to about this longer side.
 
     Raises:
         UserError: the model is another one, or the image is none.
@@ -76,7 +86,7 @@ def explain(
     bases = _without_padding(model, outputs["bases"], height, width)
     found = outputs["instances"]
     rgb = np.ascontiguousarray(image[:, :, ::-1])
-    scale = max(1, round(_SIDE / max(image.shape[:2])))
+    scale = max(1, round(side / max(image.shape[:2])))
     prediction = draw_outputs(rgb, on_cpu(outputs), metadata, scale=scale)
     if isinstance(model, BlendMask) and found.has("top_feat"):
         return {"blending": _blending(rgb, bases, found.top_feat, found, prediction, scale)}

@@ -110,12 +110,15 @@ def _rows(maps: InstanceMaps) -> list[list[Panel]]:
     if maps.weights is not None:
         large = torch.from_numpy(np.stack([drawing.resize(_array(one), size) for one in maps.weights]))
         heats = [
-            (f"share of Q{k + 1}  {_range(one)}", drawing.heat_map(_array(one), basis_colour(k), size, 0, 1))
+            (
+                f"share {k + 1}  {float(one.min()):.2f} … {float(one.max()):.2f}",
+                drawing.heat_map(_array(one), basis_colour(k), size, 0, 1),
+            )
             for k, one in enumerate(maps.weights)
         ]
         rows.append([("shares, by colour", mixed_colours(large)), *heats])
     rows.append([mask, *_signed("R", maps.projected, size)])
-    rows.append([total, *_signed("Q R " if maps.weights is None else "share × R", maps.products, size)])
+    rows.append([total, *_signed("product ", maps.products, size)])
     return rows
 
 
@@ -129,7 +132,14 @@ def _signed(name: str, maps: torch.Tensor, size: tuple[int, int], *, cells: bool
 
 def _sheet(rows: Sequence[Sequence[Panel]], columns: int, title: str) -> np.ndarray:
     panels = [panel for row in rows for panel in row]
-    return drawing.sheet([p for _, p in panels], [c for c, _ in panels], columns=columns, title=title, **SMALL)
+    return drawing.sheet([_framed(p) for _, p in panels], [c for c, _ in panels], columns=columns, title=title, **SMALL)
+
+
+def _framed(panel: np.ndarray) -> np.ndarray:
+    """With a thin grey line around it: a map may be as white as the paper."""
+    panel = panel.copy()
+    drawing.draw_box(panel, (0, 0, panel.shape[1], panel.shape[0]), (176, 180, 188), 1)
+    return panel
 
 
 def _array(values: torch.Tensor) -> np.ndarray:
@@ -152,4 +162,5 @@ def _range(values: torch.Tensor) -> str:
 
 
 def _short(value: float) -> str:
-    return f"{value:.2g}".replace("-", "−")
+    text = f"{value:.0f}" if abs(value) >= 100 else f"{value:.2g}"
+    return text.replace("-", "−")
