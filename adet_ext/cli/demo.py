@@ -18,7 +18,7 @@ from ..files import make_folder
 from ..image_io import read_image, write_image
 from ..predictor import Predictor, confident, on_cpu
 from ..visualize import ColourTracker, class_names_of, draw_outputs
-from .inputs import add_names, find_images, image_targets, keep_inputs, load_predictor, metadata_of
+from .inputs import add_names, add_threshold, find_images, image_targets, keep_inputs, load_predictor, metadata_of
 
 __all__ = ["build_parser", "main"]
 
@@ -36,9 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", metavar="PATH", help="folder for the overlays; or the file, for one image or video")
     parser.add_argument("--json", metavar="FILE", help="write all instances here, in COCO's result format")
     parser.add_argument("--no-draw", action="store_true", help="no overlays: only --json and the times")
-    parser.add_argument(
-        "--confidence-threshold", type=float, default=0.3, metavar="P", help="keep scores from P on (%(default)s)"
-    )
+    add_threshold(parser)
     add_names(parser)
     parser.add_argument("--batch-size", type=int, default=1, metavar="N", help="images in one pass through the net (1)")
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config overrides, at the end")
@@ -66,7 +64,7 @@ def main(argv: Sequence[str] | None = None, predictor: Predictor | None = None) 
     for target in {os.path.dirname(path) for path in [*targets, arguments.json] if path}:
         make_folder(target)
     if predictor is None:
-        predictor = load_predictor(arguments.config_file, arguments.opts)
+        predictor = load_predictor(arguments.config_file, arguments.opts, arguments.confidence_threshold)
     session = _Session(predictor, arguments)
     if arguments.input:
         session.images(paths, targets)

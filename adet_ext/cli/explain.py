@@ -15,7 +15,7 @@ from ..explain import PICTURES, check_explainable, components_picture, explain
 from ..files import make_folder
 from ..image_io import read_image, write_image
 from ..predictor import Predictor
-from .inputs import add_names, find_images, image_targets, keep_inputs, load_predictor, metadata_of
+from .inputs import add_names, add_threshold, find_images, image_targets, keep_inputs, load_predictor, metadata_of
 
 __all__ = ["build_parser", "main"]
 
@@ -34,9 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--config-file", required=True, metavar="FILE", help="a YAML file, or a packaged config's name")
     parser.add_argument("--input", required=True, nargs="+", metavar="PATH", help="image files, folders, quoted globs")
     parser.add_argument("--output", required=True, metavar="FOLDER", help="where the pictures go")
-    parser.add_argument(
-        "--confidence-threshold", type=float, default=0.5, metavar="P", help="draw scores from P on (%(default)s)"
-    )
+    add_threshold(parser)
     parser.add_argument(
         "--instances", type=int, default=4, metavar="N", help="follow the masks of the N best instances (%(default)s)"
     )
@@ -62,7 +60,7 @@ def main(argv: Sequence[str] | None = None, predictor: Predictor | None = None) 
         name = load_config(arguments.config_file, arguments.opts).MODEL.META_ARCHITECTURE
         if name in META_ARCH_REGISTRY:  # before minutes go into loading weights
             check_explainable(META_ARCH_REGISTRY.get(name))
-        predictor = load_predictor(arguments.config_file, arguments.opts)
+        predictor = load_predictor(arguments.config_file, arguments.opts, arguments.confidence_threshold)
     check_explainable(predictor.model)
     for folder in {os.path.dirname(path) for path in [components, *stems]}:
         make_folder(folder)

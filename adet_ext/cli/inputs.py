@@ -15,7 +15,7 @@ from ..errors import UserError
 from ..predictor import Predictor
 from ..visualize import class_names_of
 
-__all__ = ["add_names", "find_images", "image_targets", "keep_inputs", "load_predictor", "metadata_of"]
+__all__ = ["add_names", "add_threshold", "find_images", "image_targets", "keep_inputs", "load_predictor", "metadata_of"]
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
@@ -25,6 +25,17 @@ def add_names(parser: argparse.ArgumentParser) -> None:
     names = parser.add_mutually_exclusive_group()
     names.add_argument("--dataset-names", metavar="NAME", help="use the class names of this data set, not the config's")
     names.add_argument("--class-names", nargs="+", metavar="NAME", help="the class names themselves")
+
+
+def add_threshold(parser: argparse.ArgumentParser) -> None:
+    """Add ``--confidence-threshold``, for :func:`load_predictor` and :func:`~adet_ext.predictor.confident`."""
+    parser.add_argument(
+        "--confidence-threshold",
+        type=float,
+        default=0.3,
+        metavar="P",
+        help="keep scores from P on, in panoptic maps too (%(default)s)",
+    )
 
 
 def find_images(inputs: Sequence[str]) -> list[str]:
@@ -75,8 +86,20 @@ def keep_inputs(paths: Sequence[str], targets: Sequence[str | None]) -> None:
             raise UserError(f"{target} is an input and would be overwritten; choose another --output or --json")
 
 
-def load_predictor(config_file: str, opts: Sequence[str]) -> Predictor:
+def load_predictor(config_file: str, opts: Sequence[str], threshold: float) -> Predictor:
+    """Build the model of a config and load its weights.
+
+    Args:
+        opts: KEY VALUE ..., which have the last word.
+        threshold: the score from which instances are shown, and so the one from which things take part in a panoptic
+            map: else one picture would show what another leaves out.
+
+    Raises:
+        UserError: the config names no weights.
+    """
     cfg = load_config(config_file, opts)
+    if "MODEL.PANOPTIC_FPN.COMBINE.INSTANCES_CONFIDENCE_THRESH" not in opts:
+        cfg.MODEL.PANOPTIC_FPN.COMBINE.INSTANCES_CONFIDENCE_THRESH = threshold
     if not cfg.MODEL.WEIGHTS:
         raise UserError(f"{config_file} names no weights; add MODEL.WEIGHTS FILE at the end of the command")
     return Predictor(cfg)
