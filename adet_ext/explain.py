@@ -4,6 +4,7 @@ Shapes: D bases, h, w their height and width, K maps of attention, M their side,
 """
 
 import contextlib
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -116,7 +117,7 @@ def _showing(model: nn.Module) -> Iterator[None]:
 def _without_padding(model: nn.Module, bases: torch.Tensor, height: int, width: int) -> torch.Tensor:
     """The part of an image's bases [D, h, w] that lies on its ``height`` x ``width`` pixels in the network's frame."""
     crop = model.prediction.crop if isinstance(model, DR1Mask) else model.blender.crop_options
-    rows, columns = (max(1, round(length * crop["scale"])) for length in (height, width))
+    rows, columns = (math.ceil(length * crop["scale"]) for length in (height, width))
     return bases[:, :rows, :columns]
 
 
