@@ -98,7 +98,7 @@ def make_gallery(
         write_image(os.path.join(folder, name), picture[:, :, ::-1])
         gallery.comparisons.append((name, caption))
         if number < blendings and explainable(predictor.model):
-            pictures = explain(predictor, image, metadata, threshold=threshold, side=side)
+            pictures = explain(predictor, image, metadata, threshold=threshold, count=0, side=side)
             if "blending" in pictures:
                 name = f"blending_{number:02d}.png"
                 write_image(os.path.join(folder, name), pictures["blending"][:, :, ::-1])

@@ -10,9 +10,10 @@ from adet_ext import get_cfg, load_config
 from adet_ext.cli import explain as command
 from adet_ext.d2.modeling import build_model
 from adet_ext.errors import UserError
-from adet_ext.explain import components_picture, explain, instance_maps
+from adet_ext.explain import components_picture, explain
+from adet_ext.instance_maps import instance_maps
 from adet_ext.predictor import Predictor
-from adet_ext.visualize_dr1 import InstanceMaps, draw_components, draw_instance_maps
+from adet_ext.visualize_maps import InstanceMaps, draw_components, draw_instance_maps
 
 from .modeling.conftest import TINY
 from .modeling.dr1 import DR1, PANOPTIC
@@ -48,7 +49,7 @@ def names(folder):
 @pytest.mark.parametrize(
     "overrides, written",
     [
-        (BLENDMASK, ["photo_blending.png"]),
+        (BLENDMASK, ["photo_blending.png", "photo_instances.png"]),
         (
             [*BLENDMASK, "MODEL.BLENDMASK.MERGE", "assembler", "MODEL.BLENDMASK.ATTN_SIZE", 2],
             ["photo_bases.png", "photo_prediction.png"],
@@ -59,7 +60,7 @@ def names(folder):
         ),
         (
             [*DR1, "MODEL.DR1MASK.ATTENTION", "full"],
-            ["photo_bases.png", "photo_blending.png", "photo_prediction.png"],
+            ["photo_bases.png", "photo_blending.png", "photo_instances.png"],
         ),
         (
             [*DR1, *PANOPTIC, "MODEL.DR1MASK.ATTENTION", "vector"],
@@ -128,42 +129,51 @@ def test_components_show_the_sign_of_every_outer_product():
 
 
 @pytest.mark.parametrize(
-    "overrides",
+    "overrides, columns, rows",
     [
-        ["MODEL.DR1MASK.ATTENTION", "vector"],
-        ["MODEL.DR1MASK.ATTENTION_SOFTMAX", True],
-        ["MODEL.DR1MASK.ATTENTION_SOFTMAX", False],
-        ["MODEL.BLENDMASK.TOP_INTERP", "nearest"],
-        ["MODEL.BASIS_MODULE.NUM_BASES", 1],
+        (BLENDMASK, 1 + 4, 4),
+        ([*BLENDMASK, "MODEL.BLENDMASK.TOP_INTERP", "nearest"], 1 + 4, 4),
+        ([*DR1, "MODEL.DR1MASK.ATTENTION", "full"], 1 + 4, 4),
+        ([*DR1, "MODEL.DR1MASK.ATTENTION", "vector"], 4, 1),
+        ([*DR1, "MODEL.DR1MASK.ATTENTION_SOFTMAX", True], 1 + 4, 4),
+        ([*DR1, "MODEL.DR1MASK.ATTENTION_SOFTMAX", False], 1 + 4, 3),
+        ([*DR1, "MODEL.BLENDMASK.TOP_INTERP", "nearest"], 1 + 4, 4),
+        ([*DR1, "MODEL.BASIS_MODULE.NUM_BASES", 1], 1 + 1, 3),
     ],
-    ids=lambda pair: f"{pair[0].split('.')[-1]}={pair[1]}",
+    ids=lambda value: "-".join(map(str, value[-2:])) if isinstance(value, list) else "",
 )
-def test_the_maps_of_an_instance_are_those_that_its_mask_is_made_of(overrides):
-    predictor = make(*DR1, *overrides)
+def test_the_maps_of_an_instance_are_those_that_its_mask_is_made_of(overrides, columns, rows):
+    predictor = make(*overrides)
     model, photo = predictor.model, picture(64, 96)
     model.visualize = True
     outputs = predictor(photo)
     found, bases = outputs["instances"][:3], outputs["bases"][:, :16, :24]
-    boxes = found.pred_boxes.tensor
+    boxes, of_image = found.pred_boxes.tensor, torch.zeros(3, dtype=torch.long)
     with torch.inference_mode():
-        logits = model.prediction(bases[None], found.embeddings, boxes, torch.zeros(len(found), dtype=torch.long))
+        if found.has("top_feat"):
+            logits = model.blender(bases[None], found.top_feat, boxes, of_image)
+        else:
+            logits = model.prediction(bases[None], found.embeddings, boxes, of_image)
     # Twice as large in the network as on the picture, and the boxes halved: the same places.
     found.pred_boxes.tensor = boxes / 2
     all_maps = instance_maps(model, bases, found, picture(32, 48), (64, 96), ["a"])
-    assert len(all_maps) == 3
-    for maps, expected in zip(all_maps, logits):
-        scale = float(expected.abs().max())
-        torch.testing.assert_close(maps.logits, expected, rtol=1e-4, atol=1e-5 * scale)
+    for maps, expected in zip(all_maps, logits, strict=True):
+        tolerance = {"rtol": 1e-4, "atol": 1e-5 * float(expected.abs().max())}
+        torch.testing.assert_close(maps.logits, expected, **tolerance)
+        assert (maps.weights is None) == (rows < 4)
         if maps.channels is None:
-            torch.testing.assert_close(maps.products.sum(0), expected, rtol=1e-4, atol=1e-5 * scale)
-            normalised = model.prediction.softmax and model.prediction.num_bases > 1
-            assert (maps.weights is not None) == normalised
-            assert not normalised or torch.allclose(maps.weights.sum(0), torch.ones(()))
+            torch.testing.assert_close(maps.products.sum(0), expected, **tolerance)
+        if maps.weights is not None:
+            torch.testing.assert_close(maps.weights.sum(0), torch.ones_like(expected))
     sheet = draw_instance_maps(all_maps)
-    per_instance = 1 if all_maps[0].channels is not None else 3 + (all_maps[0].weights is not None)
-    columns = 4 if all_maps[0].channels is not None else 1 + model.prediction.num_bases
     assert sheet.shape[1] == 8 + columns * (160 + 8)
-    assert sheet.shape[0] > 3 * per_instance * 100
+    assert (sheet.shape[0] - 8) // (160 + 8 + 20) == 3 * rows
+
+
+@pytest.mark.parametrize("overrides", [BLENDMASK, [*DR1, "MODEL.DR1MASK.ATTENTION", "full"]])
+def test_a_single_basis_is_drawn_though_masks_are_no_sums_then(overrides):
+    pictures = explain(make(*overrides, "MODEL.BASIS_MODULE.NUM_BASES", 1), picture(), threshold=0.0)
+    assert "blending" in pictures and "instances" not in pictures
 
 
 def test_instances_of_different_models_make_no_sheet():
@@ -227,7 +237,7 @@ def test_a_broken_image_is_one_sentence_and_the_rest_goes_on(tmp_path, image, ca
     (image.parent / "broken.png").write_text("no image")
     arguments = [*CONFIG, "--input", str(image.parent), "--output", str(tmp_path / "out")]
     assert command.main(arguments, make(*BLENDMASK)) == 1
-    assert names(tmp_path / "out") == ["photo_blending.png"]
+    assert names(tmp_path / "out") == ["photo_blending.png", "photo_instances.png"]
     assert capsys.readouterr().err.count("broken.png") == 1
 
 

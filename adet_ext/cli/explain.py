@@ -26,10 +26,10 @@ def build_parser() -> argparse.ArgumentParser:
     """The command line of explain."""
     parser = argparse.ArgumentParser(
         description="Draw what a BlendMask or a DR1Mask makes its masks of.",
-        epilog="Written for an image NAME: NAME_blending.png (prediction, bases, attentions) for BlendMask; for "
-        "DR1Mask NAME_prediction.png, NAME_bases.png, and NAME_instances.png (factored or vector attention) or "
-        f"NAME_blending.png (full attention). Once for a model with factored attention: {COMPONENTS}. "
-        "Exit status: 0 all went well, 1 some images could not be read, 2 nothing could be done.",
+        epilog="Written for an image NAME: NAME_blending.png (prediction, bases, attentions) and NAME_instances.png "
+        "(how masks come about, map by map) for BlendMask; for DR1Mask NAME_bases.png, NAME_instances.png, and "
+        "NAME_prediction.png or, with full attention, NAME_blending.png. Once for a model with factored attention: "
+        f"{COMPONENTS}. Exit status: 0 all went well, 1 some images could not be read, 2 nothing could be done.",
     )
     parser.add_argument("--config-file", required=True, metavar="FILE", help="a YAML file, or a packaged config's name")
     parser.add_argument("--input", required=True, nargs="+", metavar="PATH", help="image files, folders, quoted globs")

@@ -1,7 +1,7 @@
-"""The inner life of a DR1Mask as pictures: its bases, the components of its attentions, and how masks come of both.
+"""Sheets of small maps: bases, components of attentions, and the maps that the masks of instances are made of.
 
-Shapes: D bases, h, w their height and width, K projected bases, r the rank, M the side of attentions, R of masks,
-H, W image height and width. The maps of an instance lie over its box and have the box's proportions.
+Shapes: D bases, h, w their height and width, K of them that attentions weight, r the rank, M the side of attentions,
+R of masks, H, W image height and width. The maps of an instance lie over its box and have the box's proportions.
 """
 
 import dataclasses
@@ -31,9 +31,9 @@ class InstanceMaps:
         crop: RGB uint8 [H', W', 3], the image in the box.
         logits: float [R, R].
         channels: float [D], the weights of the bases, which the logits are the sum of; None with attentions.
-        attentions: float [K, M, M], Q of equation 5.8; None without.
+        attentions: float [K, M, M], as predicted (Q of equation 5.8); None without.
         weights: float [K, R, R], the attentions after the softmax over K, or None where they are taken as they are.
-        projected: float [K, R, R], R of equation 5.7.
+        projected: float [K, R, R], the bases in the box (R of equation 5.7).
         products: float [K, R, R], which the logits are the sum of.
     """
 
