@@ -58,7 +58,7 @@ def explain(
     metadata: Any = None,
     *,
     threshold: float = 0.5,
-    count: int = 4,
+    count: int = 3,
     side: int = 384,
 ) -> dict[str, np.ndarray]:
     """Return what a BlendMask or DR1Mask makes its masks of on one image, as RGB pictures by name.

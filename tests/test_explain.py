@@ -198,6 +198,13 @@ def test_an_image_without_instances_has_its_bases_still(overrides):
     assert "instances" not in pictures and ("blending" in pictures or "bases" in pictures)
 
 
+def test_the_command_says_where_no_instance_is_sure_enough(tmp_path, image, capsys):
+    arguments = [*CONFIG[:-1], "1.1", "--input", str(image), "--output", str(tmp_path / "out")]
+    for overrides, said in (([*DR1], True), ([*BLENDMASK, "MODEL.BASIS_MODULE.NUM_BASES", 1], False)):
+        assert command.main(arguments, make(*overrides)) == 0
+        assert ("photo.png: no instance scores 1.1 or more" in capsys.readouterr().out) == said
+
+
 def test_the_prediction_of_a_panoptic_model_is_its_panoptic_map():
     overrides = [*DR1, "MODEL.DR1MASK.ATTENTION", "vector"]
     plain, panoptic = (explain(make(*o), picture(), threshold=1.1) for o in (overrides, [*overrides, *PANOPTIC]))

@@ -14,6 +14,7 @@ from ..errors import UserError
 from ..explain import PICTURES, check_explainable, components_picture, explain
 from ..files import make_folder
 from ..image_io import read_image, write_image
+from ..instance_maps import can_follow
 from ..predictor import Predictor
 from .inputs import add_names, add_threshold, find_images, image_targets, keep_inputs, load_predictor, metadata_of
 
@@ -36,7 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", required=True, metavar="FOLDER", help="where the pictures go")
     add_threshold(parser)
     parser.add_argument(
-        "--instances", type=int, default=4, metavar="N", help="follow the masks of the N best instances (%(default)s)"
+        "--instances", type=int, default=3, metavar="N", help="follow the masks of the N best instances (%(default)s)"
     )
     add_names(parser)
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config overrides, at the end")
@@ -81,6 +82,8 @@ def main(argv: Sequence[str] | None = None, predictor: Predictor | None = None) 
         pictures = explain(
             predictor, image, metadata, threshold=arguments.confidence_threshold, count=arguments.instances
         )
+        if arguments.instances and "instances" not in pictures and can_follow(predictor.model):
+            tqdm.write(f"{path}: no instance scores {arguments.confidence_threshold:g} or more")
         for name, picture in pictures.items():
             written.append(f"{stem}_{name}.png")
             write_image(written[-1], picture[:, :, ::-1])
