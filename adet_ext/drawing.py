@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-__all__ = ["PALETTE", "draw_box", "draw_labels", "enlarge", "outline_mask", "paint_mask", "sheet"]
+__all__ = ["PALETTE", "draw_box", "draw_labels", "enlarge", "outline_mask", "paint_mask", "sheet", "signed_map"]
 
 Colour = tuple[int, int, int]
 
@@ -23,6 +23,10 @@ PALETTE: tuple[Colour, ...] = (
 )  # fmt: skip
 PAPER: Colour = (255, 255, 255)
 INK: Colour = (38, 42, 51)
+
+# As light at -x as at +x, so that neither sign looks stronger; white is for zero alone.
+_SIGNED_AT = (-1.0, -0.5, 0.0, 0.5, 1.0)
+_SIGNED: tuple[Colour, ...] = ((16, 62, 140), (92, 152, 214), (255, 255, 255), (232, 122, 92), (158, 22, 38))
 
 
 @functools.lru_cache(maxsize=16)
@@ -38,6 +42,11 @@ def enlarge(image: np.ndarray, scale: int) -> np.ndarray:
     if scale == 1:
         return image
     return cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
+
+
+def resize(values: np.ndarray, size: tuple[int, int], kind: int = cv2.INTER_LINEAR) -> np.ndarray:
+    """Return an image, or one channel of any numbers, at ``size`` (H, W)."""
+    return cv2.resize(values, (size[1], size[0]), interpolation=kind)
 
 
 def enlarge_mask(mask: np.ndarray, scale: int) -> np.ndarray:
@@ -124,6 +133,37 @@ def draw_labels(
 def _overlap(place: tuple[int, int], width: int, height: int, other: tuple[int, int, int, int]) -> bool:
     x, y, w, h = other
     return place[0] < x + w and x < place[0] + width and place[1] < y + h and y < place[1] + height
+
+
+def heat_map(values: np.ndarray, colour: Colour, size: tuple[int, int], low: float, high: float) -> np.ndarray:
+    """Return numbers as a heat map: black at ``low``, through ``colour``, to white at ``high``.
+
+    Args:
+        values: float [h, w]; what is beyond an end has its colour. Interpolated bilinearly.
+        size: (H, W) of the picture.
+    """
+    shares = ((np.asarray(values, dtype=np.float32) - low) / max(high - low, 1e-6)).clip(0, 1)
+    return _ramp(
+        resize(shares, size), (0.0, 0.62, 1.0), ((12, 13, 18), tuple(0.9 * c for c in colour), (255, 255, 255))
+    )
+
+
+def signed_map(values: np.ndarray, limit: float, size: tuple[int, int], *, cells: bool = False) -> np.ndarray:
+    """Return numbers of either sign as colours: red above zero, blue below, white at zero, darkest at ``limit``.
+
+    Args:
+        values: float [h, w]; what is beyond plus or minus ``limit`` has its colour.
+        limit: positive.
+        size: (H, W) of the picture.
+        cells: leave every number a cell of its own, instead of interpolating bilinearly.
+    """
+    kind = cv2.INTER_NEAREST if cells else cv2.INTER_LINEAR
+    return _ramp(resize(np.asarray(values, dtype=np.float32) / limit, size, kind), _SIGNED_AT, _SIGNED)
+
+
+def _ramp(values: np.ndarray, stops: Sequence[float], colours: Sequence[Colour]) -> np.ndarray:
+    channels = [np.interp(values, stops, [colour[channel] for colour in colours]) for channel in range(3)]
+    return np.stack(channels, axis=-1).astype(np.uint8)
 
 
 def sheet(

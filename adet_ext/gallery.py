@@ -5,21 +5,19 @@ import json
 import os
 import statistics
 import time
-from collections.abc import Sequence
 
 import numpy as np
-import torch
 
 from . import drawing
 from .d2.data import DatasetCatalog, MetadataCatalog, detection_utils
 from .errors import UserError
+from .explain import explain, explainable
 from .files import make_folder, written_beside
 from .image_io import write_image
 from .predictor import Predictor, confident, on_cpu
-from .visualize import class_names_of, compare, draw_outputs
-from .visualize_blend import draw_blending
+from .visualize import compare, draw_outputs
 
-__all__ = ["Gallery", "blending_picture", "make_gallery"]
+__all__ = ["Gallery", "make_gallery"]
 
 INDEX = "index.json"
 
@@ -99,11 +97,11 @@ def make_gallery(
         picture = compare(rgb, record, outputs, metadata, scale=scale)
         write_image(os.path.join(folder, name), picture[:, :, ::-1])
         gallery.comparisons.append((name, caption))
-        if number < blendings:
-            picture = blending_picture(predictor, image, class_names_of(metadata), threshold=threshold, scale=scale)
-            if picture is not None:
+        if number < blendings and explainable(predictor.model):
+            pictures = explain(predictor, image, metadata, threshold=threshold, count=0, side=side)
+            if "blending" in pictures:
                 name = f"blending_{number:02d}.png"
-                write_image(os.path.join(folder, name), picture[:, :, ::-1])
+                write_image(os.path.join(folder, name), pictures["blending"][:, :, ::-1])
                 gallery.blendings.append((name, caption))
     gallery.inference_ms = 1000 * statistics.median(seconds[1:] or seconds)
     gallery.overview = "overview.png"
@@ -114,45 +112,3 @@ def make_gallery(
     with written_beside(index) as beside, open(beside, "w", encoding="utf-8") as file:
         json.dump(dataclasses.asdict(gallery), file, indent=1)
     return gallery
-
-
-def blending_picture(
-    predictor: Predictor, image: np.ndarray, class_names: Sequence[str] = (), *, threshold: float = 0.5, scale: int = 1
-) -> np.ndarray | None:
-    """Return the picture of a BlendMask's bases and attentions on one BGR image, or None for other models.
-
-    Bases come in the frame of the padded network input; the padding is cut off here.
-    """
-    model = predictor.model
-    if not hasattr(model, "visualize"):
-        return None
-    before, model.visualize = model.visualize, True
-    try:
-        outputs = confident(on_cpu(predictor(image)), threshold)
-    finally:
-        model.visualize = before
-    instances = outputs["instances"]
-    if "bases" not in outputs or not instances.has("top_feat"):
-        return None
-    height, width = predictor.prepare(image)["image"].shape[-2:]
-    multiple = max(1, model.backbone.size_divisibility)
-    bases = outputs["bases"]  # K, h, w
-    stride = -(-height // multiple) * multiple / bases.shape[1]
-    bases = bases[:, : max(1, round(height / stride)), : max(1, round(width / stride))]
-    order = torch.argsort(instances.scores, stable=True)  # the best on top
-    instances = instances[order]
-    rgb = np.ascontiguousarray(image[:, :, ::-1])
-    return draw_blending(
-        rgb,
-        bases,
-        instances.top_feat,
-        instances.pred_boxes.tensor,
-        masks=instances.pred_masks,
-        prediction=draw_outputs(rgb, {"instances": instances}, _Names(class_names), scale=scale),
-        scale=scale,
-    )
-
-
-@dataclasses.dataclass
-class _Names:
-    thing_classes: Sequence[str]

@@ -126,19 +126,26 @@ def draw_instances(
 
 
 def draw_panoptic(
-    image: np.ndarray, panoptic_seg: torch.Tensor, segments_info: Sequence[dict], metadata: Any, *, scale: int = 1
+    image: np.ndarray,
+    panoptic_seg: torch.Tensor,
+    segments_info: Sequence[dict],
+    metadata: Any,
+    *,
+    colours: Sequence[Colour] | None = None,
+    scale: int = 1,
 ) -> np.ndarray:
     """Return ``image`` with a panoptic map: stuff in the data set's colours, things in the palette's.
 
     Args:
         image: RGB uint8 [H, W, 3].
         panoptic_seg: int [H, W], segment ids; 0 is void and stays as it is.
-        segments_info: per segment ``id``, ``category_id``, ``isthing`` and perhaps ``score``.
+        segments_info: per segment ``id``, ``category_id``, ``isthing`` and perhaps ``score`` and ``instance_id``.
         metadata: ``thing_classes``, ``stuff_classes`` and perhaps ``stuff_colors``.
+        colours: of the things, by ``instance_id``; by default, and beyond their end, the palette's in turn.
     """
     ids = panoptic_seg.cpu().numpy()
     stuff_colours = getattr(metadata, "stuff_colors", None) or []
-    masks, labels, colours = [], [], []
+    masks, labels, painted = [], [], []
     things = 0
     for segment in sorted(segments_info, key=lambda s: bool(s.get("isthing"))):  # things over stuff
         category, is_thing = int(segment["category_id"]), bool(segment.get("isthing"))
@@ -147,13 +154,15 @@ def draw_panoptic(
         masks.append(ids == segment["id"])
         labels.append(name_of(names, category) + (f" {100 * score:.0f}%" if score is not None else ""))
         if is_thing:
-            colours.append(PALETTE[things % len(PALETTE)])
+            instance = segment.get("instance_id", -1)
+            given = colours is not None and 0 <= instance < len(colours)
+            painted.append(colours[instance] if given else PALETTE[things % len(PALETTE)])
             things += 1
         elif category < len(stuff_colours):
-            colours.append(tuple(int(value) for value in stuff_colours[category]))
+            painted.append(tuple(int(value) for value in stuff_colours[category]))
         else:
-            colours.append(PALETTE[(5 * category + 3) % len(PALETTE)])
-    return draw_masks(image, masks, labels, colours, alpha=0.55, scale=scale)
+            painted.append(PALETTE[(5 * category + 3) % len(PALETTE)])
+    return draw_masks(image, masks, labels, painted, alpha=0.55, scale=scale)
 
 
 def draw_outputs(
@@ -165,7 +174,7 @@ def draw_outputs(
     """
     if "panoptic_seg" in outputs:
         panoptic_seg, segments_info = outputs["panoptic_seg"]
-        return draw_panoptic(image, panoptic_seg, segments_info or [], metadata, scale=scale)
+        return draw_panoptic(image, panoptic_seg, segments_info or [], metadata, colours=colours, scale=scale)
     if "instances" in outputs:
         return draw_instances(image, outputs["instances"], class_names_of(metadata), colours=colours, scale=scale)
     if "sem_seg" in outputs:

@@ -38,11 +38,13 @@ def basis_picture(basis: torch.Tensor, colour: Colour, size: tuple[int, int]) ->
     """
     values = basis.detach().float().cpu()
     low, high = torch.quantile(values.flatten()[:: max(1, values.numel() // 10**6)], torch.tensor([0.01, 0.99]))
-    values = ((values - low) / (high - low).clamp(min=1e-6)).clamp(0, 1)
-    smooth = F.interpolate(values[None, None], size=size, mode="bilinear", align_corners=False)[0, 0].numpy()
-    stops = np.array([(12, 13, 18), np.multiply(colour, 0.9), (255, 255, 255)], dtype=float)
-    ramp = np.stack([np.interp(smooth, (0.0, 0.62, 1.0), stops[:, channel]) for channel in range(3)], axis=-1)
-    return ramp.astype(np.uint8)
+    return drawing.heat_map(values.numpy(), colour, size, float(low), float(high))
+
+
+def mixed_colours(weights: torch.Tensor) -> np.ndarray:
+    """Return RGB uint8 [H, W, 3]: the bases' colours, mixed as float weights [K, H, W] say (of sum at most one)."""
+    colours = torch.tensor([basis_colour(k) for k in range(len(weights))], dtype=torch.float)
+    return torch.einsum("khw,kc->hwc", weights, colours).clamp(0, 255).numpy().astype(np.uint8)
 
 
 def attention_picture(
@@ -60,7 +62,6 @@ def attention_picture(
     grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
     canvas = (grey * 0.45).astype(np.uint8)
     count = attentions.shape[1]
-    colours = torch.tensor([basis_colour(k) for k in range(count)], dtype=torch.float)
     for index, (attention, box) in enumerate(zip(attentions.detach().float().cpu(), boxes.cpu().tolist())):
         x0, y0 = max(0, round(box[0])), max(0, round(box[1]))
         x1, y1 = min(width, round(box[2])), min(height, round(box[3]))
@@ -68,7 +69,7 @@ def attention_picture(
             continue
         large = F.interpolate(attention[None], size=(y1 - y0, x1 - x0), mode="bilinear", align_corners=False)[0]
         weights = large.softmax(0) if count > 1 else large.sigmoid()
-        mixed = torch.einsum("khw,kc->hwc", weights, colours).numpy()
+        mixed = mixed_colours(weights)
         patch = canvas[y0:y1, x0:x1]
         canvas[y0:y1, x0:x1] = (0.12 * patch + 0.88 * mixed).clip(0, 255).astype(np.uint8)
         drawing.draw_box(canvas, (x0, y0, x1, y1), (255, 255, 255), 1)

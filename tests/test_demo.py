@@ -7,7 +7,8 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from adet_ext import video
-from adet_ext.cli.demo import find_images, main
+from adet_ext.cli.demo import main
+from adet_ext.cli.inputs import find_images
 from adet_ext.config import get_cfg
 from adet_ext.errors import UserError
 from adet_ext.predictor import Predictor

@@ -18,6 +18,7 @@ VERBS = {
     "train": "train a model, or evaluate it with --eval-only",
     "eval": "evaluate a checkpoint",
     "demo": "draw a model's predictions on images, folders or videos",
+    "explain": "draw what masks are made of: bases, attentions, components",
     "data": "list, check, prepare and draw data sets",
     "bench": "time models against one another in paired rounds",
     "study": "train the rows of an ablation over several seeds and compare",

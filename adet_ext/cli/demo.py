@@ -1,13 +1,11 @@
 """Prediction on images and videos: overlays, and instances as COCO JSON."""
 
 import argparse
-import glob
 import os
 import statistics
 import sys
 import time
 from collections.abc import Sequence
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,18 +13,14 @@ from tqdm import tqdm
 
 from .. import video
 from ..coco_json import image_ids, to_results, write_results
-from ..config import load_config
-from ..d2.config import CfgNode
-from ..d2.data import MetadataCatalog
 from ..errors import UserError
 from ..files import make_folder
 from ..image_io import read_image, write_image
 from ..predictor import Predictor, confident, on_cpu
 from ..visualize import ColourTracker, class_names_of, draw_outputs
+from .inputs import add_names, add_threshold, find_images, image_targets, keep_inputs, load_predictor, metadata_of
 
-__all__ = ["build_parser", "find_images", "main"]
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+__all__ = ["build_parser", "main"]
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -42,12 +36,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", metavar="PATH", help="folder for the overlays; or the file, for one image or video")
     parser.add_argument("--json", metavar="FILE", help="write all instances here, in COCO's result format")
     parser.add_argument("--no-draw", action="store_true", help="no overlays: only --json and the times")
-    parser.add_argument(
-        "--confidence-threshold", type=float, default=0.3, metavar="P", help="keep scores from P on (%(default)s)"
-    )
-    names = parser.add_mutually_exclusive_group()
-    names.add_argument("--dataset-names", metavar="NAME", help="use the class names of this data set, not the config's")
-    names.add_argument("--class-names", nargs="+", metavar="NAME", help="the class names themselves")
+    add_threshold(parser)
+    add_names(parser)
     parser.add_argument("--batch-size", type=int, default=1, metavar="N", help="images in one pass through the net (1)")
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config overrides, at the end")
     return parser
@@ -67,67 +57,20 @@ def main(argv: Sequence[str] | None = None, predictor: Predictor | None = None) 
     # What can be wrong with the paths is found before minutes go into loading a model.
     if arguments.input:
         paths = find_images(arguments.input)
-        targets = _image_targets(paths, None if arguments.no_draw else arguments.output)
+        targets = image_targets(paths, None if arguments.no_draw else arguments.output)
     else:
         paths, targets = [arguments.video_input], [_video_target(arguments)]
-    _keep_inputs(paths, [*targets, arguments.json])
+    keep_inputs(paths, [*targets, arguments.json])
     for target in {os.path.dirname(path) for path in [*targets, arguments.json] if path}:
         make_folder(target)
     if predictor is None:
-        predictor = _load_predictor(arguments.config_file, arguments.opts)
+        predictor = load_predictor(arguments.config_file, arguments.opts, arguments.confidence_threshold)
     session = _Session(predictor, arguments)
     if arguments.input:
         session.images(paths, targets)
     else:
         session.video(paths[0], targets[0])
     return session.finish()
-
-
-def _load_predictor(config_file: str, opts: Sequence[str]) -> Predictor:
-    cfg = load_config(config_file, opts)
-    if not cfg.MODEL.WEIGHTS:
-        raise UserError(f"{config_file} names no weights; add MODEL.WEIGHTS FILE at the end of the command")
-    return Predictor(cfg)
-
-
-def find_images(inputs: Sequence[str]) -> list[str]:
-    """Return the image files that files, folders and globs name, in order and each once.
-
-    Raises:
-        UserError: one of ``inputs`` names nothing, or a video.
-    """
-    found: list[str] = []
-    for entry in inputs:
-        if os.path.isdir(entry):
-            names = sorted(os.listdir(entry))
-            matches = [os.path.join(entry, name) for name in names if name.lower().endswith(IMAGE_SUFFIXES)]
-            if not matches:
-                raise UserError(f"{entry}: there is no image in this folder ({', '.join(IMAGE_SUFFIXES)})")
-        elif os.path.exists(entry):
-            matches = [entry]
-        else:
-            matches = sorted(path for path in glob.glob(entry, recursive=True) if os.path.isfile(path))
-            if not matches:
-                raise UserError(f"{entry}: there is no such file or folder, and nothing matches it")
-        for path in matches:
-            if path.lower().endswith(video.SUFFIXES):
-                raise UserError(f"{path} is a video; give it with --video-input")
-        found += matches
-    return list(dict.fromkeys(found))
-
-
-def _image_targets(paths: Sequence[str], output: str | None) -> list[str | None]:
-    """Where each overlay goes: under its own name where names differ, else in the folders the inputs lie in."""
-    if output is None:
-        return [None] * len(paths)
-    if len(paths) == 1 and output.lower().endswith(IMAGE_SUFFIXES) and not os.path.isdir(output):
-        return [output]
-    names = [os.path.basename(path) for path in paths]
-    if len(set(names)) < len(names):
-        full = [os.path.abspath(path) for path in paths]
-        root = os.path.commonpath([os.path.dirname(path) for path in full])
-        names = [os.path.relpath(path, root) for path in full]
-    return [os.path.join(output, name) for name in names]
 
 
 def _video_target(arguments: argparse.Namespace) -> str | None:
@@ -139,20 +82,12 @@ def _video_target(arguments: argparse.Namespace) -> str | None:
     return os.path.join(arguments.output, stem + ".mp4")
 
 
-def _keep_inputs(paths: Sequence[str], targets: Sequence[str | None]) -> None:
-    """Refuse to write over an input, under whatever name the output reaches it."""
-    inputs = {os.path.realpath(path) for path in paths}
-    for target in targets:
-        if target and os.path.realpath(target) in inputs:
-            raise UserError(f"{target} is an input and would be overwritten; choose another --output or --json")
-
-
 class _Session:
     """One run of the demo: what is predicted with, what has been found, and how long each part took."""
 
     def __init__(self, predictor: Predictor, arguments: argparse.Namespace):
         self.predictor, self.arguments = predictor, arguments
-        self.metadata = _metadata(predictor.cfg, arguments)
+        self.metadata = metadata_of(predictor.cfg, arguments)
         self.names = class_names_of(self.metadata)
         ids = getattr(self.metadata, "thing_dataset_id_to_contiguous_id", None) or {}
         self.category_ids = sorted(ids, key=ids.get)
@@ -247,16 +182,6 @@ class _Session:
     def _draw(self, image: np.ndarray, output: dict[str, Any], colours: list | None = None) -> np.ndarray:
         rgb = np.ascontiguousarray(image[:, :, ::-1])
         return draw_outputs(rgb, output, self.metadata, colours=colours)[:, :, ::-1]
-
-
-def _metadata(cfg: CfgNode, arguments: argparse.Namespace) -> Any:
-    if arguments.class_names:
-        return SimpleNamespace(thing_classes=list(arguments.class_names))
-    name = arguments.dataset_names or (cfg.DATASETS.TEST[0] if cfg.DATASETS.TEST else "")
-    metadata = MetadataCatalog.get(name) if name in MetadataCatalog.list() else SimpleNamespace()
-    if arguments.dataset_names and not (class_names_of(metadata) or class_names_of(metadata, "stuff_classes")):
-        raise UserError(f"--dataset-names {name}: no class names are registered under this name; use --class-names")
-    return metadata
 
 
 def _timing(seconds: dict[str, list[float]], batch_size: int) -> str:

@@ -1,0 +1,104 @@
+"""What a model's masks are made of, as pictures: bases, attentions, and the components of factored attentions."""
+
+import argparse
+import os
+import sys
+from collections import Counter
+from collections.abc import Sequence
+
+from tqdm import tqdm
+
+from ..config import load_config
+from ..d2.modeling import META_ARCH_REGISTRY
+from ..errors import UserError
+from ..explain import PICTURES, check_explainable, components_picture, explain
+from ..files import make_folder
+from ..image_io import read_image, write_image
+from ..instance_maps import can_follow
+from ..predictor import Predictor
+from .inputs import add_names, add_threshold, find_images, image_targets, keep_inputs, load_predictor, metadata_of
+
+__all__ = ["build_parser", "main"]
+
+COMPONENTS = "components.png"
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line of explain."""
+    parser = argparse.ArgumentParser(
+        description="Draw what a BlendMask or a DR1Mask makes its masks of.",
+        epilog="Written for an image NAME: NAME_blending.png (prediction, bases, attentions) and NAME_instances.png "
+        "(how masks come about, map by map) for BlendMask; for DR1Mask NAME_bases.png, NAME_instances.png, and "
+        "NAME_prediction.png or, with full attention, NAME_blending.png. Once for a model with factored attention: "
+        f"{COMPONENTS}. Exit status: 0 all went well, 1 some images could not be read, 2 nothing could be done.",
+    )
+    parser.add_argument("--config-file", required=True, metavar="FILE", help="a YAML file, or a packaged config's name")
+    parser.add_argument("--input", required=True, nargs="+", metavar="PATH", help="image files, folders, quoted globs")
+    parser.add_argument("--output", required=True, metavar="FOLDER", help="where the pictures go")
+    add_threshold(parser)
+    parser.add_argument(
+        "--instances", type=int, default=3, metavar="N", help="follow the masks of the N best instances (%(default)s)"
+    )
+    add_names(parser)
+    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config overrides, at the end")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None, predictor: Predictor | None = None) -> int:
+    """Draw, and return the exit status; ``predictor`` stands in for the config's, in tests and notebooks.
+
+    Raises:
+        UserError: nothing could be done, and why.
+    """
+    arguments = build_parser().parse_args(argv)
+    if arguments.instances < 0:
+        raise UserError(f"--instances is {arguments.instances}; it has to be 0 or more")
+    paths = find_images(arguments.input)
+    stems = _stems(paths, arguments.output)
+    components = os.path.join(arguments.output, COMPONENTS)
+    keep_inputs(paths, [components, *(f"{stem}_{name}.png" for stem in stems for name in PICTURES)])
+    if predictor is None:
+        name = load_config(arguments.config_file, arguments.opts).MODEL.META_ARCHITECTURE
+        if name in META_ARCH_REGISTRY:  # before minutes go into loading weights
+            check_explainable(META_ARCH_REGISTRY.get(name))
+        predictor = load_predictor(arguments.config_file, arguments.opts, arguments.confidence_threshold)
+    check_explainable(predictor.model)
+    for folder in {os.path.dirname(path) for path in [components, *stems]}:
+        make_folder(folder)
+
+    written, broken = [], 0
+    picture = components_picture(predictor.model)
+    if picture is not None:
+        write_image(components, picture[:, :, ::-1])
+        written.append(components)
+    metadata = metadata_of(predictor.cfg, arguments)
+    for path, stem in zip(tqdm(paths, unit="image", disable=None), stems):
+        try:
+            image = read_image(path)
+        except UserError as error:
+            broken += 1
+            tqdm.write(f"error: {error}", file=sys.stderr)
+            continue
+        pictures = explain(
+            predictor, image, metadata, threshold=arguments.confidence_threshold, count=arguments.instances
+        )
+        if arguments.instances and "instances" not in pictures and can_follow(predictor.model):
+            tqdm.write(f"{path}: no instance scores {arguments.confidence_threshold:g} or more")
+        for name, picture in pictures.items():
+            written.append(f"{stem}_{name}.png")
+            write_image(written[-1], picture[:, :, ::-1])
+    print("\n".join(f"wrote {path}" for path in written))
+    if broken:
+        print(f"{broken} {'image' if broken == 1 else 'images'} could not be read", file=sys.stderr)
+    return 1 if broken else 0
+
+
+def _stems(paths: Sequence[str], output: str) -> list[str]:
+    """What the names of each image's pictures start with; with its suffix where images differ by that alone."""
+    # A file beside the folder's would be the target of a single image: here it is a folder always.
+    targets = image_targets(paths, output)
+    if targets == [output]:
+        raise UserError(f"--output {output} looks like a picture; several are written, so give a folder")
+    parts = [os.path.splitext(target) for target in targets]
+    often = Counter(stem for stem, _ in parts)
+    return [stem if often[stem] == 1 else f"{stem}_{suffix[1:]}" for stem, suffix in parts]

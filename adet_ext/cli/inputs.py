@@ -1,0 +1,115 @@
+"""What the commands that look at pictures share: which images, where the results go, which model, which names."""
+
+import argparse
+import glob
+import os
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+from .. import video
+from ..config import load_config
+from ..d2.config import CfgNode
+from ..d2.data import MetadataCatalog
+from ..errors import UserError
+from ..predictor import Predictor
+from ..visualize import class_names_of
+
+__all__ = ["add_names", "add_threshold", "find_images", "image_targets", "keep_inputs", "load_predictor", "metadata_of"]
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+
+
+def add_names(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that :func:`metadata_of` reads."""
+    names = parser.add_mutually_exclusive_group()
+    names.add_argument("--dataset-names", metavar="NAME", help="use the class names of this data set, not the config's")
+    names.add_argument("--class-names", nargs="+", metavar="NAME", help="the class names themselves")
+
+
+def add_threshold(parser: argparse.ArgumentParser) -> None:
+    """Add ``--confidence-threshold``, for :func:`load_predictor` and :func:`~adet_ext.predictor.confident`."""
+    parser.add_argument(
+        "--confidence-threshold",
+        type=float,
+        default=0.3,
+        metavar="P",
+        help="keep scores from P on, in panoptic maps too (%(default)s)",
+    )
+
+
+def find_images(inputs: Sequence[str]) -> list[str]:
+    """Return the image files that files, folders and globs name, in order and each once.
+
+    Raises:
+        UserError: one of ``inputs`` names nothing, or a video.
+    """
+    found: list[str] = []
+    for entry in inputs:
+        if os.path.isdir(entry):
+            names = sorted(os.listdir(entry))
+            matches = [os.path.join(entry, name) for name in names if name.lower().endswith(IMAGE_SUFFIXES)]
+            if not matches:
+                raise UserError(f"{entry}: there is no image in this folder ({', '.join(IMAGE_SUFFIXES)})")
+        elif os.path.exists(entry):
+            matches = [entry]
+        else:
+            matches = sorted(path for path in glob.glob(entry, recursive=True) if os.path.isfile(path))
+            if not matches:
+                raise UserError(f"{entry}: there is no such file or folder, and nothing matches it")
+        for path in matches:
+            if path.lower().endswith(video.SUFFIXES):
+                raise UserError(f"{path} is a video; give it with --video-input")
+        found += matches
+    return list(dict.fromkeys(found))
+
+
+def image_targets(paths: Sequence[str], output: str | None) -> list[str | None]:
+    """Where each overlay goes: under its own name where names differ, else in the folders the inputs lie in."""
+    if output is None:
+        return [None] * len(paths)
+    if len(paths) == 1 and output.lower().endswith(IMAGE_SUFFIXES) and not os.path.isdir(output):
+        return [output]
+    names = [os.path.basename(path) for path in paths]
+    if len(set(names)) < len(names):
+        full = [os.path.abspath(path) for path in paths]
+        root = os.path.commonpath([os.path.dirname(path) for path in full])
+        names = [os.path.relpath(path, root) for path in full]
+    return [os.path.join(output, name) for name in names]
+
+
+def keep_inputs(paths: Sequence[str], targets: Sequence[str | None]) -> None:
+    """Refuse to write over an input, under whatever name the output reaches it."""
+    inputs = {os.path.realpath(path) for path in paths}
+    for target in targets:
+        if target and os.path.realpath(target) in inputs:
+            raise UserError(f"{target} is an input and would be overwritten; choose another --output or --json")
+
+
+def load_predictor(config_file: str, opts: Sequence[str], threshold: float) -> Predictor:
+    """Build the model of a config and load its weights.
+
+    Args:
+        opts: KEY VALUE ..., which have the last word.
+        threshold: the score from which instances are shown, and so the one from which things take part in a panoptic
+            map: else one picture would show what another leaves out.
+
+    Raises:
+        UserError: the config names no weights.
+    """
+    cfg = load_config(config_file, opts)
+    if "MODEL.PANOPTIC_FPN.COMBINE.INSTANCES_CONFIDENCE_THRESH" not in opts:
+        cfg.MODEL.PANOPTIC_FPN.COMBINE.INSTANCES_CONFIDENCE_THRESH = threshold
+    if not cfg.MODEL.WEIGHTS:
+        raise UserError(f"{config_file} names no weights; add MODEL.WEIGHTS FILE at the end of the command")
+    return Predictor(cfg)
+
+
+def metadata_of(cfg: CfgNode, arguments: argparse.Namespace) -> Any:
+    if arguments.class_names:
+        return SimpleNamespace(thing_classes=list(arguments.class_names))
+    name = arguments.dataset_names or (cfg.DATASETS.TEST[0] if cfg.DATASETS.TEST else "")
+    metadata = MetadataCatalog.get(name) if name in MetadataCatalog.list() else SimpleNamespace()
+    if arguments.dataset_names and not (class_names_of(metadata) or class_names_of(metadata, "stuff_classes")):
+        raise UserError(f"--dataset-names {name}: no class names are registered under this name; use --class-names")
+    return metadata
