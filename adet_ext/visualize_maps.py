@@ -118,7 +118,7 @@ def _rows(maps: InstanceMaps) -> list[list[Panel]]:
         ]
         rows.append([("shares, by colour", mixed_colours(large)), *heats])
     rows.append([mask, *_signed("R", maps.projected, size)])
-    rows.append([total, *_signed("product ", maps.products, size)])
+    rows.append([total, *_signed("part ", maps.products, size)])
     return rows
 
 
