@@ -6,15 +6,13 @@ from typing import Any, BinaryIO
 from urllib.parse import parse_qs
 
 import torch
-from fvcore.common.checkpoint import Checkpointer, PeriodicCheckpointer
+from fvcore.common.checkpoint import Checkpointer, PeriodicCheckpointer  # noqa: F401  (handed on)
 from torch import nn
 
 from .checkpoint_files import read_checkpoint
 from .checkpoint_names import match_names
 from .utils import comm
 from .utils.file_io import PathHandler, PathManager
-
-__all__ = ["DetectionCheckpointer", "PeriodicCheckpointer", "SafeFiles"]
 
 
 class SafeFiles:
@@ -61,9 +59,7 @@ class SafeFiles:
         options = parse_qs(query)
         self._match_by_ends = options.pop("matching_heuristics", ["False"]) == ["True"]
         if options:
-            raise ValueError(
-                f"{path}: there is no option {', '.join(options)}; there is matching_heuristics=True"
-            )
+            raise ValueError(f"{path}: there is no option {', '.join(options)}; there is matching_heuristics=True")
         return super().load(_local_path(path), checkpointables)
 
     def _load_file(self, f: str) -> dict[str, Any]:
@@ -80,12 +76,7 @@ class DetectionCheckpointer(SafeFiles, Checkpointer):
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        save_dir: str = "",
-        *,
-        save_to_disk: bool | None = None,
-        **checkpointables: Any,
+        self, model: nn.Module, save_dir: str = "", *, save_to_disk: bool | None = None, **checkpointables: Any
     ):
         if save_to_disk is None:
             save_to_disk = comm.is_main_process()
@@ -105,9 +96,7 @@ class DetectionCheckpointer(SafeFiles, Checkpointer):
             if name in own_buffers and name in incompatible.missing_keys:
                 incompatible.missing_keys.remove(name)
         # Older checkpoints hold the anchors, which are constants.
-        for name in [
-            name for name in incompatible.unexpected_keys if "anchor_generator.cell_anchors" in name
-        ]:
+        for name in [name for name in incompatible.unexpected_keys if "anchor_generator.cell_anchors" in name]:
             incompatible.unexpected_keys.remove(name)
         return incompatible
 

@@ -14,8 +14,6 @@ from fvcore.common.config import CfgNode as _FvcoreNode
 
 from .utils.file_io import PathManager
 
-__all__ = ["CfgNode", "configurable", "get_cfg"]
-
 
 class CfgNode(_FvcoreNode):
     """Nested keys, read and written as attributes; files and command lines may only set keys that exist.
@@ -81,9 +79,7 @@ def _overlay(top: dict, bottom: dict, filename: str, path: str = "") -> None:
     for key, value in top.items():
         if isinstance(value, dict) and key in bottom:
             if not isinstance(bottom[key], dict):
-                raise ValueError(
-                    f"{filename}: {path}{key} is a group of keys here but a value in the base file"
-                )
+                raise ValueError(f"{filename}: {path}{key} is a group of keys here but a value in the base file")
             _overlay(value, bottom[key], filename, f"{path}{key}.")
         else:
             bottom[key] = value
@@ -174,9 +170,7 @@ def configurable(init_func: Callable | None = None, *, from_config: Callable | N
         def init(self, *args, **kwargs):
             translate = getattr(type(self), "from_config", None)
             if not inspect.ismethod(translate):
-                raise AttributeError(
-                    f"{type(self).__name__} is configurable and needs a classmethod from_config"
-                )
+                raise AttributeError(f"{type(self).__name__} is configurable and needs a classmethod from_config")
             if _takes_config(args, kwargs):
                 init_func(self, **_explicit_arguments(translate, args, kwargs))
             else:
@@ -200,9 +194,7 @@ def configurable(init_func: Callable | None = None, *, from_config: Callable | N
 
 
 def _takes_config(args: tuple, kwargs: dict) -> bool:
-    return isinstance(args[0] if args else kwargs.get("cfg"), _FvcoreNode) or isinstance(
-        kwargs.get("cfg"), _FvcoreNode
-    )
+    return isinstance(args[0] if args else kwargs.get("cfg"), _FvcoreNode) or isinstance(kwargs.get("cfg"), _FvcoreNode)
 
 
 def _explicit_arguments(from_config: Callable, args: tuple, kwargs: dict) -> dict:

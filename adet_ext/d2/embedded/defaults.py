@@ -4,8 +4,6 @@ Keys of parts that this engine has not (the two-stage heads, RetinaNet) stand he
 them, and a file that loads on Detectron2 loads here.
 """
 
-__all__ = ["DEFAULTS"]
-
 _RESNETS = {
     "DEPTH": 50,
     "OUT_FEATURES": ["res4"],

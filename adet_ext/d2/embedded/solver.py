@@ -96,9 +96,7 @@ def maybe_add_gradient_clipping(
     if not clip.ENABLED:
         return optimizer
     if clip.CLIP_TYPE not in ("value", "norm"):
-        raise ValueError(
-            f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE is {clip.CLIP_TYPE!r}; set it to 'value' or 'norm'"
-        )
+        raise ValueError(f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE is {clip.CLIP_TYPE!r}; set it to 'value' or 'norm'")
     base = type(optimizer) if isinstance(optimizer, torch.optim.Optimizer) else optimizer
 
     def step(self, closure=None):
@@ -174,16 +172,10 @@ class LRMultiplier(LRScheduler):
     """Multiplies the initial learning rate of every group by ``multiplier(iteration / max_iter)``."""
 
     def __init__(
-        self,
-        optimizer: torch.optim.Optimizer,
-        multiplier: ParamScheduler,
-        max_iter: int,
-        last_iter: int = -1,
+        self, optimizer: torch.optim.Optimizer, multiplier: ParamScheduler, max_iter: int, last_iter: int = -1
     ):
         if not isinstance(multiplier, ParamScheduler):
-            raise ValueError(
-                f"multiplier has to be an fvcore ParamScheduler, not {type(multiplier).__name__}"
-            )
+            raise ValueError(f"multiplier has to be an fvcore ParamScheduler, not {type(multiplier).__name__}")
         self._multiplier = multiplier
         self._max_iter = max_iter
         super().__init__(optimizer, last_epoch=last_iter)
@@ -220,9 +212,7 @@ def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> LRSche
     elif solver.LR_SCHEDULER_NAME == "WarmupCosineLR":
         end = solver.BASE_LR_END / solver.BASE_LR
         if not 0 <= end <= 1:
-            raise ValueError(
-                f"SOLVER.BASE_LR_END is {solver.BASE_LR_END}; it goes from 0 to BASE_LR, {solver.BASE_LR}"
-            )
+            raise ValueError(f"SOLVER.BASE_LR_END is {solver.BASE_LR_END}; it goes from 0 to BASE_LR, {solver.BASE_LR}")
         schedule = CosineParamScheduler(1, end)
     elif fixed_gamma:
         schedule = StepWithFixedGammaParamScheduler(

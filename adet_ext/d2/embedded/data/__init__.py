@@ -13,13 +13,7 @@ from .build import (
 )
 from .builtin import register_all_coco
 from .catalog import DatasetCatalog, Metadata, MetadataCatalog
-from .coco import (
-    convert_to_coco_dict,
-    convert_to_coco_json,
-    load_coco_json,
-    load_sem_seg,
-    register_coco_instances,
-)
+from .coco import convert_to_coco_dict, convert_to_coco_json, load_coco_json, load_sem_seg, register_coco_instances
 from .coco_panoptic import register_coco_panoptic, register_coco_panoptic_separated
 from .common import AspectRatioGroupedDataset, DatasetFromList, MapDataset, ToIterableDataset
 from .dataset_mapper import DatasetMapper

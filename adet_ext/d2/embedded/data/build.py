@@ -19,11 +19,6 @@ from .dataset_mapper import DatasetMapper
 from .detection_utils import check_metadata_consistency
 from .samplers import InferenceSampler, RepeatFactorTrainingSampler, TrainingSampler
 
-__all__ = [
-    "build_batch_data_loader", "build_detection_train_loader", "build_detection_test_loader",
-    "get_detection_dataset_dicts", "print_instances_class_histogram", "trivial_batch_collator",
-]  # fmt: skip
-
 logger = logging.getLogger(__name__)
 
 
@@ -40,9 +35,7 @@ def worker_init_reset_seed(worker_id: int) -> None:
 def filter_images_with_only_crowd_annotations(dataset_dicts: list[dict]) -> list[dict]:
     """The images with at least one annotation that is not a crowd region."""
     kept = [d for d in dataset_dicts if any(a.get("iscrowd", 0) == 0 for a in d["annotations"])]
-    logger.info(
-        "left out %d images without usable annotations; %d remain", len(dataset_dicts) - len(kept), len(kept)
-    )
+    logger.info("left out %d images without usable annotations; %d remain", len(dataset_dicts) - len(kept), len(kept))
     return kept
 
 
@@ -127,9 +120,9 @@ def build_batch_data_loader(
         kwargs: go to torch's DataLoader.
     """
     world_size = get_world_size()
-    assert (
-        total_batch_size > 0 and total_batch_size % world_size == 0
-    ), f"{world_size} processes cannot share a batch of {total_batch_size}; change SOLVER.IMS_PER_BATCH"
+    assert total_batch_size > 0 and total_batch_size % world_size == 0, (
+        f"{world_size} processes cannot share a batch of {total_batch_size}; change SOLVER.IMS_PER_BATCH"
+    )
     batch_size = total_batch_size // world_size
     if isinstance(dataset, torchdata.IterableDataset):
         assert sampler is None, "an iterable data set has its own order; give no sampler"

@@ -4,8 +4,6 @@ import types
 from collections import UserDict
 from collections.abc import Callable
 
-__all__ = ["DatasetCatalog", "MetadataCatalog", "Metadata"]
-
 
 class _DatasetCatalog(UserDict):
     """Data set name -> function without arguments that returns its list of dicts."""

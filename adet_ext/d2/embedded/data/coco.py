@@ -12,11 +12,6 @@ from ..structures import Boxes, BoxMode, PolygonMasks
 from ..utils.file_io import PathManager
 from .catalog import DatasetCatalog, MetadataCatalog
 
-__all__ = [
-    "load_coco_json", "load_sem_seg", "convert_to_coco_dict", "convert_to_coco_json",
-    "register_coco_instances", "read_coco_file",
-]  # fmt: skip
-
 logger = logging.getLogger(__name__)
 
 
@@ -37,21 +32,15 @@ def read_coco_file(json_file: "str | os.PathLike", *lists: str) -> dict:
         try:
             content = json.load(f)
         except ValueError as error:  # bad JSON, and bytes that are no text
-            raise ValueError(
-                f"{json_file} is not JSON ({error}); write it again or name another file"
-            ) from error
+            raise ValueError(f"{json_file} is not JSON ({error}); write it again or name another file") from error
     missing = [k for k in lists if not isinstance(content, dict) or not isinstance(content.get(k), list)]
     if missing:
-        raise ValueError(
-            f"{json_file} is not a COCO annotation file: it has no list under {', '.join(missing)}"
-        )
+        raise ValueError(f"{json_file} is not a COCO annotation file: it has no list under {', '.join(missing)}")
     for part, keys in _REQUIRED.items():
         for index, entry in enumerate(content.get(part) or ()):
             absent = [key for key in keys if key not in entry]
             if absent:
-                raise ValueError(
-                    f"{json_file}: {part}[{index}] lacks {', '.join(absent)}; it has {list(entry)[:8]}"
-                )
+                raise ValueError(f"{json_file}: {part}[{index}] lacks {', '.join(absent)}; it has {list(entry)[:8]}")
     return content
 
 
@@ -61,14 +50,10 @@ def _category_map(categories: list[dict], json_file: str, dataset_name: str) -> 
     categories = sorted(categories, key=lambda c: c["id"])
     ids = [c["id"] for c in categories]
     if len(set(ids)) < len(ids):
-        raise ValueError(
-            f"{json_file}: the category ids {sorted({i for i in ids if ids.count(i) > 1})} occur twice"
-        )
+        raise ValueError(f"{json_file}: the category ids {sorted({i for i in ids if ids.count(i) > 1})} occur twice")
     meta.thing_classes = [c["name"] for c in categories]
     if ids != list(range(1, len(ids) + 1)) and "coco" not in dataset_name:
-        logger.warning(
-            "the category ids of %s are not 1 to %d; they are renumbered in order", json_file, len(ids)
-        )
+        logger.warning("the category ids of %s are not 1 to %d; they are renumbered in order", json_file, len(ids))
     meta.thing_dataset_id_to_contiguous_id = {category: i for i, category in enumerate(ids)}
     return meta.thing_dataset_id_to_contiguous_id
 
@@ -111,9 +96,7 @@ def load_coco_json(
         by_image.get(anno["image_id"], []).append(anno)
     used = [anno["id"] for annos in by_image.values() for anno in annos]
     if len(used) < len(annotations):
-        logger.warning(
-            "%s: %d annotations belong to no listed image", json_file, len(annotations) - len(used)
-        )
+        logger.warning("%s: %d annotations belong to no listed image", json_file, len(annotations) - len(used))
     # COCO 2014's published minival files repeat some ids, harmlessly.
     if len(set(used)) < len(used) and "minival" not in str(json_file):
         raise ValueError(f"{json_file}: {len(used) - len(set(used))} annotation ids occur more than once")
@@ -129,9 +112,7 @@ def load_coco_json(
         for anno in by_image[image_id]:
             where = f"{json_file}, image {image_id}, annotation {anno['id']}"
             if anno.get("ignore", 0) != 0:
-                raise ValueError(
-                    f'{where}: "ignore" is not supported; use "iscrowd" or leave the annotation out'
-                )
+                raise ValueError(f'{where}: "ignore" is not supported; use "iscrowd" or leave the annotation out')
             obj = {key: anno[key] for key in kept_keys if key in anno}
             if "bbox" in obj and len(obj["bbox"]) != 4:
                 raise ValueError(f"{where}: bbox must be [x, y, width, height], got {obj['bbox']}")
@@ -143,9 +124,7 @@ def load_coco_json(
             obj["bbox_mode"] = BoxMode.XYWH_ABS
             if id_map is not None:
                 if obj["category_id"] not in id_map:
-                    raise KeyError(
-                        f"{where}: category_id {obj['category_id']} is not among the file's categories"
-                    )
+                    raise KeyError(f"{where}: category_id {obj['category_id']} is not among the file's categories")
                 obj["category_id"] = id_map[obj["category_id"]]
             objects.append(obj)
         record = {"file_name": os.path.join(image_root, image["file_name"])}
@@ -198,10 +177,7 @@ def _coco_annotation(anno: dict, category_id: int) -> dict:
     elif isinstance(segm, dict):
         counts = segm["counts"]
         result["area"] = float(mask_util.area(segm))
-        result["segmentation"] = {
-            **segm,
-            "counts": counts.decode("ascii") if isinstance(counts, bytes) else counts,
-        }
+        result["segmentation"] = {**segm, "counts": counts.decode("ascii") if isinstance(counts, bytes) else counts}
     elif "segmentation" in anno:
         raise TypeError(f"a segmentation is a list of polygons or a run-length dict, got {type(segm)}")
     return result
@@ -221,18 +197,10 @@ def convert_to_coco_dict(dataset_name: str) -> dict:
         image = {"id": d.get("image_id", index), "width": int(d["width"]), "height": int(d["height"])}
         images.append({**image, "file_name": str(d["file_name"])})
         for anno in d.get("annotations", []):
-            ids = {
-                "id": len(annotations) + 1,
-                "image_id": image["id"],
-            }  # COCO's evaluation takes id 0 for none
+            ids = {"id": len(annotations) + 1, "image_id": image["id"]}  # COCO's evaluation takes id 0 for none
             annotations.append({**ids, **_coco_annotation(anno, int(coco_id(anno["category_id"])))})
     categories = [{"id": coco_id(i), "name": name} for i, name in enumerate(meta.thing_classes)]
-    coco = {
-        "info": {"description": dataset_name},
-        "images": images,
-        "categories": categories,
-        "licenses": None,
-    }
+    coco = {"info": {"description": dataset_name}, "images": images, "categories": categories, "licenses": None}
     return {**coco, "annotations": annotations} if annotations else coco
 
 
@@ -265,6 +233,4 @@ def register_coco_instances(
         assert isinstance(path, (str, os.PathLike)), f"'{name}' needs paths, got {type(path)}"
     if name not in DatasetCatalog:
         DatasetCatalog.register(name, lambda: load_coco_json(json_file, image_root, name))
-    MetadataCatalog.get(name).set(
-        json_file=json_file, image_root=image_root, evaluator_type="coco", **metadata
-    )
+    MetadataCatalog.get(name).set(json_file=json_file, image_root=image_root, evaluator_type="coco", **metadata)

@@ -11,8 +11,6 @@ import numpy as np
 import torch
 import torch.utils.data as torchdata
 
-__all__ = ["DatasetFromList", "MapDataset", "ToIterableDataset", "AspectRatioGroupedDataset"]
-
 logger = logging.getLogger(__name__)
 
 
@@ -152,8 +150,5 @@ class AspectRatioGroupedDataset(torchdata.IterableDataset):
             group = 0 if d["width"] > d["height"] else 1
             self._buckets[group].append(d)
             if len(self._buckets[group]) == self.batch_size:
-                batch, self._buckets[group] = (
-                    self._buckets[group],
-                    [],
-                )  # before the yield, which may not return
+                batch, self._buckets[group] = (self._buckets[group], [])  # before the yield, which may not return
                 yield batch

@@ -11,8 +11,6 @@ from torch.utils.data import Sampler
 
 from ..utils import comm
 
-__all__ = ["TrainingSampler", "RepeatFactorTrainingSampler", "InferenceSampler"]
-
 logger = logging.getLogger(__name__)
 
 

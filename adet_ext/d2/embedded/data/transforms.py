@@ -21,12 +21,6 @@ from fvcore.transforms.transform import (
 from PIL import Image
 from torch.nn import functional as F
 
-__all__ = [
-    "Transform", "TransformList", "NoOpTransform", "HFlipTransform", "VFlipTransform", "CropTransform",
-    "ResizeTransform", "Augmentation", "AugmentationList", "AugInput", "RandomFlip",
-    "RandomCrop", "Resize", "ResizeShortestEdge",
-]  # fmt: skip
-
 _TORCH_MODES = {Image.NEAREST: "nearest", Image.BILINEAR: "bilinear", Image.BICUBIC: "bicubic"}
 
 
@@ -75,9 +69,7 @@ class AugInput:
         sem_seg: (H, W) uint8 labels; or None.
     """
 
-    def __init__(
-        self, image: np.ndarray, *, boxes: np.ndarray | None = None, sem_seg: np.ndarray | None = None
-    ):
+    def __init__(self, image: np.ndarray, *, boxes: np.ndarray | None = None, sem_seg: np.ndarray | None = None):
         assert isinstance(image, np.ndarray), f"an image must be a numpy array, got {type(image)}"
         assert image.ndim in (2, 3), f"an image must have 2 or 3 dimensions, got shape {image.shape}"
         self.image = image
@@ -112,15 +104,11 @@ class Augmentation:
         if self.input_args is None:
             parameters = inspect.signature(self.get_transform).parameters.values()
             if len(parameters) != 1 and any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters):
-                raise TypeError(
-                    f"{type(self).__name__}.get_transform must name its arguments; override __call__"
-                )
+                raise TypeError(f"{type(self).__name__}.get_transform must name its arguments; override __call__")
             self.input_args = ("image",) if len(parameters) == 1 else tuple(p.name for p in parameters)
         missing = [name for name in self.input_args if not hasattr(aug_input, name)]
         if missing:
-            raise AttributeError(
-                f"{type(self).__name__} needs {missing}, which {type(aug_input)} does not have"
-            )
+            raise AttributeError(f"{type(self).__name__} needs {missing}, which {type(aug_input)} does not have")
         return [getattr(aug_input, name) for name in self.input_args]
 
     def __call__(self, aug_input) -> Transform:

@@ -21,15 +21,6 @@ from ..utils import comm
 from ..utils.events import EventWriter
 from .train_loop import HookBase
 
-__all__ = [
-    "BestCheckpointer",
-    "EvalHook",
-    "IterationTimer",
-    "LRScheduler",
-    "PeriodicCheckpointer",
-    "PeriodicWriter",
-]
-
 
 class IterationTimer(HookBase):
     """Puts each iteration's ``time`` into the storage and logs a summary; the first iterations are left out.
@@ -68,10 +59,7 @@ class IterationTimer(HookBase):
         count = self.trainer.iter + 1 - self.trainer.start_iter - self._warmup_iter
         if count > 0 and steps > 0:
             logger.info(
-                "Overall training speed: %d iterations in %s (%.4f s / it)",
-                count,
-                _clock(steps),
-                steps / count,
+                "Overall training speed: %d iterations in %s (%.4f s / it)", count, _clock(steps), steps / count
             )
         logger.info("Total training time: %s (%s on hooks)", _clock(total), _clock(total - steps))
 
@@ -149,9 +137,7 @@ class BestCheckpointer(HookBase):
             self._checkpointer.save(self._file_prefix, iteration=iteration)
             logger.info("%s is %.5f at iteration %d, the best so far; saved", self._metric, value, iteration)
         else:
-            logger.info(
-                "%s is %.5f at iteration %d, not better than the best so far", self._metric, value, iteration
-            )
+            logger.info("%s is %.5f at iteration %d, not better than the best so far", self._metric, value, iteration)
 
     def after_step(self) -> None:
         count = self.trainer.iter + 1

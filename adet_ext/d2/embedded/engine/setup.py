@@ -29,14 +29,10 @@ on two machines:
   (first)  {script} --num-gpus 8 --num-machines 2 --machine-rank 0 --dist-url tcp://FIRST:PORT ...
   (second) {script} --num-gpus 8 --num-machines 2 --machine-rank 1 --dist-url tcp://FIRST:PORT ...
 """
-    parser = argparse.ArgumentParser(
-        epilog=epilog or examples, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(epilog=epilog or examples, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config-file", default="", metavar="FILE", help="the YAML config")
     parser.add_argument(
-        "--resume",
-        action="store_true",
-        help="go on from the last checkpoint in OUTPUT_DIR, where there is one",
+        "--resume", action="store_true", help="go on from the last checkpoint in OUTPUT_DIR, where there is one"
     )
     parser.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS and train nothing")
     parser.add_argument(
@@ -51,9 +47,7 @@ on two machines:
         default=f"tcp://127.0.0.1:{2**15 + 2**14 + hash(user) % 2**14}",
         help="where the processes of several machines meet",
     )
-    parser.add_argument(
-        "opts", nargs=argparse.REMAINDER, default=None, help="KEY VALUE pairs that override the config"
-    )
+    parser.add_argument("opts", nargs=argparse.REMAINDER, default=None, help="KEY VALUE pairs that override the config")
     return parser
 
 

@@ -207,16 +207,12 @@ class SimpleTrainer(TrainerBase):
     def _step(self) -> None:
         self.optimizer.step()
 
-    def _write_metrics(
-        self, loss_dict: Mapping[str, torch.Tensor], data_time: float, prefix: str = ""
-    ) -> None:
+    def _write_metrics(self, loss_dict: Mapping[str, torch.Tensor], data_time: float, prefix: str = "") -> None:
         if (self.iter + 1) % self.gather_metric_period == 0:
             SimpleTrainer.write_metrics(loss_dict, data_time, self.iter, prefix)
 
     @staticmethod
-    def write_metrics(
-        loss_dict: Mapping[str, torch.Tensor], data_time: float, cur_iter: int, prefix: str = ""
-    ) -> None:
+    def write_metrics(loss_dict: Mapping[str, torch.Tensor], data_time: float, cur_iter: int, prefix: str = "") -> None:
         """Average scalar losses over the processes and put them, their sum and the timings into the storage.
 
         Raises:

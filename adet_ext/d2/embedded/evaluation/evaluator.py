@@ -12,8 +12,6 @@ from torch import nn
 
 from ..utils import comm
 
-__all__ = ["DatasetEvaluator", "DatasetEvaluators", "inference_on_dataset", "inference_context"]
-
 _LOG_PERIOD = 5.0  # seconds between two lines of progress
 
 
@@ -126,9 +124,7 @@ def inference_on_dataset(
                 per_batch = (last_log - start) / timed
                 parts = ", ".join(f"{name} {seconds / timed:.4f}" for name, seconds in spent.items())
                 eta = datetime.timedelta(seconds=int(per_batch * (total - index - 1)))
-                logger.info(
-                    "Inference done %d/%d. %.4f s/iter (%s). ETA=%s", index + 1, total, per_batch, parts, eta
-                )
+                logger.info("Inference done %d/%d. %.4f s/iter (%s). ETA=%s", index + 1, total, per_batch, parts, eta)
             mark = now()
         call("on_end")
 

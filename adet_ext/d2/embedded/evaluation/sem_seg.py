@@ -22,8 +22,6 @@ from ..utils import comm
 from ..utils.file_io import PathManager
 from .evaluator import DatasetEvaluator
 
-__all__ = ["SemSegEvaluator", "load_image_into_numpy_array"]
-
 logger = logging.getLogger(__name__)
 
 
@@ -72,9 +70,7 @@ class SemSegEvaluator(DatasetEvaluator):
         self._distributed = distributed
         self._output_dir = output_dir
         self.sem_seg_loading_fn = sem_seg_loading_fn
-        self.input_file_to_gt_file = {
-            d["file_name"]: d["sem_seg_file_name"] for d in DatasetCatalog.get(dataset_name)
-        }
+        self.input_file_to_gt_file = {d["file_name"]: d["sem_seg_file_name"] for d in DatasetCatalog.get(dataset_name)}
         contiguous = meta.get("stuff_dataset_id_to_contiguous_id")
         self._dataset_ids = {v: k for k, v in contiguous.items()} if contiguous else None
         self._class_names = meta.stuff_classes
@@ -102,14 +98,10 @@ class SemSegEvaluator(DatasetEvaluator):
             file = self.input_file_to_gt_file[input["file_name"]]
             true = self.sem_seg_loading_fn(file, dtype=int)
             if true.shape != predicted.shape:
-                raise ValueError(
-                    f"{file} is {true.shape}, the prediction for {input['file_name']} {predicted.shape}"
-                )
+                raise ValueError(f"{file} is {true.shape}, the prediction for {input['file_name']} {predicted.shape}")
             true = np.where(true == self._ignore_label, self._num_classes, true)
             if true.min() < 0 or true.max() > self._num_classes:
-                raise ValueError(
-                    f"{file} has labels outside 0 to {self._num_classes - 1} and {self._ignore_label}"
-                )
+                raise ValueError(f"{file} has labels outside 0 to {self._num_classes - 1} and {self._ignore_label}")
             self._confusion += self._count(predicted, true)
             if self._with_boundaries:
                 edges = _boundary(predicted.astype(np.uint8)), _boundary(true.astype(np.uint8))

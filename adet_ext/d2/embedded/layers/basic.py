@@ -9,8 +9,6 @@ from torch import Tensor, nn
 
 from .norm import FrozenBatchNorm2d
 
-__all__ = ["CNNBlockBase", "ROIAlign", "ShapeSpec", "batched_nms", "cat"]
-
 
 @dataclass
 class ShapeSpec:
@@ -46,11 +44,7 @@ class ROIAlign(nn.Module):
     """
 
     def __init__(
-        self,
-        output_size: int | tuple[int, int],
-        spatial_scale: float,
-        sampling_ratio: int,
-        aligned: bool = True,
+        self, output_size: int | tuple[int, int], spatial_scale: float, sampling_ratio: int, aligned: bool = True
     ):
         super().__init__()
         self.output_size = output_size
@@ -63,12 +57,7 @@ class ROIAlign(nn.Module):
         if rois.dim() != 2 or rois.shape[1] != 5:
             raise AssertionError(f"regions are R x 5, not {tuple(rois.shape)}")
         return torchvision.ops.roi_align(
-            input,
-            rois.to(input.dtype),
-            self.output_size,
-            self.spatial_scale,
-            self.sampling_ratio,
-            self.aligned,
+            input, rois.to(input.dtype), self.output_size, self.spatial_scale, self.sampling_ratio, self.aligned
         )
 
     def extra_repr(self) -> str:
@@ -93,5 +82,3 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: floa
 def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     """``torch.cat`` that hands a single tensor back as it is."""
     return tensors[0] if len(tensors) == 1 else torch.cat(list(tensors), dim)
-
-

@@ -16,8 +16,6 @@ from torchvision.ops import deform_conv2d
 
 from .norm import FrozenBatchNorm2d, NaiveSyncBatchNorm
 
-__all__ = ["Conv2d", "DeformConv", "ModulatedDeformConv"]
-
 _FOLDABLE = (FrozenBatchNorm2d, nn.BatchNorm2d, nn.SyncBatchNorm, NaiveSyncBatchNorm)
 
 
@@ -109,11 +107,7 @@ class Conv2d(_Folding, nn.Conv2d):
     """``nn.Conv2d`` followed by ``norm`` and ``activation``, both optional."""
 
     def __init__(
-        self,
-        *args,
-        norm: nn.Module | None = None,
-        activation: Callable[[Tensor], Tensor] | None = None,
-        **kwargs,
+        self, *args, norm: nn.Module | None = None, activation: Callable[[Tensor], Tensor] | None = None, **kwargs
     ):
         super().__init__(*args, **kwargs)
         self.norm = norm
@@ -121,9 +115,7 @@ class Conv2d(_Folding, nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         return self._apply_conv(
-            lambda weight, bias: F.conv2d(
-                x, weight, bias, self.stride, self.padding, self.dilation, self.groups
-            )
+            lambda weight, bias: F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
         )
 
 
@@ -144,9 +136,7 @@ class _DeformBase(_Folding):
     ):
         super().__init__()
         if in_channels % groups or out_channels % groups:
-            raise AssertionError(
-                f"{in_channels} to {out_channels} channels do not split into {groups} groups"
-            )
+            raise AssertionError(f"{in_channels} to {out_channels} channels do not split into {groups} groups")
         self.in_channels = in_channels
         self.out_channels = out_channels
         self.kernel_size = _pair(kernel_size)
@@ -166,9 +156,7 @@ class _DeformBase(_Folding):
             size = F.conv2d(x, self.weight, None, self.stride, self.padding, self.dilation, self.groups)
             return self._apply_conv(lambda weight, bias: size)
         return self._apply_conv(
-            lambda weight, bias: deform_conv2d(
-                x, offset, weight, bias, self.stride, self.padding, self.dilation, mask
-            )
+            lambda weight, bias: deform_conv2d(x, offset, weight, bias, self.stride, self.padding, self.dilation, mask)
         )
 
     def extra_repr(self) -> str:

@@ -12,8 +12,6 @@ from torch import Tensor, nn
 
 from ..utils import comm
 
-__all__ = ["FrozenBatchNorm2d", "NaiveSyncBatchNorm", "get_norm"]
-
 
 class FrozenBatchNorm2d(nn.Module):
     """Batch norm whose statistics and affine values never change: all four are buffers.
@@ -95,9 +93,7 @@ class NaiveSyncBatchNorm(nn.BatchNorm2d):
             if images == 0:
                 raise AssertionError('NaiveSyncBatchNorm got no images; stats_mode="N" allows that')
             sums = torch.cat([mean, mean_square])  # 2C
-            mean, mean_square = (differentiable_all_reduce(sums) * (1.0 / comm.get_world_size())).split(
-                channels
-            )
+            mean, mean_square = (differentiable_all_reduce(sums) * (1.0 / comm.get_world_size())).split(channels)
             momentum = self.momentum
         else:
             if images == 0:  # NaN times zero is NaN, and every process has to take part in the gradients

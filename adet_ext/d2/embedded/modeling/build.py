@@ -9,18 +9,6 @@ from torch import nn
 from ..config import CfgNode
 from ..layers import ShapeSpec
 
-__all__ = [
-    "BACKBONE_REGISTRY",
-    "Backbone",
-    "META_ARCH_REGISTRY",
-    "PROPOSAL_GENERATOR_REGISTRY",
-    "SEM_SEG_HEADS_REGISTRY",
-    "build_backbone",
-    "build_model",
-    "build_proposal_generator",
-    "build_sem_seg_head",
-]
-
 
 class _Registry(_FvcoreRegistry):
     """fvcore's registry; an unknown name is answered with those that there are, and where to get others."""
@@ -83,9 +71,7 @@ def build_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> Backbo
         input_shape = ShapeSpec(channels=len(cfg.MODEL.PIXEL_MEAN))
     backbone = BACKBONE_REGISTRY.get(cfg.MODEL.BACKBONE.NAME)(cfg, input_shape)
     if not isinstance(backbone, Backbone):
-        raise AssertionError(
-            f"{cfg.MODEL.BACKBONE.NAME} returned a {type(backbone).__name__}, not a Backbone"
-        )
+        raise AssertionError(f"{cfg.MODEL.BACKBONE.NAME} returned a {type(backbone).__name__}, not a Backbone")
     return backbone
 
 

@@ -15,14 +15,6 @@ from ..layers import Conv2d, ShapeSpec, get_norm
 from .build import BACKBONE_REGISTRY, Backbone
 from .resnet import build_resnet_backbone
 
-__all__ = [
-    "FPN",
-    "LastLevelMaxPool",
-    "LastLevelP6P7",
-    "build_resnet_fpn_backbone",
-    "build_retinanet_resnet_fpn_backbone",
-]
-
 
 class FPN(Backbone):
     """Feature pyramid network over the features ``in_features`` of ``bottom_up``, finest first.
@@ -60,19 +52,10 @@ class FPN(Backbone):
             # In this order, so that a seed gives the weights that it gives in Detectron2.
             kwargs = {"bias": norm == ""}
             lateral = Conv2d(
-                shapes[name].channels,
-                out_channels,
-                kernel_size=1,
-                norm=get_norm(norm, out_channels),
-                **kwargs,
+                shapes[name].channels, out_channels, kernel_size=1, norm=get_norm(norm, out_channels), **kwargs
             )
             output = Conv2d(
-                out_channels,
-                out_channels,
-                kernel_size=3,
-                padding=1,
-                norm=get_norm(norm, out_channels),
-                **kwargs,
+                out_channels, out_channels, kernel_size=3, padding=1, norm=get_norm(norm, out_channels), **kwargs
             )
             weight_init.c2_xavier_fill(lateral)
             weight_init.c2_xavier_fill(output)

@@ -9,8 +9,6 @@ from torch import Tensor
 
 from ..structures import Instances, ROIMasks
 
-__all__ = ["detector_postprocess", "sem_seg_postprocess"]
-
 
 def detector_postprocess(
     results: Instances, output_height: int, output_width: int, mask_threshold: float = 0.5
@@ -34,18 +32,14 @@ def detector_postprocess(
     if results.has("pred_masks"):
         masks = results.pred_masks
         masks = masks if isinstance(masks, ROIMasks) else ROIMasks(masks[:, 0])
-        results.pred_masks = masks.to_bitmasks(
-            results.pred_boxes, output_height, output_width, mask_threshold
-        ).tensor
+        results.pred_masks = masks.to_bitmasks(results.pred_boxes, output_height, output_width, mask_threshold).tensor
     if results.has("pred_keypoints"):
         results.pred_keypoints[:, :, 0] *= scale_x
         results.pred_keypoints[:, :, 1] *= scale_y
     return results
 
 
-def sem_seg_postprocess(
-    result: Tensor, img_size: tuple[int, int], output_height: int, output_width: int
-) -> Tensor:
+def sem_seg_postprocess(result: Tensor, img_size: tuple[int, int], output_height: int, output_width: int) -> Tensor:
     """Scores (C, ...) of a padded image to (C, H, W): cut to ``img_size`` (height, width), then resized."""
     result = result[None, :, : img_size[0], : img_size[1]]
     return F.interpolate(result, size=(output_height, output_width), mode="bilinear", align_corners=False)[0]

@@ -14,31 +14,13 @@ from ..config import CfgNode
 from ..layers import CNNBlockBase, Conv2d, DeformConv, ModulatedDeformConv, ShapeSpec, get_norm
 from .build import BACKBONE_REGISTRY, Backbone
 
-__all__ = [
-    "BasicBlock",
-    "BasicStem",
-    "BottleneckBlock",
-    "DeformBottleneckBlock",
-    "ResNet",
-    "ResNetBlockBase",
-    "build_resnet_backbone",
-]
-
 ResNetBlockBase = CNNBlockBase
 
-_BLOCKS_PER_STAGE = {
-    18: (2, 2, 2, 2),
-    34: (3, 4, 6, 3),
-    50: (3, 4, 6, 3),
-    101: (3, 4, 23, 3),
-    152: (3, 8, 36, 3),
-}
+_BLOCKS_PER_STAGE = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 
 
 def _conv_norm(in_channels: int, out_channels: int, kernel_size: int, norm: str, **kwargs) -> Conv2d:
-    return Conv2d(
-        in_channels, out_channels, kernel_size, bias=False, norm=get_norm(norm, out_channels), **kwargs
-    )
+    return Conv2d(in_channels, out_channels, kernel_size, bias=False, norm=get_norm(norm, out_channels), **kwargs)
 
 
 class _Residual(CNNBlockBase):
@@ -102,9 +84,7 @@ class BottleneckBlock(_Residual):
         first, second = (stride, 1) if stride_in_1x1 else (1, stride)
         self.conv1 = _conv_norm(in_channels, bottleneck_channels, 1, norm, stride=first)
         geometry = {"stride": second, "padding": dilation, "dilation": dilation}
-        self.conv2 = _conv_norm(
-            bottleneck_channels, bottleneck_channels, 3, norm, groups=num_groups, **geometry
-        )
+        self.conv2 = _conv_norm(bottleneck_channels, bottleneck_channels, 3, norm, groups=num_groups, **geometry)
         self.conv3 = _conv_norm(bottleneck_channels, out_channels, 1, norm)
         self._fill(self.conv1, self.conv2, self.conv3)
 
@@ -270,9 +250,7 @@ class ResNet(Backbone):
                     own[key] = value
                     continue
                 if len(value) != num_blocks or name in kwargs:
-                    raise AssertionError(
-                        f"{key} has to have {num_blocks} values, and {name} must not be given"
-                    )
+                    raise AssertionError(f"{key} has to have {num_blocks} values, and {name} must not be given")
                 own[name] = value[index]
             blocks.append(block_class(in_channels=in_channels, out_channels=out_channels, **own))
             in_channels = out_channels
@@ -285,18 +263,14 @@ def build_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
     node = cfg.MODEL.RESNETS
     stem = BasicStem(in_channels=input_shape.channels, out_channels=node.STEM_OUT_CHANNELS, norm=node.NORM)
     if node.DEPTH not in _BLOCKS_PER_STAGE:
-        raise KeyError(
-            f"MODEL.RESNETS.DEPTH is {node.DEPTH}; there are {', '.join(map(str, _BLOCKS_PER_STAGE))}"
-        )
+        raise KeyError(f"MODEL.RESNETS.DEPTH is {node.DEPTH}; there are {', '.join(map(str, _BLOCKS_PER_STAGE))}")
     if node.RES5_DILATION not in (1, 2):
         raise AssertionError(f"MODEL.RESNETS.RES5_DILATION is {node.RES5_DILATION}; it has to be 1 or 2")
     basic = node.DEPTH < 50
     plain = {"RES2_OUT_CHANNELS": 64, "DEFORM_ON_PER_STAGE": [False] * 4, "RES5_DILATION": 1, "NUM_GROUPS": 1}
     for key, value in plain.items() if basic else ():
         if node[key] != (type(node[key])(value) if isinstance(value, list) else value):
-            raise AssertionError(
-                f"MODEL.RESNETS.{key} has to be {value} with DEPTH {node.DEPTH}, not {node[key]}"
-            )
+            raise AssertionError(f"MODEL.RESNETS.{key} has to be {value} with DEPTH {node.DEPTH}, not {node[key]}")
 
     stages = []
     in_channels, out_channels = node.STEM_OUT_CHANNELS, node.RES2_OUT_CHANNELS
@@ -316,9 +290,7 @@ def build_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
                 kwargs["deform_modulated"] = node.DEFORM_MODULATED
                 kwargs["deform_num_groups"] = node.DEFORM_NUM_GROUPS
         stages.append(
-            ResNet.make_stage(
-                block_class, num_blocks, in_channels=in_channels, out_channels=out_channels, **kwargs
-            )
+            ResNet.make_stage(block_class, num_blocks, in_channels=in_channels, out_channels=out_channels, **kwargs)
         )
         in_channels = out_channels
         out_channels *= 2

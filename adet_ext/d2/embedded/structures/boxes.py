@@ -11,8 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["BoxMode", "Boxes"]
-
 
 @unique
 class BoxMode(IntEnum):
@@ -101,7 +99,6 @@ class Boxes:
         sides = self.tensor[:, 2:] - self.tensor[:, :2]
         return (sides > threshold).all(dim=1)
 
-
     def scale(self, scale_x: float, scale_y: float) -> None:
         """Multiply the coordinates, in place."""
         self.tensor[:, 0::2] *= scale_x
@@ -130,5 +127,3 @@ class Boxes:
 
     def __repr__(self) -> str:
         return f"Boxes({self.tensor})"
-
-

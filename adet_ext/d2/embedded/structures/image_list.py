@@ -10,8 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["ImageList"]
-
 
 class ImageList:
     """``tensor`` (N, ..., H, W) and ``image_sizes``, the (height, width) of each image before padding.

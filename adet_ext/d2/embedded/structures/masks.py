@@ -15,8 +15,6 @@ from torchvision.ops import roi_align
 
 from .boxes import Boxes
 
-__all__ = ["BitMasks", "PolygonMasks", "ROIMasks", "polygons_to_bitmask"]
-
 _PIXELS_AT_ONCE = 2**24
 
 
@@ -80,9 +78,7 @@ class BitMasks:
     def get_bounding_boxes(self) -> Boxes:
         """The tightest box around each mask, on the CPU; zeros where a mask is empty."""
         columns, rows = self.tensor.any(dim=1), self.tensor.any(dim=2)  # N, W and N, H
-        boxes = torch.stack(
-            [_first(columns), _first(rows), _past_last(columns), _past_last(rows)], dim=1
-        )  # N, 4
+        boxes = torch.stack([_first(columns), _first(rows), _past_last(columns), _past_last(rows)], dim=1)  # N, 4
         return Boxes(boxes.to("cpu", torch.float32))
 
     @staticmethod
@@ -106,11 +102,7 @@ class BitMasks:
 def _first(occupied: Tensor) -> Tensor:
     """Index (N,) of the first true value of each row of (N, L), 0 where there is none."""
     steps = torch.arange(occupied.shape[1], device=occupied.device)
-    first = (
-        torch.where(occupied, steps, occupied.shape[1]).amin(dim=1)
-        if occupied.shape[1]
-        else steps.new_zeros(1)
-    )
+    first = torch.where(occupied, steps, occupied.shape[1]).amin(dim=1) if occupied.shape[1] else steps.new_zeros(1)
     return torch.where(occupied.any(dim=1), first, 0)
 
 
@@ -128,9 +120,7 @@ class PolygonMasks:
 
     def __init__(self, polygons: list[list[np.ndarray | Tensor | Sequence[float]]]):
         if not isinstance(polygons, list):
-            raise ValueError(
-                f"polygons are a list (instances) of lists (parts), not a {type(polygons).__name__}"
-            )
+            raise ValueError(f"polygons are a list (instances) of lists (parts), not a {type(polygons).__name__}")
         self.polygons = [self._check(index, parts) for index, parts in enumerate(polygons)]
 
     @staticmethod
@@ -179,9 +169,7 @@ class PolygonMasks:
 
     def area(self) -> Tensor:
         """Areas (N,) in square pixels, the parts of an instance added up."""
-        return torch.tensor(
-            [sum(_shoelace(part[0::2], part[1::2]) for part in parts) for parts in self.polygons]
-        )
+        return torch.tensor([sum(_shoelace(part[0::2], part[1::2]) for part in parts) for parts in self.polygons])
 
     @staticmethod
     def cat(polymasks_list: Sequence["PolygonMasks"]) -> "PolygonMasks":

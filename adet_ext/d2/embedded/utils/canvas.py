@@ -86,9 +86,7 @@ class VisImage:
             # A frame of zeros keeps contours closed where the mask touches the border of its crop.
             binary = cv2.copyMakeBorder((soft > 127).astype(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT)
             contours, _ = cv2.findContours(binary, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-            cv2.drawContours(
-                self._canvas, contours, -1, edge, self.line_width, cv2.LINE_AA, offset=(x - 1, y - 1)
-            )
+            cv2.drawContours(self._canvas, contours, -1, edge, self.line_width, cv2.LINE_AA, offset=(x - 1, y - 1))
 
     def rectangle(self, box: Rectangle, color: RGB, alpha: float = 1.0) -> None:
         """Draw the frame of a box (x0, y0, x1, y1)."""

@@ -56,9 +56,7 @@ class EventStorage:
         """Go on to the next iteration (where no trainer sets ``iter``)."""
         self._iter += 1
 
-    def put_scalar(
-        self, name: str, value: float, smoothing_hint: bool = True, cur_iter: int | None = None
-    ) -> None:
+    def put_scalar(self, name: str, value: float, smoothing_hint: bool = True, cur_iter: int | None = None) -> None:
         """File a value. ``smoothing_hint`` says that it is noisy and that writers should show a median;
         it must be the same for all values of one name."""
         name = self._prefix + name
@@ -68,9 +66,7 @@ class EventStorage:
         self._histories[name].update(value, iteration)
         self._latest[name] = (value, iteration)
 
-    def put_scalars(
-        self, *, smoothing_hint: bool = True, cur_iter: int | None = None, **kwargs: float
-    ) -> None:
+    def put_scalars(self, *, smoothing_hint: bool = True, cur_iter: int | None = None, **kwargs: float) -> None:
         """File several values at once, by keyword."""
         for name, value in kwargs.items():
             self.put_scalar(name, value, smoothing_hint=smoothing_hint, cur_iter=cur_iter)
@@ -160,9 +156,7 @@ class JSONWriter(EventWriter):
 
     def write(self) -> None:
         lines: dict[int, dict[str, float]] = defaultdict(dict)
-        for name, (value, iteration) in (
-            get_event_storage().latest_with_smoothing_hint(self._window_size).items()
-        ):
+        for name, (value, iteration) in get_event_storage().latest_with_smoothing_hint(self._window_size).items():
             if iteration > self._last_write:
                 lines[iteration][name] = value
         for iteration, line in lines.items():
@@ -248,9 +242,7 @@ class CommonMetricPrinter(EventWriter):
 
         def medians(part: str) -> str:
             return "  ".join(
-                f"{name}: {storage.median(name, self._window_size):.4g}"
-                for name in list(histories)
-                if part in name
+                f"{name}: {storage.median(name, self._window_size):.4g}" for name in list(histories) if part in name
             )
 
         eta = self._eta(storage)

@@ -3,8 +3,6 @@
 from iopath.common.file_io import HTTPURLHandler, PathHandler
 from iopath.common.file_io import PathManager as _PathManager
 
-__all__ = ["PathHandler", "PathManager"]
-
 
 class _ModelZooHandler(PathHandler):
     """``detectron2://some/file.pkl``, as the published configs name weights, read from its public host."""

@@ -59,9 +59,7 @@ class GenericMask:
         return self._mask is not None and self._trace()[1]
 
     def _trace(self) -> tuple[list[np.ndarray], bool]:
-        contours, hierarchy = cv2.findContours(
-            np.ascontiguousarray(self.mask), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE
-        )
+        contours, hierarchy = cv2.findContours(np.ascontiguousarray(self.mask), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
         polygons = [contour.reshape(-1) + 0.5 for contour in contours if contour.size >= 6]
         return polygons, hierarchy is not None and bool((hierarchy[0, :, 3] >= 0).any())
 

@@ -118,11 +118,7 @@ def _join(
     if on_gpu:
         torch.cuda.set_device(local_rank)
     dist.init_process_group(
-        "nccl" if on_gpu else "gloo",
-        init_method=url,
-        world_size=world_size,
-        rank=rank,
-        timeout=timeout,
+        "nccl" if on_gpu else "gloo", init_method=url, world_size=world_size, rank=rank, timeout=timeout
     )
     create_local_group(processes)
     comm.synchronize()  # nobody goes on, and possibly times out, before all have come

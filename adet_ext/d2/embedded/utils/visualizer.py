@@ -16,8 +16,6 @@ from .canvas import RGB, VisImage, palette
 from .file_io import PathManager
 from .generic_mask import GenericMask
 
-__all__ = ["ColorMode", "GenericMask", "VisImage", "Visualizer"]
-
 _OFF_WHITE = (255, 255, 240)
 _SHADES = (1.0, 0.75, 1.2, 0.6, 0.9)
 
@@ -181,13 +179,9 @@ class Visualizer:
         if keypoints is not None:
             raise ValueError("drawing key points needs Detectron2's Visualizer")
         if boxes is not None:
-            boxes = (
-                boxes.tensor.detach().cpu().numpy() if isinstance(boxes, Boxes) else np.asarray(boxes, float)
-            )
+            boxes = boxes.tensor.detach().cpu().numpy() if isinstance(boxes, Boxes) else np.asarray(boxes, float)
             if len(boxes) and boxes.shape[1] != 4:
-                raise ValueError(
-                    f"boxes have {boxes.shape[1]} numbers; drawing rotated boxes needs Detectron2"
-                )
+                raise ValueError(f"boxes have {boxes.shape[1]} numbers; drawing rotated boxes needs Detectron2")
         if masks is not None:
             masks = self._convert_masks(masks)
         counts = {len(given) for given in (boxes, masks, labels, assigned_colors) if given is not None}
