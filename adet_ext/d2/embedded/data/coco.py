@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-import tempfile
 
 import numpy as np
 import pycocotools.mask as mask_util
@@ -65,19 +64,13 @@ def _usable_segmentation(segm: "list | dict") -> "list | dict":
     return [polygon for polygon in segm if len(polygon) % 2 == 0 and len(polygon) >= 6]
 
 
-def load_coco_json(
-    json_file: str,
-    image_root: "str | os.PathLike",
-    dataset_name: str | None = None,
-    extra_annotation_keys: list[str] | None = None,
-) -> list[dict]:
+def load_coco_json(json_file: str, image_root: "str | os.PathLike", dataset_name: str | None = None) -> list[dict]:
     """Load a COCO instance annotation file.
 
     Args:
         image_root: the folder that the file names in the annotations start from.
         dataset_name: registers class names and the id map in this data set's metadata and makes category
             ids contiguous; without it they stay the file's own.
-        extra_annotation_keys: keys of an annotation to keep as they are.
 
     Returns:
         One dict per image, by ascending id: "file_name", "height", "width", "image_id", "annotations". An
@@ -104,7 +97,7 @@ def load_coco_json(
     if dataset_name is not None:
         id_map = _category_map(content["categories"], json_file, dataset_name)
 
-    kept_keys = ["iscrowd", "bbox", "keypoints", "category_id", *(extra_annotation_keys or [])]
+    kept_keys = ["iscrowd", "bbox", "keypoints", "category_id"]
     dataset_dicts, without_polygon = [], 0
     for image_id in sorted(images):
         image = images[image_id]
@@ -136,8 +129,8 @@ def load_coco_json(
     return dataset_dicts
 
 
-def load_sem_seg(gt_root: str, image_root: str, gt_ext: str = "png", image_ext: str = "jpg") -> list[dict]:
-    """Pair the images of a folder with the label maps of another, by file name without extension.
+def load_sem_seg(gt_root: str, image_root: str) -> list[dict]:
+    """Pair the images (.jpg) of a folder with the label maps (.png) of another, by file name without extension.
 
     Returns:
         Dicts with "file_name" and "sem_seg_file_name", sorted by name; unpaired files are left out.
@@ -146,9 +139,9 @@ def load_sem_seg(gt_root: str, image_root: str, gt_ext: str = "png", image_ext: 
     def stems(folder: str, ext: str) -> dict[str, str]:
         return {f[: -len(ext)]: os.path.join(folder, f) for f in PathManager.ls(folder) if f.endswith(ext)}
 
-    images, maps = stems(image_root, image_ext), stems(gt_root, gt_ext)
+    images, maps = stems(image_root, "jpg"), stems(gt_root, "png")
     if not maps:
-        raise FileNotFoundError(f"no label map (*{gt_ext}) in {gt_root}")
+        raise FileNotFoundError(f"no label map (*.png) in {gt_root}")
     common = sorted(images.keys() & maps.keys(), key=lambda stem: stem.rstrip("."))
     if not len(images) == len(maps) == len(common):
         logger.warning(
@@ -186,10 +179,8 @@ def _coco_annotation(anno: dict, category_id: int) -> dict:
 def convert_to_coco_dict(dataset_name: str) -> dict:
     """A registered data set as the content of a COCO annotation file (boxes rounded to 1/1000 pixel; areas
     of the masks where there are masks). Images without "image_id" are numbered in order."""
-    meta = MetadataCatalog.get(dataset_name)
-    contiguous = meta.get("thing_dataset_id_to_contiguous_id")
-    dataset_dicts = DatasetCatalog.get(dataset_name)
-    contiguous = meta.get("thing_dataset_id_to_contiguous_id", contiguous)  # loading may have set it
+    meta, dataset_dicts = MetadataCatalog.get(dataset_name), DatasetCatalog.get(dataset_name)
+    contiguous = meta.get("thing_dataset_id_to_contiguous_id")  # after loading, which may set it
     original = {v: k for k, v in contiguous.items()} if contiguous else None
     coco_id = original.__getitem__ if original else int
     images, annotations = [], []
@@ -202,21 +193,6 @@ def convert_to_coco_dict(dataset_name: str) -> dict:
     categories = [{"id": coco_id(i), "name": name} for i, name in enumerate(meta.thing_classes)]
     coco = {"info": {"description": dataset_name}, "images": images, "categories": categories, "licenses": None}
     return {**coco, "annotations": annotations} if annotations else coco
-
-
-def convert_to_coco_json(dataset_name: str, output_file: str, allow_cached: bool = True) -> None:
-    """Write :func:`convert_to_coco_dict` of a data set to ``output_file``, anew each time.
-
-    ``allow_cached`` has no effect: a file left by an earlier run may describe other data than the set has
-    now, and would score 0 without a word.
-    """
-    folder = os.path.dirname(os.path.abspath(output_file))
-    PathManager.mkdirs(folder)
-    content = convert_to_coco_dict(dataset_name)
-    handle, temporary = tempfile.mkstemp(dir=folder, suffix=".tmp")  # beside it, so that the rename is atomic
-    with os.fdopen(handle, "w") as f:
-        json.dump(content, f)
-    os.replace(temporary, output_file)
 
 
 def register_coco_instances(

@@ -6,23 +6,12 @@ N instances, H, W image height and width.
 import numpy as np
 import pycocotools.mask as mask_util
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..structures import BitMasks, Boxes, BoxMode, Instances, PolygonMasks, polygons_to_bitmask
 from ..utils.file_io import PathManager
 from . import transforms as T
 from .catalog import MetadataCatalog
-
-_EXIF_ORIENTATION_TAG = 274
-_EXIF_TRANSPOSES = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 
 class SizeMismatchError(ValueError):
@@ -32,11 +21,10 @@ class SizeMismatchError(ValueError):
 def _upright(image: Image.Image) -> Image.Image:
     """The image turned as its EXIF orientation says; a broken EXIF block counts as none."""
     try:
-        orientation = image.getexif().get(_EXIF_ORIENTATION_TAG)
+        ImageOps.exif_transpose(image, in_place=True)
     except Exception:  # Pillow raises whatever the damaged bytes lead it to
-        return image
-    method = _EXIF_TRANSPOSES.get(orientation)
-    return image if method is None else image.transpose(method)
+        pass
+    return image
 
 
 def read_image(file_name: str, format: str | None = None) -> np.ndarray:
@@ -181,19 +169,12 @@ def annotations_to_instances(annos: list[dict], image_size: tuple[int, int], mas
 
 
 def filter_empty_instances(
-    instances: Instances,
-    by_box: bool = True,
-    by_mask: bool = True,
-    box_threshold: float = 1e-5,
-    return_mask: bool = False,
+    instances: Instances, *, return_mask: bool = False
 ) -> "Instances | tuple[Instances, torch.Tensor]":
-    """The instances whose box has both sides above ``box_threshold`` and whose mask is not empty; with
-    ``return_mask`` also the bool (N,) tensor of those kept."""
-    assert by_box or by_mask, "nothing to filter by: set by_box or by_mask"
-    keep = torch.ones(len(instances), dtype=torch.bool)
-    if by_box:
-        keep = instances.gt_boxes.nonempty(threshold=box_threshold)
-    if by_mask and instances.has("gt_masks"):
+    """The instances whose box has both sides above 1e-5 and whose mask is not empty; with ``return_mask`` also
+    the bool (N,) tensor of those kept."""
+    keep = instances.gt_boxes.nonempty(threshold=1e-5)
+    if instances.has("gt_masks"):
         keep = keep & instances.gt_masks.nonempty()
     return (instances[keep], keep) if return_mask else instances[keep]
 

@@ -99,7 +99,7 @@ def default_writers(output_dir: str, max_iter: int | None = None) -> list[EventW
     return writers
 
 
-def create_ddp_model(model: nn.Module, *, fp16_compression: bool = False, **kwargs) -> nn.Module:
+def create_ddp_model(model: nn.Module, **kwargs) -> nn.Module:
     """Wrap the model into DistributedDataParallel where there are several processes, else return it as it is.
 
     ``kwargs`` go to DistributedDataParallel. A model on a GPU is bound to the process' own GPU; one on
@@ -109,9 +109,4 @@ def create_ddp_model(model: nn.Module, *, fp16_compression: bool = False, **kwar
         return model
     if next(model.parameters()).is_cuda:
         kwargs.setdefault("device_ids", [comm.get_local_rank()])
-    wrapped = DistributedDataParallel(model, **kwargs)
-    if fp16_compression:
-        from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import fp16_compress_hook
-
-        wrapped.register_comm_hook(state=None, hook=fp16_compress_hook)
-    return wrapped
+    return DistributedDataParallel(model, **kwargs)

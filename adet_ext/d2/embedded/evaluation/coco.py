@@ -86,7 +86,6 @@ class COCOEvaluator(DatasetEvaluator):
         *,
         max_dets_per_image: int | None = None,
         use_fast_impl: bool = True,
-        kpt_oks_sigmas: Sequence[float] = (),
         allow_cached_coco: bool = True,
     ):
         """
@@ -100,10 +99,10 @@ class COCOEvaluator(DatasetEvaluator):
             allow_cached_coco: accepted, without effect: conversions are never cached.
         """
         unknown = set(tasks or ()) - {"bbox", "segm"}
-        if unknown or kpt_oks_sigmas:
+        if unknown:
             raise ValueError(
-                f"tasks are bbox and segm, got {sorted(unknown) or 'keypoint sigmas'}; "
-                "keypoints need Detectron2 (ADET_EXT_ENGINE=detectron2)"
+                f"tasks are bbox and segm, got {sorted(unknown)}; keypoints need Detectron2 "
+                "(ADET_EXT_ENGINE=detectron2)"
             )
         self._tasks = tasks
         self._distributed = distributed

@@ -68,7 +68,6 @@ def inference_on_dataset(
     model: Callable,
     data_loader,
     evaluator: "DatasetEvaluator | list[DatasetEvaluator] | None",
-    callbacks: dict[str, Callable] | None = None,
 ) -> dict:
     """Run ``model`` over ``data_loader`` without gradients, and evaluate.
 
@@ -76,8 +75,6 @@ def inference_on_dataset(
         model: an nn.Module is put in evaluation mode meanwhile.
         data_loader: has a length; yields batches, which the model gets as they are.
         evaluator: None only measures the speed.
-        callbacks: called without arguments under the keys "on_start", "before_inference",
-            "after_inference", "on_end".
 
     Returns:
         What the evaluator returns; {} where that is None.
@@ -89,9 +86,6 @@ def inference_on_dataset(
         evaluator = DatasetEvaluators(evaluator or [])
     evaluator.reset()
 
-    def call(name: str) -> None:
-        (callbacks or {}).get(name, lambda: None)()
-
     warmup = min(5, total - 1)  # the first batches allocate and tune; they are not timed
     now = time.perf_counter
     start = last_log = now()
@@ -100,7 +94,6 @@ def inference_on_dataset(
         if isinstance(model, nn.Module):
             stack.enter_context(inference_context(model))
         stack.enter_context(torch.no_grad())
-        call("on_start")
         mark = now()
         for index, inputs in enumerate(data_loader):
             if index == warmup:
@@ -108,9 +101,7 @@ def inference_on_dataset(
             else:
                 spent["data"] += now() - mark
             mark = now()
-            call("before_inference")
             outputs = model(inputs)
-            call("after_inference")
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
             spent["inference"] += now() - mark
@@ -126,17 +117,11 @@ def inference_on_dataset(
                 eta = datetime.timedelta(seconds=int(per_batch * (total - index - 1)))
                 logger.info("Inference done %d/%d. %.4f s/iter (%s). ETA=%s", index + 1, total, per_batch, parts, eta)
             mark = now()
-        call("on_end")
 
-    elapsed = now() - start
-    logger.info(
-        "Total inference time: %s (%.6f s / iter per device, on %d devices)",
-        datetime.timedelta(seconds=elapsed), elapsed / max(total - warmup, 1), comm.get_world_size(),
-    )  # fmt: skip
-    logger.info(
-        "Total inference pure compute time: %s (%.6f s / iter per device, on %d devices)",
-        datetime.timedelta(seconds=int(spent["inference"])), spent["inference"] / max(total - warmup, 1),
-        comm.get_world_size(),
-    )  # fmt: skip
+    for name, seconds in (("time", now() - start), ("pure compute time", spent["inference"])):
+        logger.info(
+            "Total inference %s: %s (%.6f s / iter per device, on %d devices)",
+            name, datetime.timedelta(seconds=int(seconds)), seconds / max(total - warmup, 1), comm.get_world_size(),
+        )  # fmt: skip
     results = evaluator.evaluate()
     return {} if results is None else results
