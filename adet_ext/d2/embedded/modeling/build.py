@@ -46,11 +46,6 @@ class Backbone(nn.Module):
         """What height and width of the input have to be multiples of; 0 for nothing."""
         return 0
 
-    @property
-    def padding_constraints(self) -> dict[str, int]:
-        """More on padding: see :meth:`ImageList.from_tensors`."""
-        return {}
-
     def output_shape(self) -> dict[str, ShapeSpec]:
         """Channels and stride of every feature map."""
         return {
