@@ -33,7 +33,10 @@ def has_event_storage() -> bool:
 
 
 class EventStorage:
-    """Histories of named scalars, each value with its iteration, plus pictures waiting for a writer."""
+    """Histories of named scalars, each value with its iteration, plus pictures waiting for a writer.
+
+    ``iter`` is the iteration that values are filed under; the trainer keeps it equal to its own.
+    """
 
     def __init__(self, start_iter: int = 0):
         self.iter = start_iter
@@ -43,18 +46,9 @@ class EventStorage:
         self._prefix = ""
         self._images: list[tuple[str, Any, int]] = []
 
-    @property
-    def iter(self) -> int:
-        """The iteration that values are filed under; the trainer keeps it equal to its own."""
-        return self._iter
-
-    @iter.setter
-    def iter(self, value: int) -> None:
-        self._iter = int(value)
-
     def step(self) -> None:
         """Go on to the next iteration (where no trainer sets ``iter``)."""
-        self._iter += 1
+        self.iter += 1
 
     def put_scalar(self, name: str, value: float, smoothing_hint: bool = True, cur_iter: int | None = None) -> None:
         """File a value. ``smoothing_hint`` says that it is noisy and that writers should show a median;
@@ -62,7 +56,7 @@ class EventStorage:
         name = self._prefix + name
         if self._hints.setdefault(name, smoothing_hint) != smoothing_hint:
             raise AssertionError(f"scalar {name!r} was put before with smoothing_hint={self._hints[name]}")
-        value, iteration = float(value), self._iter if cur_iter is None else cur_iter
+        value, iteration = float(value), self.iter if cur_iter is None else cur_iter
         self._histories[name].update(value, iteration)
         self._latest[name] = (value, iteration)
 
@@ -73,7 +67,7 @@ class EventStorage:
 
     def put_image(self, img_name: str, img_tensor: torch.Tensor | np.ndarray) -> None:
         """Keep an RGB picture (3, H, W), uint8 or floats in [0, 1], for the TensorBoard writer."""
-        self._images.append((img_name, img_tensor, self._iter))
+        self._images.append((img_name, img_tensor, self.iter))
 
     def clear_images(self) -> None:
         """Forget the pictures, which a writer has written."""
@@ -113,10 +107,6 @@ class EventStorage:
                 break
             count += 1
         return count
-
-    def smoothing_hints(self) -> dict[str, bool]:
-        """For each scalar whether it is noisy."""
-        return self._hints
 
     @contextmanager
     def name_scope(self, name: str) -> Iterator[None]:

@@ -1,5 +1,6 @@
 """Logging as Detectron2 formats it: coloured on the terminal, plain in ``log.txt``, one file per process."""
 
+import functools
 import logging
 import os
 import sys
@@ -37,16 +38,13 @@ class _TerminalFormatter(logging.Formatter):
         return text
 
 
-class _LogFile(logging.StreamHandler):
-    def __init__(self, path: str):
-        super().__init__(PathManager.open(path, "a"))
-
-    def close(self) -> None:
-        self.stream.close()
-        super().close()
-
-
-_LOG_FILES: dict[str, _LogFile] = {}
+@functools.cache
+def _log_file(path: str) -> logging.Handler:
+    """One handler per file, whichever loggers write to it."""
+    PathManager.mkdirs(os.path.dirname(path) or ".")
+    handler = logging.FileHandler(path)
+    handler.setFormatter(_PLAIN)
+    return handler
 
 
 def setup_logger(
@@ -56,8 +54,6 @@ def setup_logger(
     color: bool = True,
     name: str = _PACKAGE,
     abbrev_name: str | None = None,
-    enable_propagation: bool = False,
-    configure_stdout: bool = True,
 ) -> logging.Logger:
     """Let logger ``name`` write to the terminal (first process only) and to a file (every process).
 
@@ -70,9 +66,9 @@ def setup_logger(
     """
     logger = logging.getLogger(name)
     logger.setLevel(logging.DEBUG)
-    logger.propagate = enable_propagation
+    logger.propagate = False
 
-    if configure_stdout and distributed_rank == 0:
+    if distributed_rank == 0:
         terminal = next((h for h in logger.handlers if getattr(h, "_is_terminal", False)), None)
         if terminal is None:
             terminal = logging.StreamHandler(sys.stdout)
@@ -86,13 +82,8 @@ def setup_logger(
         path = output if output.endswith((".txt", ".log")) else os.path.join(output, "log.txt")
         if distributed_rank > 0:
             path = f"{path}.rank{distributed_rank}"
-        if path not in _LOG_FILES:
-            PathManager.mkdirs(os.path.dirname(path) or ".")
-            handler = _LogFile(path)
-            handler.setFormatter(_PLAIN)
-            _LOG_FILES[path] = handler
-        if _LOG_FILES[path] not in logger.handlers:
-            logger.addHandler(_LOG_FILES[path])
+        if _log_file(path) not in logger.handlers:
+            logger.addHandler(_log_file(path))
     return logger
 
 
