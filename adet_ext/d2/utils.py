@@ -19,7 +19,7 @@ if ENGINE == "detectron2":
     )
     from detectron2.utils.file_io import PathHandler, PathManager
     from detectron2.utils.logger import create_small_table, log_first_n, setup_logger
-    from detectron2.utils.visualizer import ColorMode, GenericMask, VisImage, Visualizer
+    from detectron2.utils.visualizer import ColorMode, VisImage, Visualizer
 else:
     from .embedded.utils import comm, events, logger, visualizer
     from .embedded.utils.env import TORCH_VERSION, collect_env_info, seed_all_rng
@@ -34,14 +34,13 @@ else:
     )
     from .embedded.utils.file_io import PathHandler, PathManager
     from .embedded.utils.logger import create_small_table, log_first_n, setup_logger
-    from .embedded.utils.visualizer import ColorMode, GenericMask, VisImage, Visualizer
+    from .embedded.utils.visualizer import ColorMode, VisImage, Visualizer
 
 __all__ = [
     "ColorMode",
     "CommonMetricPrinter",
     "EventStorage",
     "EventWriter",
-    "GenericMask",
     "JSONWriter",
     "PathHandler",
     "PathManager",

@@ -12,7 +12,7 @@ from adet_ext.d2 import ENGINE
 from adet_ext.d2.embedded.utils.canvas import VisImage as EmbeddedVisImage
 from adet_ext.d2.embedded.utils.canvas import palette
 from adet_ext.d2.structures import BitMasks, Boxes, BoxMode, Instances, PolygonMasks
-from adet_ext.d2.utils import ColorMode, GenericMask, Visualizer
+from adet_ext.d2.utils import ColorMode, Visualizer
 
 embedded_only = pytest.mark.skipif(ENGINE != "embedded", reason="Detectron2 draws in another style")
 
@@ -160,21 +160,10 @@ def test_single_things_are_drawn_on_demand():
     assert changed[9:12, 20:80].any(axis=0).all() and changed[100:140, 320:360].any() and changed[190, 200]
 
 
-def test_a_mask_knows_its_outline_area_and_box():
-    mask = _square()
-    mask[120:140, 180:200] = False
-    generic = GenericMask(mask, H, W)
-    assert generic.has_holes and len(generic.polygons) == 2
-    assert generic.area() == 120 * 160 - 400
-    assert np.allclose(generic.bbox(), [120, 80, 280, 200], atol=1)
-    polygon = GenericMask([[120, 80, 280, 80, 280, 200, 120, 200]], H, W)
-    assert not polygon.has_holes and polygon.area() == 120 * 160
-
-
 @embedded_only
 def test_wrong_masks_and_counts_are_refused():
     with pytest.raises(ValueError, match="not a mask for an image of 240 x 400"):
-        GenericMask(np.zeros((3, 3)), H, W)
+        Visualizer(_grey()).overlay_instances(masks=[np.zeros((3, 3))])
     with pytest.raises(ValueError, match="different numbers"):
         Visualizer(_grey()).overlay_instances(boxes=np.zeros((2, 4)), labels=["one"])
     with pytest.raises(ValueError, match="Detectron2"):

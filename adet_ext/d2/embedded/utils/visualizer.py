@@ -3,18 +3,19 @@
 N instances, H and W the image's height and width.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from enum import Enum
 from typing import Any
 
+import cv2
 import numpy as np
+import pycocotools.mask as mask_util
 import torch
 from PIL import Image
 
-from ..structures import BitMasks, Boxes, BoxMode, Instances, PolygonMasks
+from ..structures import Boxes, BoxMode, Instances, polygons_to_bitmask
 from .canvas import RGB, VisImage, palette
 from .file_io import PathManager
-from .generic_mask import GenericMask
 
 _OFF_WHITE = (255, 255, 240)
 _SHADES = (1.0, 0.75, 1.2, 0.6, 0.9)
@@ -138,7 +139,7 @@ class Visualizer:
             ]
         if self._instance_mode == ColorMode.IMAGE_BW:
             known = [segment["id"] for segment in segments_info]
-            self._grey_outside([GenericMask(np.isin(panoptic_seg, known), *panoptic_seg.shape)])
+            self._grey_outside([np.isin(panoptic_seg, known)])
         masks = [(segment, panoptic_seg == segment["id"]) for segment in segments_info]
         masks = [(segment, mask) for segment, mask in masks if mask.any()]
         for segment, mask in sorted(masks, key=lambda item: -int(item[1].sum())):
@@ -173,7 +174,7 @@ class Visualizer:
 
         Args:
             boxes: ``Boxes`` or N x 4 numbers (x0, y0, x1, y1).
-            masks: ``BitMasks``, ``PolygonMasks``, or N of whatever :class:`GenericMask` takes.
+            masks: ``BitMasks``, ``PolygonMasks``, or N arrays (H, W), lists of polygons or COCO run lengths.
             assigned_colors: N colours, RGB in [0, 1] or names that matplotlib knows.
         """
         if keypoints is not None:
@@ -192,15 +193,15 @@ class Visualizer:
         if boxes is not None:
             areas = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
         else:
-            areas = np.array([mask.area() for mask in masks])
+            areas = np.array([mask.sum() for mask in masks])
         for i in np.argsort(-areas, kind="stable").tolist():
             color = palette(i) if assigned_colors is None else _rgb(assigned_colors[i])
             if masks is not None:
-                self.output.fill(masks[i].mask, color, alpha, edge=color)
+                self.output.fill(masks[i], color, alpha, edge=color)
             if boxes is not None:
                 self.output.rectangle(boxes[i], color)
             if labels is not None:
-                place = boxes[i] if boxes is not None else masks[i].innermost() * 2
+                place = boxes[i] if boxes is not None else _innermost(masks[i]) * 2
                 self.output.label(labels[i], place, color, centred=boxes is None)
         return self.output
 
@@ -215,13 +216,13 @@ class Visualizer:
         area_threshold: int | None = 10,
     ) -> VisImage:
         """Draw a mask (H, W) with a text at its innermost point; one of too few pixels is left out."""
-        mask = GenericMask(np.asarray(binary_mask), *self.img.shape[:2])
-        if mask.area() <= (area_threshold or 0):
+        mask = self._convert_masks([np.asarray(binary_mask)])[0]
+        if mask.sum() <= (area_threshold or 0):
             return self.output
         color = palette(0) if color is None else _rgb(color)
-        self.output.fill(mask.mask, color, alpha, edge=color if edge_color is None else _rgb(edge_color))
+        self.output.fill(mask, color, alpha, edge=color if edge_color is None else _rgb(edge_color))
         if text:
-            self.output.label(text, mask.innermost() * 2, color, centred=True)
+            self.output.label(text, _innermost(mask) * 2, color, centred=True)
         return self.output
 
     def draw_box(self, box_coord: Sequence[float], alpha: float = 0.5, edge_color: Any = "g") -> VisImage:
@@ -268,20 +269,37 @@ class Visualizer:
             area_threshold=area_threshold,
         )
 
-    def _grey_outside(self, masks: Iterable[GenericMask]) -> None:
-        grey = np.repeat(self.img.mean(axis=2, keepdims=True), 3, axis=2)
-        covered = np.zeros(self.img.shape[:2], dtype=bool)
-        for mask in masks:
-            covered |= mask.mask.astype(bool)
+    def _grey_outside(self, masks: Sequence[np.ndarray]) -> None:
+        grey = self.img.mean(axis=2, keepdims=True)  # H, W, 1
+        covered = np.any([np.zeros(self.img.shape[:2]), *masks], axis=0)
         self.output.reset_image(np.where(covered[:, :, None], self.img, grey))
 
-    def _convert_masks(self, masks: Any) -> list[GenericMask]:
-        if isinstance(masks, PolygonMasks):
-            masks = masks.polygons
-        elif isinstance(masks, BitMasks):
-            masks = masks.tensor
-        height, width = self.img.shape[:2]
-        return [m if isinstance(m, GenericMask) else GenericMask(m, height, width) for m in masks]
+    def _convert_masks(self, masks: Any) -> list[np.ndarray]:
+        """Masks in any form as arrays (H, W) of 0 and 1, uint8."""
+        masks = getattr(masks, "polygons", getattr(masks, "tensor", masks))  # of PolygonMasks, of BitMasks
+        return [_pixels(mask, *self.img.shape[:2]) for mask in masks]
+
+
+def _pixels(mask: Any, height: int, width: int) -> np.ndarray:
+    if isinstance(mask, dict):
+        mask = mask_util.decode(
+            mask_util.frPyObjects(mask, height, width) if isinstance(mask["counts"], list) else mask
+        )
+    elif isinstance(mask, list):
+        polygons = [np.asarray(polygon, dtype=float).reshape(-1) for polygon in mask]
+        mask = polygons_to_bitmask([polygon for polygon in polygons if len(polygon) >= 6], height, width)
+    elif isinstance(mask, torch.Tensor):
+        mask = mask.cpu().numpy()
+    if np.shape(mask) != (height, width):
+        raise ValueError(f"not a mask for an image of {height} x {width}: {np.shape(mask) or type(mask).__name__}")
+    return np.asarray(mask).astype(np.uint8)
+
+
+def _innermost(mask: np.ndarray) -> tuple[int, int]:
+    """The pixel (x, y) farthest from the border: where a name goes, as the centre may lie outside."""
+    depth = cv2.distanceTransform(np.pad(mask, 1), cv2.DIST_L2, 3)[1:-1, 1:-1]
+    y, x = np.unravel_index(depth.argmax(), depth.shape)
+    return int(x), int(y)
 
 
 def _rgb(color: Any) -> RGB:
