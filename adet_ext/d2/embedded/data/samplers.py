@@ -25,14 +25,10 @@ class _InfiniteSampler(Sampler):
     def _epoch(self, generator: torch.Generator) -> torch.Tensor:
         raise TypeError(f"{type(self).__name__} must define _epoch")
 
-    def _infinite_indices(self) -> Iterator[int]:
-        generator = torch.Generator()
-        generator.manual_seed(self._seed)
-        while True:
-            yield from self._epoch(generator).tolist()
-
     def __iter__(self) -> Iterator[int]:
-        yield from itertools.islice(self._infinite_indices(), self._rank, None, self._world_size)
+        generator = torch.Generator().manual_seed(self._seed)
+        indices = itertools.chain.from_iterable(self._epoch(generator).tolist() for _ in itertools.count())
+        yield from itertools.islice(indices, self._rank, None, self._world_size)
 
 
 class TrainingSampler(_InfiniteSampler):

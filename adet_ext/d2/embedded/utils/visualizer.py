@@ -282,9 +282,9 @@ class Visualizer:
 
 def _pixels(mask: Any, height: int, width: int) -> np.ndarray:
     if isinstance(mask, dict):
-        mask = mask_util.decode(
-            mask_util.frPyObjects(mask, height, width) if isinstance(mask["counts"], list) else mask
-        )
+        if isinstance(mask["counts"], list):
+            mask = mask_util.frPyObjects(mask, *mask["size"])
+        mask = mask_util.decode(mask)
     elif isinstance(mask, list):
         polygons = [np.asarray(polygon, dtype=float).reshape(-1) for polygon in mask]
         mask = polygons_to_bitmask([polygon for polygon in polygons if len(polygon) >= 6], height, width)
