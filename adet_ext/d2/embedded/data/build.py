@@ -1,5 +1,6 @@
 """Loaders: data set names and a config in, an iterable of batches (lists of dicts) out."""
 
+import functools
 import itertools
 import logging
 import operator
@@ -12,7 +13,6 @@ import torch.utils.data as torchdata
 from ..config import configurable
 from ..utils.comm import get_world_size
 from ..utils.env import seed_all_rng
-from ..utils.logger import log_first_n
 from .catalog import DatasetCatalog, MetadataCatalog
 from .common import AspectRatioGroupedDataset, DatasetFromList, MapDataset, ToIterableDataset
 from .dataset_mapper import DatasetMapper
@@ -50,7 +50,12 @@ def print_instances_class_histogram(dataset_dicts: list[dict], class_names: list
                 counts[a["category_id"]] += 1
     rows = [f"  {name}: {counts[i]}" for i, name in enumerate(class_names)]
     table = "\n".join(rows + [f"  total: {sum(counts.values())}"])
-    log_first_n(logging.INFO, f"Instances per class, {len(class_names)} classes:\n{table}", key="message")
+    _log_once(f"Instances per class, {len(class_names)} classes:\n{table}")
+
+
+@functools.cache
+def _log_once(message: str) -> None:
+    logger.info(message)
 
 
 def get_detection_dataset_dicts(names: "str | list[str]", filter_empty: bool = True) -> list[dict]:

@@ -4,7 +4,6 @@ import functools
 import logging
 import os
 import sys
-from collections import Counter
 from typing import Any
 
 from tabulate import tabulate
@@ -85,31 +84,6 @@ def setup_logger(
         if _log_file(path) not in logger.handlers:
             logger.addHandler(_log_file(path))
     return logger
-
-
-_COUNTS: Counter = Counter()
-
-
-def _caller() -> tuple[str, tuple]:
-    """Return the module name of the first frame outside this file, and a key for that line."""
-    frame = sys._getframe(1)
-    while frame.f_back is not None and frame.f_code.co_filename == __file__:
-        frame = frame.f_back
-    module = frame.f_globals.get("__name__", _PACKAGE)
-    key = (frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name)
-    return (_PACKAGE if module == "__main__" else module), key
-
-
-def log_first_n(
-    lvl: int, msg: str, n: int = 1, *, name: str | None = None, key: str | tuple[str, ...] = "caller"
-) -> None:
-    """Log only the first ``n`` times; ``key`` tells repeats by "caller", by "message", or by both."""
-    module, line = _caller()
-    kinds = (key,) if isinstance(key, str) else tuple(key)
-    count_key = (line if "caller" in kinds else ()) + ((msg,) if "message" in kinds else ())
-    _COUNTS[count_key] += 1
-    if _COUNTS[count_key] <= n:
-        logging.getLogger(name or module).log(lvl, msg)
 
 
 def create_small_table(small_dict: dict[str, Any]) -> str:

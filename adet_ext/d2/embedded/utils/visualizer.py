@@ -18,11 +18,10 @@ from .canvas import RGB, VisImage, palette
 from .file_io import PathManager
 
 _OFF_WHITE = (255, 255, 240)
-_SHADES = (1.0, 0.75, 1.2, 0.6, 0.9)
 
 
 class ColorMode(Enum):
-    """IMAGE: a colour per instance. SEGMENTATION: shades of the class' colour, more opaque.
+    """IMAGE: a colour per instance. SEGMENTATION: the class' colour, more opaque.
     IMAGE_BW: a colour per instance, and grey where no instance is."""
 
     IMAGE = 0
@@ -36,7 +35,6 @@ class Visualizer:
     Args:
         metadata: the data set's; its class names and colours are used where it has them.
         scale: how much larger than the image the picture is.
-        font_size_scale: factor on the size of labels.
 
     Each method returns ``self.output``, a :class:`VisImage`; calls add to the same picture.
     """
@@ -47,19 +45,14 @@ class Visualizer:
         metadata: Any = None,
         scale: float = 1.0,
         instance_mode: ColorMode = ColorMode.IMAGE,
-        font_size_scale: float = 1.0,
     ):
         self.img = np.asarray(img_rgb).clip(0, 255).astype(np.uint8)
         self.metadata = metadata
         self.output = VisImage(self.img, scale=scale)
-        self.output.font_size = max(round(self.output.font_size * font_size_scale), 1)
         self._instance_mode = instance_mode
 
-    def draw_instance_predictions(self, predictions: Instances, jittering: bool = True) -> VisImage:
-        """Draw ``pred_boxes``, ``pred_masks`` (N, H, W or encodings), ``pred_classes``, ``scores`` as given.
-
-        ``jittering`` shades the instances of one class in mode SEGMENTATION.
-        """
+    def draw_instance_predictions(self, predictions: Instances) -> VisImage:
+        """Draw ``pred_boxes``, ``pred_masks`` (N, H, W or encodings), ``pred_classes``, ``scores`` as given."""
         predictions = predictions.to("cpu")
         fields = predictions.get_fields()
         classes = fields["pred_classes"].tolist() if "pred_classes" in fields else None
@@ -72,7 +65,7 @@ class Visualizer:
             boxes=fields.get("pred_boxes"),
             masks=masks,
             labels=_labels(classes, scores, self._meta("thing_classes")),
-            assigned_colors=self._instance_colors(classes, len(predictions), jittering),
+            assigned_colors=self._instance_colors(classes, len(predictions)),
             alpha=0.7 if self._instance_mode == ColorMode.SEGMENTATION else 0.45,
         )
 
@@ -120,23 +113,12 @@ class Visualizer:
     def draw_panoptic_seg(
         self,
         panoptic_seg: torch.Tensor | np.ndarray,
-        segments_info: list[dict[str, Any]] | None,
+        segments_info: list[dict[str, Any]],
         area_threshold: int | None = None,
         alpha: float = 0.6,
     ) -> VisImage:
-        """Draw a segment id per pixel (H, W); ``segments_info`` has its id, category_id, isthing, score.
-
-        None as ``segments_info``: ids are ``category_id * metadata.label_divisor + instance``, -1 is void.
-        """
+        """Draw a segment id per pixel (H, W); ``segments_info`` has its id, category_id, isthing, score."""
         panoptic_seg = np.asarray(panoptic_seg)
-        if segments_info is None:
-            divisor = self._meta("label_divisor")
-            things = self._meta("thing_dataset_id_to_contiguous_id").values()
-            segments_info = [
-                {"id": i, "category_id": i // divisor, "isthing": i // divisor in things}
-                for i in np.unique(panoptic_seg).tolist()
-                if i != -1
-            ]
         if self._instance_mode == ColorMode.IMAGE_BW:
             known = [segment["id"] for segment in segments_info]
             self._grey_outside([np.isin(panoptic_seg, known)])
@@ -201,8 +183,8 @@ class Visualizer:
             if boxes is not None:
                 self.output.rectangle(boxes[i], color)
             if labels is not None:
-                place = boxes[i] if boxes is not None else _innermost(masks[i]) * 2
-                self.output.label(labels[i], place, color, centred=boxes is None)
+                point = _innermost(masks[i]) if boxes is None else boxes[i][:2]
+                self.output.label(labels[i], point, color, centred=boxes is None)
         return self.output
 
     def draw_binary_mask(
@@ -222,19 +204,19 @@ class Visualizer:
         color = palette(0) if color is None else _rgb(color)
         self.output.fill(mask, color, alpha, edge=color if edge_color is None else _rgb(edge_color))
         if text:
-            self.output.label(text, _innermost(mask) * 2, color, centred=True)
+            self.output.label(text, _innermost(mask), color, centred=True)
         return self.output
 
-    def draw_box(self, box_coord: Sequence[float], alpha: float = 0.5, edge_color: Any = "g") -> VisImage:
+    def draw_box(self, box_coord: Sequence[float], *, edge_color: Any = "g") -> VisImage:
         """Draw the frame of a box (x0, y0, x1, y1)."""
-        self.output.rectangle(tuple(box_coord), _rgb(edge_color), alpha)
+        self.output.rectangle(box_coord, _rgb(edge_color))
         return self.output
 
     def draw_text(
         self, text: str, position: Sequence[float], *, font_size: float | None = None, color: Any = "g"
     ) -> VisImage:
         """Write a text with its centre at ``position`` (x, y), on a background of the given colour."""
-        self.output.label(text, (*position, *position), _rgb(color), centred=True, fixed=True, size=font_size)
+        self.output.label(text, position, _rgb(color), centred=True, size=font_size)
         return self.output
 
     def get_output(self) -> VisImage:
@@ -244,19 +226,12 @@ class Visualizer:
     def _meta(self, name: str) -> Any:
         return getattr(self.metadata, name, None)
 
-    def _instance_colors(self, classes: Sequence[int] | None, count: int, shaded: bool = True) -> list[RGB]:
+    def _instance_colors(self, classes: Sequence[int] | None, count: int) -> list[RGB]:
         """A colour per instance by its place in the list, or in mode SEGMENTATION by its class."""
         if self._instance_mode != ColorMode.SEGMENTATION or classes is None:
             return [palette(i) for i in range(count)]
         known = self._meta("thing_colors")
-        seen: dict[int, int] = {}
-        colors = []
-        for c in classes:
-            seen[c] = seen.get(c, -1) + 1
-            shade = _SHADES[seen[c] % len(_SHADES)] if shaded else 1.0
-            base = known[c] if known else palette(c)
-            colors.append(tuple(min(round(channel * shade), 255) for channel in base))
-        return colors
+        return [tuple(known[c]) if known else palette(c) for c in classes]
 
     def _draw_stuff(self, mask: np.ndarray, category: int, alpha: float, area_threshold: int | None) -> None:
         names, colors = self._meta("stuff_classes"), self._meta("stuff_colors")
@@ -318,17 +293,13 @@ def _labels(
     crowd: Sequence[int] | None = None,
 ) -> list[str] | None:
     """One text per instance: its class, its score in per cent, and whether it is a crowd."""
-    if classes is None and scores is None:
-        return None
-    texts = []
-    for i in range(len(classes if classes is not None else scores)):
-        words = []
-        if classes is not None:
-            words.append(names[classes[i]] if names else str(classes[i]))
-        if scores is not None:
-            words.append(f"{scores[i] * 100:.0f}%")
-        texts.append(" ".join(words) + ("|crowd" if crowd and crowd[i] else ""))
-    return texts
+    parts = []
+    if classes is not None:
+        parts.append([names[c] if names else str(c) for c in classes])
+    if scores is not None:
+        parts.append([f"{score:.0%}" for score in scores])
+    texts = [" ".join(words) for words in zip(*parts)]
+    return [text + "|crowd" * bool(c) for text, c in zip(texts, crowd or [0] * len(texts))] if parts else None
 
 
 def _read_image(path: str) -> np.ndarray:
