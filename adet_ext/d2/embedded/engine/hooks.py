@@ -130,13 +130,10 @@ class LRScheduler(HookBase):
         self.scheduler.step()
 
     def state_dict(self) -> dict[str, Any]:
-        if isinstance(self.scheduler, torch.optim.lr_scheduler.LRScheduler):
-            return self.scheduler.state_dict()
-        return {}
+        return self.scheduler.state_dict()
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        if isinstance(self.scheduler, torch.optim.lr_scheduler.LRScheduler):
-            self.scheduler.load_state_dict(state_dict)
+        self.scheduler.load_state_dict(state_dict)
 
 
 class EvalHook(HookBase):

@@ -135,26 +135,37 @@ class EventWriter:
         """Called once, after the last :meth:`write`."""
 
 
-class JSONWriter(EventWriter):
-    """Appends one JSON line per iteration that has something new."""
+class _ScalarWriter(EventWriter):
+    """Writes every value once: noisy scalars as medians of a window of iterations."""
 
-    def __init__(self, json_file: str, window_size: int = 20):
-        _drop_partial_line(json_file)
-        self._file = PathManager.open(json_file, "a")
+    def __init__(self, window_size: int):
         self._window_size = window_size
         self._last_write = -1
 
+    def _news(self) -> list[tuple[str, float, int]]:
+        """Name, value and iteration of what came since the last time."""
+        latest = get_event_storage().latest_with_smoothing_hint(self._window_size).items()
+        news = [(name, value, iteration) for name, (value, iteration) in latest if iteration > self._last_write]
+        self._last_write = max((iteration for _, _, iteration in news), default=self._last_write)
+        return news
+
+
+class JSONWriter(_ScalarWriter):
+    """Appends one JSON line per iteration that has something new."""
+
+    def __init__(self, json_file: str, window_size: int = 20):
+        super().__init__(window_size)
+        _drop_partial_line(json_file)
+        self._file = PathManager.open(json_file, "a")
+
     def write(self) -> None:
         lines: dict[int, dict[str, float]] = defaultdict(dict)
-        for name, (value, iteration) in get_event_storage().latest_with_smoothing_hint(self._window_size).items():
-            if iteration > self._last_write:
-                lines[iteration][name] = value
+        for name, value, iteration in self._news():
+            lines[iteration][name] = value
         for iteration, line in lines.items():
             self._file.write(json.dumps({**line, "iteration": iteration}, sort_keys=True) + "\n")
-        self._last_write = max(lines, default=self._last_write)
         self._file.flush()
-        if hasattr(self._file, "fileno"):
-            os.fsync(self._file.fileno())
+        os.fsync(self._file.fileno())
 
     def close(self) -> None:
         self._file.close()
@@ -169,13 +180,12 @@ def _drop_partial_line(path: str) -> None:
         file.truncate(content.rfind(b"\n") + 1)
 
 
-class TensorboardXWriter(EventWriter):
-    """Writes scalars and pictures as TensorBoard events."""
+class TensorboardXWriter(_ScalarWriter):
+    """Writes scalars and pictures as TensorBoard events; ``kwargs`` go to torch's SummaryWriter."""
 
     def __init__(self, log_dir: str, window_size: int = 20, **kwargs: Any):
-        self._window_size = window_size
+        super().__init__(window_size)
         self._arguments = {"log_dir": log_dir, **kwargs}
-        self._last_write = -1
 
     @cached_property
     def _writer(self):
@@ -184,13 +194,9 @@ class TensorboardXWriter(EventWriter):
         return SummaryWriter(**self._arguments)
 
     def write(self) -> None:
+        for name, value, iteration in self._news():
+            self._writer.add_scalar(name, value, iteration)
         storage = get_event_storage()
-        last_write = self._last_write
-        for name, (value, iteration) in storage.latest_with_smoothing_hint(self._window_size).items():
-            if iteration > self._last_write:
-                self._writer.add_scalar(name, value, iteration)
-                last_write = max(last_write, iteration)
-        self._last_write = last_write
         for name, image, iteration in storage._images:
             self._writer.add_image(name, image, iteration)
         storage.clear_images()
