@@ -10,8 +10,6 @@ if ENGINE == "detectron2":
         MapDataset,
         Metadata,
         MetadataCatalog,
-        ToIterableDataset,
-        build_batch_data_loader,
         build_detection_test_loader,
         build_detection_train_loader,
         detection_utils,
@@ -27,7 +25,7 @@ if ENGINE == "detectron2":
         register_coco_instances,
         register_coco_panoptic_separated,
     )
-    from detectron2.data.datasets.coco import convert_to_coco_dict, convert_to_coco_json
+    from detectron2.data.datasets.coco import convert_to_coco_dict
     from detectron2.data.datasets.coco_panoptic import register_coco_panoptic
     from detectron2.data.samplers import InferenceSampler, RepeatFactorTrainingSampler, TrainingSampler
 else:
@@ -41,13 +39,10 @@ else:
         Metadata,
         MetadataCatalog,
         RepeatFactorTrainingSampler,
-        ToIterableDataset,
         TrainingSampler,
-        build_batch_data_loader,
         build_detection_test_loader,
         build_detection_train_loader,
         convert_to_coco_dict,
-        convert_to_coco_json,
         detection_utils,
         get_detection_dataset_dicts,
         load_coco_json,
@@ -62,9 +57,9 @@ else:
 
 __all__ = [
     "AspectRatioGroupedDataset", "DatasetCatalog", "DatasetFromList", "DatasetMapper", "InferenceSampler",
-    "MapDataset", "Metadata", "MetadataCatalog", "RepeatFactorTrainingSampler", "ToIterableDataset",
-    "TrainingSampler", "build_batch_data_loader", "build_detection_test_loader",
-    "build_detection_train_loader", "convert_to_coco_dict", "convert_to_coco_json", "detection_utils",
+    "MapDataset", "Metadata", "MetadataCatalog", "RepeatFactorTrainingSampler",
+    "TrainingSampler", "build_detection_test_loader",
+    "build_detection_train_loader", "convert_to_coco_dict", "detection_utils",
     "get_detection_dataset_dicts", "load_coco_json", "load_sem_seg", "print_instances_class_histogram",
     "register_coco_instances", "register_coco_panoptic", "register_coco_panoptic_separated", "transforms",
     "trivial_batch_collator",

@@ -10,7 +10,6 @@ if ENGINE == "detectron2":
         ImageList,
         Instances,
         PolygonMasks,
-        ROIMasks,
         polygons_to_bitmask,
     )
 else:
@@ -21,7 +20,6 @@ else:
         ImageList,
         Instances,
         PolygonMasks,
-        ROIMasks,
         polygons_to_bitmask,
     )
 
@@ -32,6 +30,5 @@ __all__ = [
     "ImageList",
     "Instances",
     "PolygonMasks",
-    "ROIMasks",
     "polygons_to_bitmask",
 ]

@@ -7,7 +7,7 @@ from . import ENGINE
 if ENGINE == "detectron2":
     from detectron2.utils import comm, events, logger, visualizer
     from detectron2.utils.collect_env import collect_env_info
-    from detectron2.utils.env import TORCH_VERSION, seed_all_rng
+    from detectron2.utils.env import seed_all_rng
     from detectron2.utils.events import (
         CommonMetricPrinter,
         EventStorage,
@@ -18,11 +18,11 @@ if ENGINE == "detectron2":
         has_event_storage,
     )
     from detectron2.utils.file_io import PathHandler, PathManager
-    from detectron2.utils.logger import create_small_table, log_first_n, setup_logger
-    from detectron2.utils.visualizer import ColorMode, GenericMask, VisImage, Visualizer
+    from detectron2.utils.logger import create_small_table, setup_logger
+    from detectron2.utils.visualizer import ColorMode, VisImage, Visualizer
 else:
     from .embedded.utils import comm, events, logger, visualizer
-    from .embedded.utils.env import TORCH_VERSION, collect_env_info, seed_all_rng
+    from .embedded.utils.env import collect_env_info, seed_all_rng
     from .embedded.utils.events import (
         CommonMetricPrinter,
         EventStorage,
@@ -33,20 +33,18 @@ else:
         has_event_storage,
     )
     from .embedded.utils.file_io import PathHandler, PathManager
-    from .embedded.utils.logger import create_small_table, log_first_n, setup_logger
-    from .embedded.utils.visualizer import ColorMode, GenericMask, VisImage, Visualizer
+    from .embedded.utils.logger import create_small_table, setup_logger
+    from .embedded.utils.visualizer import ColorMode, VisImage, Visualizer
 
 __all__ = [
     "ColorMode",
     "CommonMetricPrinter",
     "EventStorage",
     "EventWriter",
-    "GenericMask",
     "JSONWriter",
     "PathHandler",
     "PathManager",
     "Registry",
-    "TORCH_VERSION",
     "TensorboardXWriter",
     "VisImage",
     "Visualizer",
@@ -56,7 +54,6 @@ __all__ = [
     "events",
     "get_event_storage",
     "has_event_storage",
-    "log_first_n",
     "logger",
     "seed_all_rng",
     "setup_logger",

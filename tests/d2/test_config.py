@@ -104,13 +104,6 @@ def test_yaml_never_runs_code(tmp_path, value):
     assert not marker.exists()
 
 
-def test_arithmetic_of_published_files_is_worked_out(tmp_path):
-    text = '!!python/object/apply:eval ["[[x, x * 2**(1.0/3), -x / 2 + 1] for x in [32, 64]]"]'
-    cfg = get_cfg()
-    cfg.merge_from_file(write(tmp_path, "anchors.yaml", f"MODEL: {{ANCHOR_GENERATOR: {{SIZES: {text}}}}}"))
-    assert cfg.MODEL.ANCHOR_GENERATOR.SIZES == [[x, x * 2 ** (1.0 / 3), -x / 2 + 1] for x in [32, 64]]
-
-
 def test_unusable_files_are_named(tmp_path):
     cfg = embedded_get_cfg()
     with pytest.raises(FileNotFoundError, match="nowhere.yaml"):

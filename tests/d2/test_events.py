@@ -16,7 +16,6 @@ from adet_ext.d2.utils import (
     create_small_table,
     get_event_storage,
     has_event_storage,
-    log_first_n,
     setup_logger,
 )
 
@@ -159,16 +158,6 @@ def test_terminal_shows_short_names_and_marks_warnings(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert "WARNING" in lines[0] and "loud.part]: " in lines[0] and "adet_ext" not in lines[0]
     assert "d2.engine]: " in lines[1]
-
-
-def test_log_first_n_counts_by_line_or_by_message(caplog):
-    with caplog.at_level(logging.INFO):
-        for i in range(3):
-            log_first_n(logging.INFO, f"line {i}", n=2, name="x")
-        for _ in range(3):
-            log_first_n(logging.INFO, "same", name="x", key="message")
-        log_first_n(logging.INFO, "same", name="x", key="message")
-    assert [r.getMessage() for r in caplog.records if r.name == "x"] == ["line 0", "line 1", "same"]
 
 
 def test_small_table_has_one_row_under_its_names():

@@ -7,6 +7,7 @@ import torch
 
 from adet_ext.d2 import ENGINE
 from adet_ext.d2.engine import HookBase, TrainerBase, hooks
+from adet_ext.d2.solver import LRMultiplier
 from adet_ext.d2.utils import EventWriter, JSONWriter
 
 embedded_only = pytest.mark.skipif(ENGINE != "embedded", reason="a message or a fix of the embedded engine")
@@ -99,37 +100,6 @@ def test_results_that_are_no_numbers_are_refused_by_name(result):
         _train(_Counting(), hooks.EvalHook(0, lambda: result), end=1)
 
 
-def _best(metrics, mode="max", hook=None):
-    checkpointer = _FakeCheckpointer()
-    values = iter(metrics)
-    hook = hook or hooks.BestCheckpointer(2, checkpointer, "segm/AP", mode)
-    hook._checkpointer = checkpointer
-    evaluation = hooks.EvalHook(2, lambda: {"segm": {"AP": next(values)}})
-    _train(_Counting(), evaluation, hook, end=2 * len(metrics))
-    return checkpointer.saved, hook
-
-
-@pytest.mark.parametrize("mode, saved_at", [("max", [1, 5]), ("min", [1, 3])])
-def test_best_checkpoint_follows_its_metric(mode, saved_at):
-    saved, hook = _best([10.0, 5.0, 20.0, float("nan")], mode)
-    assert saved == [("model_best", i) for i in saved_at]
-    assert hook.best_iter == saved_at[-1]
-
-
-@embedded_only
-def test_a_resumed_run_does_not_overwrite_a_better_checkpoint():
-    _, first = _best([10.0, 30.0])
-    resumed = hooks.BestCheckpointer(2, None, "segm/AP")
-    resumed.load_state_dict(first.state_dict())
-    assert _best([20.0, 29.0], hook=resumed)[0] == []
-
-
-def test_best_checkpoint_without_its_metric_warns_and_goes_on():
-    checkpointer = _FakeCheckpointer()
-    _train(_Counting(), hooks.BestCheckpointer(2, checkpointer, "bbox/AP"), end=4)
-    assert checkpointer.saved == []
-
-
 def test_writers_write_every_period_and_what_comes_after_training(tmp_path):
     path = tmp_path / "metrics.json"
     writer = hooks.PeriodicWriter([JSONWriter(str(path))], period=4)
@@ -169,7 +139,7 @@ def test_learning_rate_is_logged_and_moved_on():
     optimizer = torch.optim.SGD(
         [{"params": parameters[:1], "lr": 5.0}, {"params": parameters[1:], "lr": 1.0}], lr=1.0
     )
-    hook = hooks.LRScheduler(optimizer, LinearParamScheduler(1.0, 0.0))
+    hook = hooks.LRScheduler(optimizer, LRMultiplier(optimizer, LinearParamScheduler(1.0, 0.0), max_iter=4))
     trainer = _train(_Counting(), hook, end=4)
     assert [value for value, _ in trainer.storage.history("lr").values()] == [1.0, 0.75, 0.5, 0.25]
     assert hooks.LRScheduler.get_best_param_group_id(optimizer) == 1

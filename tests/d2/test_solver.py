@@ -45,8 +45,6 @@ def _groups(model, groups):
         {"base_lr": 0.1, "weight_decay_norm": 0.0},
         {"base_lr": 0.1, "weight_decay": 1e-4, "weight_decay_norm": 1e-4},
         {"base_lr": 0.1, "bias_lr_factor": 2.0, "weight_decay_bias": 0.0, "weight_decay_norm": 0.5},
-        {"base_lr": 0.1, "overrides": {"scale": {"weight_decay": 0.0}}},
-        {"base_lr": 0.1, "lr_factor_func": lambda name: 0.5 if name.startswith("2") else 1.0},
     ],
 )
 def test_parameter_groups_equal_those_of_detectron2(arguments):
@@ -58,12 +56,12 @@ def test_parameter_groups_equal_those_of_detectron2(arguments):
 
 def _schedules():
     for name, method, warmup, rescale in itertools.product(
-        ("WarmupMultiStepLR", "WarmupCosineLR", "WarmupStepWithFixedGammaLR"),
+        ("WarmupMultiStepLR", "WarmupCosineLR"),
         ("linear", "constant"),
         (0, 7, 500),
         (False, True),
     ):
-        if warmup == 500 and (rescale or name == "WarmupStepWithFixedGammaLR"):
+        if warmup == 500 and rescale:
             continue  # refused: Detectron2 fails inside the schedule
         yield {
             "LR_SCHEDULER_NAME": name,

@@ -13,7 +13,6 @@ from adet_ext.d2.structures import (
     ImageList,
     Instances,
     PolygonMasks,
-    ROIMasks,
     polygons_to_bitmask,
 )
 
@@ -95,10 +94,6 @@ def test_images_are_padded_to_the_common_size(number):
     for image, padded, own in zip(images, batch.tensor, batch, strict=True):
         assert torch.equal(own, image)
         assert (padded == -1).sum() == padded.numel() - image.numel()
-    square = ImageList.from_tensors(
-        images, 0, padding_constraints={"square_size": 16, "size_divisibility": 0}
-    )
-    assert square.tensor.shape[-2:] == (16, 16)
 
 
 def test_polygons_and_bitmasks_agree():
@@ -142,14 +137,6 @@ def test_polygons_with_too_few_points_are_refused():
         PolygonMasks([np.array([1.0] * 6)])
 
 
-def test_roi_masks_are_pasted_at_their_boxes():
-    masks = ROIMasks(torch.ones(2, 4, 4))
-    boxes = Boxes([[1, 1, 4, 3], [0, 0, 6, 5]])
-    pasted = masks.to_bitmasks(boxes, 5, 6).tensor
-    assert pasted.flatten(1).sum(1).tolist() == [6, 30]
-    assert len(masks[torch.tensor([True, False])]) == 1
-
-
 @pytest.mark.needs_detectron2
 def test_numbers_are_those_of_detectron2():
     theirs = pytest.importorskip("detectron2.structures")
@@ -176,9 +163,6 @@ def test_numbers_are_those_of_detectron2():
             bits.tensor,
             bits.get_bounding_boxes().tensor,
             bits.crop_and_resize(tensor, 14),
-            lib.ROIMasks(torch.rand(40, 9, 9, generator=torch.Generator().manual_seed(2)))
-            .to_bitmasks(boxes, 45, 55)
-            .tensor,
             lib.ImageList.from_tensors([torch.ones(3, 5, 7), torch.ones(3, 6, 4)], 32).tensor,
         ]
         boxes.scale(1.3, 0.7)

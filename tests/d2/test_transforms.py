@@ -37,7 +37,7 @@ class TestResize:
     @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
     def test_resize_keeps_the_number_of_dimensions_and_the_dtype(self, channels, dtype):
         image = image_of(channels=channels, dtype=dtype)
-        out = T.Resize((30, 20)).get_transform(image).apply_image(image)
+        out = T.ResizeTransform(*image.shape[:2], 30, 20).apply_image(image)
         assert out.shape == (30, 20) + image.shape[2:] and out.dtype == dtype
 
     def test_resized_labels_are_labels_that_were_there(self):
@@ -84,7 +84,7 @@ class TestFlipAndCrop:
 
 class TestLists:
     def test_each_augmentation_sees_what_the_one_before_it_made(self):
-        tfms = T.AugmentationList([T.Resize((20, 30)), T.RandomFlip(1.0), T.NoOpTransform()])(
+        tfms = T.AugmentationList([T.ResizeTransform(60, 80, 20, 30), T.RandomFlip(1.0), T.NoOpTransform()])(
             T.AugInput(image_of())
         )
         assert isinstance(tfms, T.TransformList)
@@ -113,7 +113,6 @@ def policies(T):
         T.ResizeShortestEdge((20, 33, 47), 60, "choice"),
         T.RandomFlip(0.5),
         T.RandomFlip(0.3, horizontal=False, vertical=True),
-        T.Resize((25, 35)),
         T.RandomCrop("absolute", (20, 25)),
         T.RandomCrop("relative", (0.7, 0.6)),
         T.RandomCrop("relative_range", (0.6, 0.6)),

@@ -6,15 +6,13 @@ from typing import Any, BinaryIO
 from urllib.parse import parse_qs
 
 import torch
-from fvcore.common.checkpoint import Checkpointer, PeriodicCheckpointer
+from fvcore.common.checkpoint import Checkpointer, PeriodicCheckpointer  # noqa: F401  (handed on)
 from torch import nn
 
 from .checkpoint_files import read_checkpoint
 from .checkpoint_names import match_names
 from .utils import comm
-from .utils.file_io import PathHandler, PathManager
-
-__all__ = ["DetectionCheckpointer", "PeriodicCheckpointer", "SafeFiles"]
+from .utils.file_io import PathManager
 
 
 class SafeFiles:
@@ -61,9 +59,7 @@ class SafeFiles:
         options = parse_qs(query)
         self._match_by_ends = options.pop("matching_heuristics", ["False"]) == ["True"]
         if options:
-            raise ValueError(
-                f"{path}: there is no option {', '.join(options)}; there is matching_heuristics=True"
-            )
+            raise ValueError(f"{path}: there is no option {', '.join(options)}; there is matching_heuristics=True")
         return super().load(_local_path(path), checkpointables)
 
     def _load_file(self, f: str) -> dict[str, Any]:
@@ -80,12 +76,7 @@ class DetectionCheckpointer(SafeFiles, Checkpointer):
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        save_dir: str = "",
-        *,
-        save_to_disk: bool | None = None,
-        **checkpointables: Any,
+        self, model: nn.Module, save_dir: str = "", *, save_to_disk: bool | None = None, **checkpointables: Any
     ):
         if save_to_disk is None:
             save_to_disk = comm.is_main_process()
@@ -105,9 +96,7 @@ class DetectionCheckpointer(SafeFiles, Checkpointer):
             if name in own_buffers and name in incompatible.missing_keys:
                 incompatible.missing_keys.remove(name)
         # Older checkpoints hold the anchors, which are constants.
-        for name in [
-            name for name in incompatible.unexpected_keys if "anchor_generator.cell_anchors" in name
-        ]:
+        for name in [name for name in incompatible.unexpected_keys if "anchor_generator.cell_anchors" in name]:
             incompatible.unexpected_keys.remove(name)
         return incompatible
 
@@ -139,37 +128,3 @@ def _local_path(path: str) -> str:
             f"{path} could not be fetched ({type(error).__name__}: {error}); download it by hand and give "
             "its path as MODEL.WEIGHTS, or set MODEL.WEIGHTS to '' to start from scratch"
         ) from error
-
-
-class _CatalogHandler(PathHandler):
-    """``catalog://ImageNetPretrained/<name>``: Caffe2's ImageNet weights on their public host."""
-
-    PREFIX = "catalog://"
-    HOST = "https://dl.fbaipublicfiles.com/detectron/ImageNetPretrained/"
-    FILES = {
-        "MSRA/R-50": "MSRA/R-50.pkl",
-        "MSRA/R-101": "MSRA/R-101.pkl",
-        "FAIR/R-50-GN": "47261647/R-50-GN.pkl",
-        "FAIR/R-101-GN": "47592356/R-101-GN.pkl",
-        "FAIR/X-101-32x8d": "20171220/X-101-32x8d.pkl",
-        "FAIR/X-101-64x4d": "FBResNeXt/X-101-64x4d.pkl",
-        "FAIR/X-152-32x8d-IN5k": "25093814/X-152-32x8d-IN5k.pkl",
-    }
-
-    def _url(self, path: str) -> str:
-        name = path[len(self.PREFIX) :].removeprefix("ImageNetPretrained/")
-        if name not in self.FILES:
-            raise KeyError(f"the catalog has {', '.join(self.FILES)}")
-        return self.HOST + self.FILES[name]
-
-    def _get_supported_prefixes(self) -> list[str]:
-        return [self.PREFIX]
-
-    def _get_local_path(self, path: str, **kwargs: Any) -> str:
-        return PathManager.get_local_path(self._url(path), **kwargs)
-
-    def _open(self, path: str, mode: str = "r", **kwargs: Any):
-        return PathManager.open(self._url(path), mode, **kwargs)
-
-
-PathManager.register_handler(_CatalogHandler())

@@ -12,8 +12,6 @@ try:
 except ImportError:  # numpy before 2
     from numpy.core import multiarray
 
-__all__ = ["read_checkpoint"]
-
 
 def read_checkpoint(path: str) -> dict[str, Any]:
     """Return the content of a .pkl, .safetensors or torch file as a dictionary with a key "model".
@@ -48,9 +46,7 @@ def _refusal(path: str, wanted: str) -> ValueError:
 
 def _unreadable(path: str, error: Exception) -> ValueError:
     reason = (str(error).strip().splitlines() or ["no more data"])[0]
-    return ValueError(
-        f"{path} cannot be read as a checkpoint, it may be cut off: {type(error).__name__}: {reason}"
-    )
+    return ValueError(f"{path} cannot be read as a checkpoint, it may be cut off: {type(error).__name__}: {reason}")
 
 
 def _latin1(text: str, encoding: str) -> bytes:

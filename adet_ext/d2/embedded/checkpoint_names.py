@@ -7,8 +7,6 @@ from typing import Any
 
 from torch import Tensor
 
-__all__ = ["match_names"]
-
 _logger = logging.getLogger(__name__)
 
 # Caffe2 writes underscores for dots, so every rule sees dots. In this order.
@@ -42,9 +40,7 @@ _TORCHVISION = [
 ]
 
 
-def match_names(
-    model: dict[str, Tensor], checkpoint: dict[str, Any], *, caffe2: bool = False
-) -> dict[str, Any]:
+def match_names(model: dict[str, Tensor], checkpoint: dict[str, Any], *, caffe2: bool = False) -> dict[str, Any]:
     """Rename the tensors of ``checkpoint``: each belongs to the name in ``model`` that ends in its own.
 
     ``res2.0.conv1.weight`` goes to ``backbone.bottom_up.res2.0.conv1.weight``; of several that fit, the

@@ -1,9 +1,7 @@
 """The config node: fvcore's, with Detectron2's defaults, and YAML that can never run code."""
 
-import ast
 import functools
 import inspect
-import operator
 import os
 from collections.abc import Callable
 from typing import Any
@@ -14,16 +12,13 @@ from fvcore.common.config import CfgNode as _FvcoreNode
 
 from .utils.file_io import PathManager
 
-__all__ = ["CfgNode", "configurable", "get_cfg"]
-
 
 class CfgNode(_FvcoreNode):
     """Nested keys, read and written as attributes; files and command lines may only set keys that exist.
 
     Merging an unknown key raises ``KeyError`` (a file) or ``AssertionError`` (a list of overrides), a value
     of another type ``ValueError``. A file inherits from the file or files that its ``_BASE_`` names,
-    relative to itself. A YAML tag that would run code is refused, whatever ``allow_unsafe`` says; only
-    arithmetic on numbers, as Detectron2's own files write their anchor sizes, is worked out.
+    relative to itself. A YAML tag that would run code is refused, whatever ``allow_unsafe`` says.
     """
 
     @classmethod
@@ -81,74 +76,19 @@ def _overlay(top: dict, bottom: dict, filename: str, path: str = "") -> None:
     for key, value in top.items():
         if isinstance(value, dict) and key in bottom:
             if not isinstance(bottom[key], dict):
-                raise ValueError(
-                    f"{filename}: {path}{key} is a group of keys here but a value in the base file"
-                )
+                raise ValueError(f"{filename}: {path}{key} is a group of keys here but a value in the base file")
             _overlay(value, bottom[key], filename, f"{path}{key}.")
         else:
             bottom[key] = value
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML's plain types, tuples, and numeric arithmetic."""
+    """YAML's plain types, and tuples."""
 
 
-def _construct_arithmetic(loader: _Loader, node: yaml.Node) -> Any:
-    # Base-RetinaNet.yaml hands its anchor sizes to Python's eval; the expression is plain arithmetic.
-    expressions = loader.construct_sequence(node) if isinstance(node, yaml.SequenceNode) else []
-    try:
-        (expression,) = expressions
-        return _arithmetic(ast.parse(expression, mode="eval").body, {})
-    except (KeyError, TypeError, ValueError, SyntaxError, ArithmeticError) as error:
-        raise yaml.constructor.ConstructorError(
-            None, None, f"{expressions} is more than arithmetic on numbers", node.start_mark
-        ) from error
-
-
-_Loader.add_constructor("tag:yaml.org,2002:python/object/apply:eval", _construct_arithmetic)
 _Loader.add_constructor(
     "tag:yaml.org,2002:python/tuple", lambda loader, node: tuple(loader.construct_sequence(node, deep=True))
 )
-
-_OPERATORS = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.Div: operator.truediv,
-    # As a float, so that a tower of powers overflows instead of filling the memory.
-    ast.Pow: lambda base, exponent: float(base) ** exponent if abs(exponent) < 64 else _too_large(),
-}
-
-
-def _too_large() -> float:
-    raise ArithmeticError("exponent too large")
-
-
-def _arithmetic(node: ast.AST, names: dict[str, float]) -> Any:
-    """Work out numbers, names of a comprehension, + - * / **, lists and one-variable comprehensions."""
-    match node:
-        case ast.Constant(value=int() | float()):
-            return node.value
-        case ast.Name():
-            return names[node.id]
-        case ast.UnaryOp(op=ast.USub()):
-            return -_number(node.operand, names)
-        case ast.BinOp():
-            return _OPERATORS[type(node.op)](_number(node.left, names), _number(node.right, names))
-        case ast.List() | ast.Tuple():
-            return [_arithmetic(item, names) for item in node.elts]
-        case ast.ListComp(generators=[ast.comprehension(target=ast.Name(), ifs=[])]):
-            target = node.generators[0].target.id
-            values = _arithmetic(node.generators[0].iter, names)
-            return [_arithmetic(node.elt, {**names, target: value}) for value in values]
-    raise ValueError(f"{type(node).__name__} is not arithmetic")
-
-
-def _number(node: ast.AST, names: dict[str, float]) -> float:
-    value = _arithmetic(node, names)
-    if not isinstance(value, int | float):
-        raise ValueError("arithmetic takes numbers only")
-    return value
 
 
 def get_cfg() -> CfgNode:
@@ -174,9 +114,7 @@ def configurable(init_func: Callable | None = None, *, from_config: Callable | N
         def init(self, *args, **kwargs):
             translate = getattr(type(self), "from_config", None)
             if not inspect.ismethod(translate):
-                raise AttributeError(
-                    f"{type(self).__name__} is configurable and needs a classmethod from_config"
-                )
+                raise AttributeError(f"{type(self).__name__} is configurable and needs a classmethod from_config")
             if _takes_config(args, kwargs):
                 init_func(self, **_explicit_arguments(translate, args, kwargs))
             else:
@@ -200,9 +138,7 @@ def configurable(init_func: Callable | None = None, *, from_config: Callable | N
 
 
 def _takes_config(args: tuple, kwargs: dict) -> bool:
-    return isinstance(args[0] if args else kwargs.get("cfg"), _FvcoreNode) or isinstance(
-        kwargs.get("cfg"), _FvcoreNode
-    )
+    return isinstance(args[0] if args else kwargs.get("cfg"), _FvcoreNode) or isinstance(kwargs.get("cfg"), _FvcoreNode)
 
 
 def _explicit_arguments(from_config: Callable, args: tuple, kwargs: dict) -> dict:

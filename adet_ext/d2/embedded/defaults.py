@@ -4,8 +4,6 @@ Keys of parts that this engine has not (the two-stage heads, RetinaNet) stand he
 them, and a file that loads on Detectron2 loads here.
 """
 
-__all__ = ["DEFAULTS"]
-
 _RESNETS = {
     "DEPTH": 50,
     "OUT_FEATURES": ["res4"],
@@ -24,84 +22,44 @@ _RESNETS = {
 }
 
 _RPN = {
-    "HEAD_NAME": "StandardRPNHead",
-    "IN_FEATURES": ["res4"],
-    "BOUNDARY_THRESH": -1,
-    "IOU_THRESHOLDS": [0.3, 0.7],
-    "IOU_LABELS": [0, -1, 1],
-    "BATCH_SIZE_PER_IMAGE": 256,
-    "POSITIVE_FRACTION": 0.5,
-    "BBOX_REG_LOSS_TYPE": "smooth_l1",
-    "BBOX_REG_LOSS_WEIGHT": 1.0,
-    "BBOX_REG_WEIGHTS": (1.0, 1.0, 1.0, 1.0),
-    "SMOOTH_L1_BETA": 0.0,
-    "LOSS_WEIGHT": 1.0,
-    "PRE_NMS_TOPK_TRAIN": 12000,
-    "PRE_NMS_TOPK_TEST": 6000,
-    "POST_NMS_TOPK_TRAIN": 2000,
-    "POST_NMS_TOPK_TEST": 1000,
-    "NMS_THRESH": 0.7,
-    "CONV_DIMS": [-1],
-}
+    "HEAD_NAME": "StandardRPNHead", "IN_FEATURES": ["res4"], "BOUNDARY_THRESH": -1,
+    "IOU_THRESHOLDS": [0.3, 0.7], "IOU_LABELS": [0, -1, 1], "BATCH_SIZE_PER_IMAGE": 256,
+    "POSITIVE_FRACTION": 0.5, "BBOX_REG_LOSS_TYPE": "smooth_l1", "BBOX_REG_LOSS_WEIGHT": 1.0,
+    "BBOX_REG_WEIGHTS": (1.0, 1.0, 1.0, 1.0), "SMOOTH_L1_BETA": 0.0, "LOSS_WEIGHT": 1.0,
+    "PRE_NMS_TOPK_TRAIN": 12000, "PRE_NMS_TOPK_TEST": 6000, "POST_NMS_TOPK_TRAIN": 2000,
+    "POST_NMS_TOPK_TEST": 1000, "NMS_THRESH": 0.7, "CONV_DIMS": [-1],
+}  # fmt: skip
 
 _ROI_HEADS = {
-    "NAME": "Res5ROIHeads",
-    "NUM_CLASSES": 80,
-    "IN_FEATURES": ["res4"],
-    "IOU_THRESHOLDS": [0.5],
-    "IOU_LABELS": [0, 1],
-    "BATCH_SIZE_PER_IMAGE": 512,
-    "POSITIVE_FRACTION": 0.25,
-    "SCORE_THRESH_TEST": 0.05,
-    "NMS_THRESH_TEST": 0.5,
-    "PROPOSAL_APPEND_GT": True,
-}
+    "NAME": "Res5ROIHeads", "NUM_CLASSES": 80, "IN_FEATURES": ["res4"], "IOU_THRESHOLDS": [0.5],
+    "IOU_LABELS": [0, 1], "BATCH_SIZE_PER_IMAGE": 512, "POSITIVE_FRACTION": 0.25, "SCORE_THRESH_TEST": 0.05,
+    "NMS_THRESH_TEST": 0.5, "PROPOSAL_APPEND_GT": True,
+}  # fmt: skip
 
 _POOLER = {"POOLER_RESOLUTION": 14, "POOLER_SAMPLING_RATIO": 0, "POOLER_TYPE": "ROIAlignV2"}
 
 _ROI_BOX_HEAD = {
-    **_POOLER,
-    "NAME": "",
-    "BBOX_REG_LOSS_TYPE": "smooth_l1",
-    "BBOX_REG_LOSS_WEIGHT": 1.0,
-    "BBOX_REG_WEIGHTS": (10.0, 10.0, 5.0, 5.0),
-    "SMOOTH_L1_BETA": 0.0,
-    "NUM_FC": 0,
-    "FC_DIM": 1024,
-    "NUM_CONV": 0,
-    "CONV_DIM": 256,
-    "NORM": "",
-    "CLS_AGNOSTIC_BBOX_REG": False,
-    "TRAIN_ON_PRED_BOXES": False,
-    "USE_FED_LOSS": False,
-    "USE_SIGMOID_CE": False,
-    "FED_LOSS_FREQ_WEIGHT_POWER": 0.5,
+    **_POOLER, "NAME": "", "BBOX_REG_LOSS_TYPE": "smooth_l1", "BBOX_REG_LOSS_WEIGHT": 1.0,
+    "BBOX_REG_WEIGHTS": (10.0, 10.0, 5.0, 5.0), "SMOOTH_L1_BETA": 0.0, "NUM_FC": 0, "FC_DIM": 1024,
+    "NUM_CONV": 0, "CONV_DIM": 256, "NORM": "", "CLS_AGNOSTIC_BBOX_REG": False, "TRAIN_ON_PRED_BOXES": False,
+    "USE_FED_LOSS": False, "USE_SIGMOID_CE": False, "FED_LOSS_FREQ_WEIGHT_POWER": 0.5,
     "FED_LOSS_NUM_CLASSES": 50,
-}
+}  # fmt: skip
 
 _ROI_BOX_CASCADE_HEAD = {
     "BBOX_REG_WEIGHTS": ((10.0, 10.0, 5.0, 5.0), (20.0, 20.0, 10.0, 10.0), (30.0, 30.0, 15.0, 15.0)),
     "IOUS": (0.5, 0.6, 0.7),
-}
+}  # fmt: skip
 
 _ROI_MASK_HEAD = {
-    **_POOLER,
-    "NAME": "MaskRCNNConvUpsampleHead",
-    "NUM_CONV": 0,
-    "CONV_DIM": 256,
-    "NORM": "",
+    **_POOLER, "NAME": "MaskRCNNConvUpsampleHead", "NUM_CONV": 0, "CONV_DIM": 256, "NORM": "",
     "CLS_AGNOSTIC_MASK": False,
-}
+}  # fmt: skip
 
 _ROI_KEYPOINT_HEAD = {
-    **_POOLER,
-    "NAME": "KRCNNConvDeconvUpsampleHead",
-    "CONV_DIMS": (512,) * 8,
-    "NUM_KEYPOINTS": 17,
-    "MIN_KEYPOINTS_PER_IMAGE": 1,
-    "NORMALIZE_LOSS_BY_VISIBLE_KEYPOINTS": True,
-    "LOSS_WEIGHT": 1.0,
-}
+    **_POOLER, "NAME": "KRCNNConvDeconvUpsampleHead", "CONV_DIMS": (512,) * 8, "NUM_KEYPOINTS": 17,
+    "MIN_KEYPOINTS_PER_IMAGE": 1, "NORMALIZE_LOSS_BY_VISIBLE_KEYPOINTS": True, "LOSS_WEIGHT": 1.0,
+}  # fmt: skip
 
 _SEM_SEG_HEAD = {
     "NAME": "SemSegFPNHead",
@@ -127,22 +85,12 @@ _PANOPTIC_FPN = {
 }
 
 _RETINANET = {
-    "NUM_CLASSES": 80,
-    "IN_FEATURES": ["p3", "p4", "p5", "p6", "p7"],
-    "NUM_CONVS": 4,
-    "IOU_THRESHOLDS": [0.4, 0.5],
-    "IOU_LABELS": [0, -1, 1],
-    "PRIOR_PROB": 0.01,
-    "SCORE_THRESH_TEST": 0.05,
-    "TOPK_CANDIDATES_TEST": 1000,
-    "NMS_THRESH_TEST": 0.5,
-    "BBOX_REG_WEIGHTS": (1.0, 1.0, 1.0, 1.0),
-    "FOCAL_LOSS_GAMMA": 2.0,
-    "FOCAL_LOSS_ALPHA": 0.25,
-    "SMOOTH_L1_LOSS_BETA": 0.1,
-    "BBOX_REG_LOSS_TYPE": "smooth_l1",
-    "NORM": "",
-}
+    "NUM_CLASSES": 80, "IN_FEATURES": ["p3", "p4", "p5", "p6", "p7"], "NUM_CONVS": 4,
+    "IOU_THRESHOLDS": [0.4, 0.5], "IOU_LABELS": [0, -1, 1], "PRIOR_PROB": 0.01, "SCORE_THRESH_TEST": 0.05,
+    "TOPK_CANDIDATES_TEST": 1000, "NMS_THRESH_TEST": 0.5, "BBOX_REG_WEIGHTS": (1.0, 1.0, 1.0, 1.0),
+    "FOCAL_LOSS_GAMMA": 2.0, "FOCAL_LOSS_ALPHA": 0.25, "SMOOTH_L1_LOSS_BETA": 0.1,
+    "BBOX_REG_LOSS_TYPE": "smooth_l1", "NORM": "",
+}  # fmt: skip
 
 _MODEL = {
     "LOAD_PROPOSALS": False,

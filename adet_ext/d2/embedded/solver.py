@@ -3,7 +3,6 @@
 import copy
 import logging
 from collections import defaultdict
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,7 +13,6 @@ from fvcore.common.param_scheduler import (
     LinearParamScheduler,
     MultiStepParamScheduler,
     ParamScheduler,
-    StepWithFixedGammaParamScheduler,
 )
 from torch import nn
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
@@ -38,8 +36,6 @@ def get_default_optimizer_params(
     weight_decay_norm: float | None = None,
     bias_lr_factor: float | None = 1.0,
     weight_decay_bias: float | None = None,
-    lr_factor_func: Callable[[str], float] | None = None,
-    overrides: dict[str, dict[str, float]] | None = None,
 ) -> list[dict[str, Any]]:
     """Return the trainable parameters as optimiser groups, one per distinct set of hyperparameters.
 
@@ -47,30 +43,23 @@ def get_default_optimizer_params(
         base_lr, weight_decay: of every group; None leaves them to the optimiser.
         weight_decay_norm: for the parameters of normalisation layers instead.
         bias_lr_factor, weight_decay_bias: for parameters named ``bias``, norm layers' ones included.
-        lr_factor_func: maps a parameter's full name to a factor on ``base_lr``.
-        overrides: hyperparameters by a parameter's own name (``{"scale": {"weight_decay": 0.0}}``).
 
     Raises:
-        ValueError: a learning-rate factor is given without ``base_lr``, or biases are described twice.
+        ValueError: a learning-rate factor is given without ``base_lr``.
     """
-    overrides = dict(overrides or {})
-    if base_lr is None and (lr_factor_func is not None or bias_lr_factor not in (None, 1.0)):
-        raise ValueError("bias_lr_factor and lr_factor_func multiply base_lr, which is not given")
     bias = {}
     if bias_lr_factor not in (None, 1.0):
+        if base_lr is None:
+            raise ValueError("bias_lr_factor multiplies base_lr, which is not given")
         bias["lr"] = base_lr * bias_lr_factor
     if weight_decay_bias is not None:
         bias["weight_decay"] = weight_decay_bias
-    if bias and "bias" in overrides:
-        raise ValueError("hyperparameters of biases are given both by arguments and in overrides['bias']")
-    if bias:
-        overrides["bias"] = bias
     common = {"lr": base_lr, "weight_decay": weight_decay}
     common = {key: value for key, value in common.items() if value is not None}
 
     groups: dict[tuple, list[nn.Parameter]] = defaultdict(list)
     seen = set()
-    for module_name, module in model.named_modules():
+    for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
             if not parameter.requires_grad or parameter in seen:
                 continue
@@ -78,9 +67,8 @@ def get_default_optimizer_params(
             hyper = dict(common)
             if weight_decay_norm is not None and isinstance(module, _NORM_LAYERS):
                 hyper["weight_decay"] = weight_decay_norm
-            if lr_factor_func is not None:
-                hyper["lr"] *= lr_factor_func(f"{module_name}.{name}")
-            hyper.update(overrides.get(name, {}))
+            if name == "bias":
+                hyper.update(bias)
             groups[tuple(hyper.items())].append(parameter)
     return [{**dict(hyper), "params": parameters} for hyper, parameters in groups.items()]
 
@@ -96,9 +84,7 @@ def maybe_add_gradient_clipping(
     if not clip.ENABLED:
         return optimizer
     if clip.CLIP_TYPE not in ("value", "norm"):
-        raise ValueError(
-            f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE is {clip.CLIP_TYPE!r}; set it to 'value' or 'norm'"
-        )
+        raise ValueError(f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE is {clip.CLIP_TYPE!r}; set it to 'value' or 'norm'")
     base = type(optimizer) if isinstance(optimizer, torch.optim.Optimizer) else optimizer
 
     def step(self, closure=None):
@@ -174,16 +160,10 @@ class LRMultiplier(LRScheduler):
     """Multiplies the initial learning rate of every group by ``multiplier(iteration / max_iter)``."""
 
     def __init__(
-        self,
-        optimizer: torch.optim.Optimizer,
-        multiplier: ParamScheduler,
-        max_iter: int,
-        last_iter: int = -1,
+        self, optimizer: torch.optim.Optimizer, multiplier: ParamScheduler, max_iter: int, last_iter: int = -1
     ):
         if not isinstance(multiplier, ParamScheduler):
-            raise ValueError(
-                f"multiplier has to be an fvcore ParamScheduler, not {type(multiplier).__name__}"
-            )
+            raise ValueError(f"multiplier has to be an fvcore ParamScheduler, not {type(multiplier).__name__}")
         self._multiplier = multiplier
         self._max_iter = max_iter
         super().__init__(optimizer, last_epoch=last_iter)
@@ -199,15 +179,14 @@ class LRMultiplier(LRScheduler):
 def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> LRScheduler:
     """The schedule named by ``cfg.SOLVER.LR_SCHEDULER_NAME``, with its warm-up.
 
-    Known are WarmupMultiStepLR, WarmupCosineLR and WarmupStepWithFixedGammaLR.
+    Known are WarmupMultiStepLR and WarmupCosineLR.
     """
     solver = cfg.SOLVER
     max_iter = solver.MAX_ITER
-    fixed_gamma = solver.LR_SCHEDULER_NAME == "WarmupStepWithFixedGammaLR"
-    if solver.WARMUP_ITERS >= max_iter and (fixed_gamma or solver.RESCALE_INTERVAL):
+    if solver.WARMUP_ITERS >= max_iter and solver.RESCALE_INTERVAL:
         raise ValueError(
             f"SOLVER.WARMUP_ITERS is {solver.WARMUP_ITERS} of {max_iter} iterations (SOLVER.MAX_ITER); "
-            f"{'WarmupStepWithFixedGammaLR' if fixed_gamma else 'RESCALE_INTERVAL'} needs some after it"
+            "RESCALE_INTERVAL needs some after it"
         )
     if solver.LR_SCHEDULER_NAME == "WarmupMultiStepLR":
         steps = [step for step in solver.STEPS if step <= max_iter]
@@ -220,18 +199,12 @@ def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> LRSche
     elif solver.LR_SCHEDULER_NAME == "WarmupCosineLR":
         end = solver.BASE_LR_END / solver.BASE_LR
         if not 0 <= end <= 1:
-            raise ValueError(
-                f"SOLVER.BASE_LR_END is {solver.BASE_LR_END}; it goes from 0 to BASE_LR, {solver.BASE_LR}"
-            )
+            raise ValueError(f"SOLVER.BASE_LR_END is {solver.BASE_LR_END}; it goes from 0 to BASE_LR, {solver.BASE_LR}")
         schedule = CosineParamScheduler(1, end)
-    elif fixed_gamma:
-        schedule = StepWithFixedGammaParamScheduler(
-            base_value=1.0, gamma=solver.GAMMA, num_decays=solver.NUM_DECAYS, num_updates=max_iter
-        )
     else:
         raise ValueError(
             f"SOLVER.LR_SCHEDULER_NAME is {solver.LR_SCHEDULER_NAME!r}; the embedded engine knows "
-            "WarmupMultiStepLR, WarmupCosineLR and WarmupStepWithFixedGammaLR; for others install Detectron2"
+            "WarmupMultiStepLR and WarmupCosineLR; for others install Detectron2"
         )
     multiplier = WarmupParamScheduler(
         schedule,

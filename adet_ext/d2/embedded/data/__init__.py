@@ -4,7 +4,6 @@ import os
 
 from . import detection_utils, transforms
 from .build import (
-    build_batch_data_loader,
     build_detection_test_loader,
     build_detection_train_loader,
     get_detection_dataset_dicts,
@@ -13,15 +12,9 @@ from .build import (
 )
 from .builtin import register_all_coco
 from .catalog import DatasetCatalog, Metadata, MetadataCatalog
-from .coco import (
-    convert_to_coco_dict,
-    convert_to_coco_json,
-    load_coco_json,
-    load_sem_seg,
-    register_coco_instances,
-)
+from .coco import convert_to_coco_dict, load_coco_json, load_sem_seg, register_coco_instances
 from .coco_panoptic import register_coco_panoptic, register_coco_panoptic_separated
-from .common import AspectRatioGroupedDataset, DatasetFromList, MapDataset, ToIterableDataset
+from .common import AspectRatioGroupedDataset, DatasetFromList, MapDataset
 from .dataset_mapper import DatasetMapper
 from .samplers import InferenceSampler, RepeatFactorTrainingSampler, TrainingSampler
 

@@ -1,5 +1,6 @@
 """Loaders: data set names and a config in, an iterable of batches (lists of dicts) out."""
 
+import functools
 import itertools
 import logging
 import operator
@@ -12,17 +13,11 @@ import torch.utils.data as torchdata
 from ..config import configurable
 from ..utils.comm import get_world_size
 from ..utils.env import seed_all_rng
-from ..utils.logger import log_first_n
 from .catalog import DatasetCatalog, MetadataCatalog
 from .common import AspectRatioGroupedDataset, DatasetFromList, MapDataset, ToIterableDataset
 from .dataset_mapper import DatasetMapper
 from .detection_utils import check_metadata_consistency
 from .samplers import InferenceSampler, RepeatFactorTrainingSampler, TrainingSampler
-
-__all__ = [
-    "build_batch_data_loader", "build_detection_train_loader", "build_detection_test_loader",
-    "get_detection_dataset_dicts", "print_instances_class_histogram", "trivial_batch_collator",
-]  # fmt: skip
 
 logger = logging.getLogger(__name__)
 
@@ -32,18 +27,9 @@ def trivial_batch_collator(batch: list) -> list:
     return batch
 
 
-def worker_init_reset_seed(worker_id: int) -> None:
+def _reset_seed(worker_id: int) -> None:
     """Give a loader worker its own numpy and random seeds: a forked worker starts with its parent's."""
     seed_all_rng(torch.initial_seed() % 2**31 + worker_id)
-
-
-def filter_images_with_only_crowd_annotations(dataset_dicts: list[dict]) -> list[dict]:
-    """The images with at least one annotation that is not a crowd region."""
-    kept = [d for d in dataset_dicts if any(a.get("iscrowd", 0) == 0 for a in d["annotations"])]
-    logger.info(
-        "left out %d images without usable annotations; %d remain", len(dataset_dicts) - len(kept), len(kept)
-    )
-    return kept
 
 
 def print_instances_class_histogram(dataset_dicts: list[dict], class_names: list[str]) -> None:
@@ -64,91 +50,49 @@ def print_instances_class_histogram(dataset_dicts: list[dict], class_names: list
                 counts[a["category_id"]] += 1
     rows = [f"  {name}: {counts[i]}" for i, name in enumerate(class_names)]
     table = "\n".join(rows + [f"  total: {sum(counts.values())}"])
-    log_first_n(logging.INFO, f"Instances per class, {len(class_names)} classes:\n{table}", key="message")
+    _log_once(f"Instances per class, {len(class_names)} classes:\n{table}")
 
 
-def get_detection_dataset_dicts(
-    names: "str | list[str]",
-    filter_empty: bool = True,
-    min_keypoints: int = 0,
-    proposal_files: list[str] | None = None,
-    check_consistency: bool = True,
-) -> "list[dict] | torchdata.Dataset":
-    """Load data sets by name and chain them.
+@functools.cache
+def _log_once(message: str) -> None:
+    logger.info(message)
 
-    Args:
-        filter_empty: leave out images without a non-crowd annotation (data sets with annotations only).
-        check_consistency: all data sets must have the same ``thing_classes``.
 
-    Returns:
-        One list of dicts; or a torch data set, where the catalog gives that.
+def get_detection_dataset_dicts(names: "str | list[str]", filter_empty: bool = True) -> list[dict]:
+    """Load data sets by name and chain them; they must agree on their ``thing_classes``.
+
+    ``filter_empty`` leaves out images without an annotation that is not a crowd region (of data sets that have
+    annotations).
     """
-    if min_keypoints or proposal_files:
-        raise ValueError("keypoints and proposal files need Detectron2 (ADET_EXT_ENGINE=detectron2)")
     names = [names] if isinstance(names, str) else list(names)
     if not names:
         raise ValueError("no data set is named; set DATASETS.TRAIN and DATASETS.TEST")
     datasets = [DatasetCatalog.get(name) for name in names]
-    if isinstance(datasets[0], torchdata.Dataset):
-        return torchdata.ConcatDataset(datasets) if len(datasets) > 1 else datasets[0]
     for name, dicts in zip(names, datasets):
         assert len(dicts), f"data set '{name}' has no images"
     dataset_dicts = list(itertools.chain.from_iterable(datasets))
 
     if "annotations" in dataset_dicts[0]:
         if filter_empty:
-            dataset_dicts = filter_images_with_only_crowd_annotations(dataset_dicts)
+            kept = [d for d in dataset_dicts if any(a.get("iscrowd", 0) == 0 for a in d["annotations"])]
+            left_out = len(dataset_dicts) - len(kept)
+            logger.info("left out %d images without usable annotations; %d remain", left_out, len(kept))
+            dataset_dicts = kept
         class_names = MetadataCatalog.get(names[0]).get("thing_classes")
-        if check_consistency and class_names is not None:
+        if class_names is not None:
             check_metadata_consistency("thing_classes", names)
             print_instances_class_histogram(dataset_dicts, class_names)
     assert len(dataset_dicts), f"no image of {', '.join(names)} has a usable annotation"
     return dataset_dicts
 
 
-def build_batch_data_loader(
-    dataset: torchdata.Dataset,
-    sampler: torchdata.Sampler | None,
-    total_batch_size: int,
-    *,
-    aspect_ratio_grouping: bool = False,
-    num_workers: int = 0,
-    collate_fn: Callable | None = None,
-    drop_last: bool = True,
-    seed: int | None = None,
-    **kwargs,
-) -> Iterable[list]:
-    """Batches of ``total_batch_size / processes`` elements of ``dataset`` in the order of ``sampler``.
-
-    Args:
-        sampler: None if, and only if, ``dataset`` is iterable.
-        aspect_ratio_grouping: wide images with wide ones, the others with the others.
-        seed: of the loader's own generator, which seeds its workers; None uses torch's.
-        kwargs: go to torch's DataLoader.
-    """
-    world_size = get_world_size()
-    assert (
-        total_batch_size > 0 and total_batch_size % world_size == 0
-    ), f"{world_size} processes cannot share a batch of {total_batch_size}; change SOLVER.IMS_PER_BATCH"
-    batch_size = total_batch_size // world_size
-    if isinstance(dataset, torchdata.IterableDataset):
-        assert sampler is None, "an iterable data set has its own order; give no sampler"
-    else:
-        dataset = ToIterableDataset(dataset, sampler, shard_chunk_size=batch_size)
-    generator = None if seed is None else torch.Generator().manual_seed(seed)
-    kwargs.update(num_workers=num_workers, worker_init_fn=worker_init_reset_seed, generator=generator)
-    if not aspect_ratio_grouping:
-        collate = trivial_batch_collator if collate_fn is None else collate_fn
-        return torchdata.DataLoader(dataset, batch_size, drop_last=drop_last, collate_fn=collate, **kwargs)
-    assert drop_last, "aspect_ratio_grouping leaves out incomplete batches; it needs drop_last"
-    loader = torchdata.DataLoader(dataset, collate_fn=operator.itemgetter(0), **kwargs)  # one by one
-    grouped = AspectRatioGroupedDataset(loader, batch_size)
-    return grouped if collate_fn is None else MapDataset(grouped, collate_fn)
+def _mapped(dataset: "list[dict] | torchdata.Dataset", mapper: Callable | None) -> torchdata.Dataset:
+    if isinstance(dataset, list):
+        dataset = DatasetFromList(dataset, copy=False)
+    return dataset if mapper is None else MapDataset(dataset, mapper)
 
 
-def _training_sampler(cfg, dataset) -> torchdata.Sampler | None:
-    if isinstance(dataset, torchdata.IterableDataset):
-        return None
+def _training_sampler(cfg, dataset) -> torchdata.Sampler:
     name = cfg.DATALOADER.SAMPLER_TRAIN
     if name == "TrainingSampler":
         return TrainingSampler(len(dataset), seed=cfg.SEED)
@@ -181,44 +125,41 @@ def _train_loader_from_config(cfg, mapper=None, *, dataset=None, sampler=None) -
 def build_detection_train_loader(
     dataset: "list[dict] | torchdata.Dataset",
     *,
-    mapper: Callable,
+    mapper: Callable | None,
     sampler: torchdata.Sampler | None = None,
     total_batch_size: int,
     aspect_ratio_grouping: bool = True,
     num_workers: int = 0,
-    collate_fn: Callable | None = None,
     **kwargs,
 ) -> Iterable[list]:
     """An endless stream of training batches; also ``build_detection_train_loader(cfg, mapper=...)``.
 
-    Arguments as of :func:`build_batch_data_loader`; ``mapper`` None passes the dicts on as they are, and
-    the default sampler is a :class:`TrainingSampler`.
+    Args:
+        mapper: None passes the dicts on as they are.
+        sampler: a :class:`TrainingSampler` unless given.
+        total_batch_size: over all processes.
+        aspect_ratio_grouping: wide images with wide ones, the others with the others.
+        kwargs: go to torch's DataLoader.
     """
-    if isinstance(dataset, list):
-        dataset = DatasetFromList(dataset, copy=False)
-    if mapper is not None:
-        dataset = MapDataset(dataset, mapper)
-    if sampler is None and not isinstance(dataset, torchdata.IterableDataset):
-        sampler = TrainingSampler(len(dataset))
-    return build_batch_data_loader(
-        dataset,
-        sampler,
-        total_batch_size,
-        aspect_ratio_grouping=aspect_ratio_grouping,
-        num_workers=num_workers,
-        collate_fn=collate_fn,
-        **kwargs,
+    dataset, world_size = _mapped(dataset, mapper), get_world_size()
+    sampler = TrainingSampler(len(dataset)) if sampler is None else sampler
+    assert total_batch_size > 0 and total_batch_size % world_size == 0, (
+        f"{world_size} processes cannot share a batch of {total_batch_size}; change SOLVER.IMS_PER_BATCH"
     )
+    batch_size = total_batch_size // world_size
+    stream = ToIterableDataset(dataset, sampler, chunk_size=batch_size)
+    kwargs.update(num_workers=num_workers, worker_init_fn=_reset_seed)
+    if aspect_ratio_grouping:
+        one_by_one = torchdata.DataLoader(stream, collate_fn=operator.itemgetter(0), **kwargs)
+        return AspectRatioGroupedDataset(one_by_one, batch_size)
+    return torchdata.DataLoader(stream, batch_size, drop_last=True, collate_fn=trivial_batch_collator, **kwargs)
 
 
 def _test_loader_from_config(cfg, dataset_name: "str | list[str]", mapper=None) -> dict:
-    dataset = get_detection_dataset_dicts(dataset_name, filter_empty=False)
-    iterable = isinstance(dataset, torchdata.IterableDataset)
     return {
-        "dataset": dataset,
+        "dataset": get_detection_dataset_dicts(dataset_name, filter_empty=False),
         "mapper": DatasetMapper(cfg, False) if mapper is None else mapper,
         "num_workers": cfg.DATALOADER.NUM_WORKERS,
-        "sampler": None if iterable else InferenceSampler(len(dataset)),
     }
 
 
@@ -226,25 +167,18 @@ def _test_loader_from_config(cfg, dataset_name: "str | list[str]", mapper=None) 
 def build_detection_test_loader(
     dataset: "list[dict] | torchdata.Dataset",
     *,
-    mapper: Callable,
+    mapper: Callable | None,
     sampler: torchdata.Sampler | None = None,
     batch_size: int = 1,
     num_workers: int = 0,
-    collate_fn: Callable | None = None,
+    collate_fn: Callable = trivial_batch_collator,
 ) -> torchdata.DataLoader:
     """Every element once, over all processes together; also ``build_detection_test_loader(cfg, name)``.
 
     ``batch_size`` is per process; the last batch may be smaller.
     """
-    if isinstance(dataset, list):
-        dataset = DatasetFromList(dataset, copy=False)
-    if mapper is not None:
-        dataset = MapDataset(dataset, mapper)
-    if isinstance(dataset, torchdata.IterableDataset):
-        assert sampler is None, "an iterable data set has its own order; give no sampler"
-    elif sampler is None:
-        sampler = InferenceSampler(len(dataset))
-    collate = trivial_batch_collator if collate_fn is None else collate_fn
+    dataset = _mapped(dataset, mapper)
+    sampler = InferenceSampler(len(dataset)) if sampler is None else sampler
     return torchdata.DataLoader(
-        dataset, batch_size, sampler=sampler, drop_last=False, num_workers=num_workers, collate_fn=collate
+        dataset, batch_size, sampler=sampler, drop_last=False, num_workers=num_workers, collate_fn=collate_fn
     )

@@ -7,8 +7,6 @@ from .coco import register_coco_instances
 from .coco_categories import COCO_CATEGORIES
 from .coco_panoptic import register_coco_panoptic, register_coco_panoptic_separated
 
-__all__ = ["register_all_coco", "coco_instances_meta", "coco_panoptic_separated_meta", "coco_panoptic_meta"]
-
 # Split -> (image folder, annotation file), under coco/ and coco/annotations/.
 _INSTANCE_SPLITS = {
     "coco_2014_train": ("train2014", "instances_train2014.json"),

@@ -4,10 +4,19 @@ import types
 from collections import UserDict
 from collections.abc import Callable
 
-__all__ = ["DatasetCatalog", "MetadataCatalog", "Metadata"]
+
+class _Catalog(UserDict):
+    def list(self) -> list[str]:
+        return list(self.keys())
+
+    def remove(self, name: str) -> None:
+        self.pop(name)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__[1:]}({', '.join(self)})"
 
 
-class _DatasetCatalog(UserDict):
+class _DatasetCatalog(_Catalog):
     """Data set name -> function without arguments that returns its list of dicts."""
 
     def register(self, name: str, func: Callable[[], list[dict]]) -> None:
@@ -25,15 +34,6 @@ class _DatasetCatalog(UserDict):
         if name not in self.data:
             raise KeyError(f"data set '{name}' is not registered; registered are: {', '.join(self)}")
         return self[name]()
-
-    def list(self) -> list[str]:
-        return list(self.keys())
-
-    def remove(self, name: str) -> None:
-        self.pop(name)
-
-    def __repr__(self) -> str:
-        return f"DatasetCatalog({', '.join(self)})"
 
 
 class Metadata(types.SimpleNamespace):
@@ -71,7 +71,7 @@ class Metadata(types.SimpleNamespace):
         return getattr(self, key, default)
 
 
-class _MetadataCatalog(UserDict):
+class _MetadataCatalog(_Catalog):
     """Data set name -> its :class:`Metadata`, one object per name, made at the first ``get``."""
 
     def get(self, name: str) -> Metadata:
@@ -79,15 +79,6 @@ class _MetadataCatalog(UserDict):
         if name not in self.data:
             self[name] = Metadata(name=name)
         return self[name]
-
-    def list(self) -> list[str]:
-        return list(self.keys())
-
-    def remove(self, name: str) -> None:
-        self.pop(name)
-
-    def __repr__(self) -> str:
-        return f"MetadataCatalog({', '.join(self)})"
 
 
 DatasetCatalog = _DatasetCatalog()

@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-import tempfile
 
 import numpy as np
 import pycocotools.mask as mask_util
@@ -11,11 +10,6 @@ import pycocotools.mask as mask_util
 from ..structures import Boxes, BoxMode, PolygonMasks
 from ..utils.file_io import PathManager
 from .catalog import DatasetCatalog, MetadataCatalog
-
-__all__ = [
-    "load_coco_json", "load_sem_seg", "convert_to_coco_dict", "convert_to_coco_json",
-    "register_coco_instances", "read_coco_file",
-]  # fmt: skip
 
 logger = logging.getLogger(__name__)
 
@@ -37,21 +31,15 @@ def read_coco_file(json_file: "str | os.PathLike", *lists: str) -> dict:
         try:
             content = json.load(f)
         except ValueError as error:  # bad JSON, and bytes that are no text
-            raise ValueError(
-                f"{json_file} is not JSON ({error}); write it again or name another file"
-            ) from error
+            raise ValueError(f"{json_file} is not JSON ({error}); write it again or name another file") from error
     missing = [k for k in lists if not isinstance(content, dict) or not isinstance(content.get(k), list)]
     if missing:
-        raise ValueError(
-            f"{json_file} is not a COCO annotation file: it has no list under {', '.join(missing)}"
-        )
+        raise ValueError(f"{json_file} is not a COCO annotation file: it has no list under {', '.join(missing)}")
     for part, keys in _REQUIRED.items():
         for index, entry in enumerate(content.get(part) or ()):
             absent = [key for key in keys if key not in entry]
             if absent:
-                raise ValueError(
-                    f"{json_file}: {part}[{index}] lacks {', '.join(absent)}; it has {list(entry)[:8]}"
-                )
+                raise ValueError(f"{json_file}: {part}[{index}] lacks {', '.join(absent)}; it has {list(entry)[:8]}")
     return content
 
 
@@ -61,14 +49,10 @@ def _category_map(categories: list[dict], json_file: str, dataset_name: str) -> 
     categories = sorted(categories, key=lambda c: c["id"])
     ids = [c["id"] for c in categories]
     if len(set(ids)) < len(ids):
-        raise ValueError(
-            f"{json_file}: the category ids {sorted({i for i in ids if ids.count(i) > 1})} occur twice"
-        )
+        raise ValueError(f"{json_file}: the category ids {sorted({i for i in ids if ids.count(i) > 1})} occur twice")
     meta.thing_classes = [c["name"] for c in categories]
     if ids != list(range(1, len(ids) + 1)) and "coco" not in dataset_name:
-        logger.warning(
-            "the category ids of %s are not 1 to %d; they are renumbered in order", json_file, len(ids)
-        )
+        logger.warning("the category ids of %s are not 1 to %d; they are renumbered in order", json_file, len(ids))
     meta.thing_dataset_id_to_contiguous_id = {category: i for i, category in enumerate(ids)}
     return meta.thing_dataset_id_to_contiguous_id
 
@@ -80,19 +64,13 @@ def _usable_segmentation(segm: "list | dict") -> "list | dict":
     return [polygon for polygon in segm if len(polygon) % 2 == 0 and len(polygon) >= 6]
 
 
-def load_coco_json(
-    json_file: str,
-    image_root: "str | os.PathLike",
-    dataset_name: str | None = None,
-    extra_annotation_keys: list[str] | None = None,
-) -> list[dict]:
+def load_coco_json(json_file: str, image_root: "str | os.PathLike", dataset_name: str | None = None) -> list[dict]:
     """Load a COCO instance annotation file.
 
     Args:
         image_root: the folder that the file names in the annotations start from.
         dataset_name: registers class names and the id map in this data set's metadata and makes category
             ids contiguous; without it they stay the file's own.
-        extra_annotation_keys: keys of an annotation to keep as they are.
 
     Returns:
         One dict per image, by ascending id: "file_name", "height", "width", "image_id", "annotations". An
@@ -111,9 +89,7 @@ def load_coco_json(
         by_image.get(anno["image_id"], []).append(anno)
     used = [anno["id"] for annos in by_image.values() for anno in annos]
     if len(used) < len(annotations):
-        logger.warning(
-            "%s: %d annotations belong to no listed image", json_file, len(annotations) - len(used)
-        )
+        logger.warning("%s: %d annotations belong to no listed image", json_file, len(annotations) - len(used))
     # COCO 2014's published minival files repeat some ids, harmlessly.
     if len(set(used)) < len(used) and "minival" not in str(json_file):
         raise ValueError(f"{json_file}: {len(used) - len(set(used))} annotation ids occur more than once")
@@ -121,7 +97,7 @@ def load_coco_json(
     if dataset_name is not None:
         id_map = _category_map(content["categories"], json_file, dataset_name)
 
-    kept_keys = ["iscrowd", "bbox", "keypoints", "category_id", *(extra_annotation_keys or [])]
+    kept_keys = ["iscrowd", "bbox", "keypoints", "category_id"]
     dataset_dicts, without_polygon = [], 0
     for image_id in sorted(images):
         image = images[image_id]
@@ -129,9 +105,7 @@ def load_coco_json(
         for anno in by_image[image_id]:
             where = f"{json_file}, image {image_id}, annotation {anno['id']}"
             if anno.get("ignore", 0) != 0:
-                raise ValueError(
-                    f'{where}: "ignore" is not supported; use "iscrowd" or leave the annotation out'
-                )
+                raise ValueError(f'{where}: "ignore" is not supported; use "iscrowd" or leave the annotation out')
             obj = {key: anno[key] for key in kept_keys if key in anno}
             if "bbox" in obj and len(obj["bbox"]) != 4:
                 raise ValueError(f"{where}: bbox must be [x, y, width, height], got {obj['bbox']}")
@@ -143,9 +117,7 @@ def load_coco_json(
             obj["bbox_mode"] = BoxMode.XYWH_ABS
             if id_map is not None:
                 if obj["category_id"] not in id_map:
-                    raise KeyError(
-                        f"{where}: category_id {obj['category_id']} is not among the file's categories"
-                    )
+                    raise KeyError(f"{where}: category_id {obj['category_id']} is not among the file's categories")
                 obj["category_id"] = id_map[obj["category_id"]]
             objects.append(obj)
         record = {"file_name": os.path.join(image_root, image["file_name"])}
@@ -157,8 +129,8 @@ def load_coco_json(
     return dataset_dicts
 
 
-def load_sem_seg(gt_root: str, image_root: str, gt_ext: str = "png", image_ext: str = "jpg") -> list[dict]:
-    """Pair the images of a folder with the label maps of another, by file name without extension.
+def load_sem_seg(gt_root: str, image_root: str) -> list[dict]:
+    """Pair the images (.jpg) of a folder with the label maps (.png) of another, by file name without extension.
 
     Returns:
         Dicts with "file_name" and "sem_seg_file_name", sorted by name; unpaired files are left out.
@@ -167,9 +139,9 @@ def load_sem_seg(gt_root: str, image_root: str, gt_ext: str = "png", image_ext: 
     def stems(folder: str, ext: str) -> dict[str, str]:
         return {f[: -len(ext)]: os.path.join(folder, f) for f in PathManager.ls(folder) if f.endswith(ext)}
 
-    images, maps = stems(image_root, image_ext), stems(gt_root, gt_ext)
+    images, maps = stems(image_root, "jpg"), stems(gt_root, "png")
     if not maps:
-        raise FileNotFoundError(f"no label map (*{gt_ext}) in {gt_root}")
+        raise FileNotFoundError(f"no label map (*.png) in {gt_root}")
     common = sorted(images.keys() & maps.keys(), key=lambda stem: stem.rstrip("."))
     if not len(images) == len(maps) == len(common):
         logger.warning(
@@ -198,10 +170,7 @@ def _coco_annotation(anno: dict, category_id: int) -> dict:
     elif isinstance(segm, dict):
         counts = segm["counts"]
         result["area"] = float(mask_util.area(segm))
-        result["segmentation"] = {
-            **segm,
-            "counts": counts.decode("ascii") if isinstance(counts, bytes) else counts,
-        }
+        result["segmentation"] = {**segm, "counts": counts.decode("ascii") if isinstance(counts, bytes) else counts}
     elif "segmentation" in anno:
         raise TypeError(f"a segmentation is a list of polygons or a run-length dict, got {type(segm)}")
     return result
@@ -210,10 +179,8 @@ def _coco_annotation(anno: dict, category_id: int) -> dict:
 def convert_to_coco_dict(dataset_name: str) -> dict:
     """A registered data set as the content of a COCO annotation file (boxes rounded to 1/1000 pixel; areas
     of the masks where there are masks). Images without "image_id" are numbered in order."""
-    meta = MetadataCatalog.get(dataset_name)
-    contiguous = meta.get("thing_dataset_id_to_contiguous_id")
-    dataset_dicts = DatasetCatalog.get(dataset_name)
-    contiguous = meta.get("thing_dataset_id_to_contiguous_id", contiguous)  # loading may have set it
+    meta, dataset_dicts = MetadataCatalog.get(dataset_name), DatasetCatalog.get(dataset_name)
+    contiguous = meta.get("thing_dataset_id_to_contiguous_id")  # after loading, which may set it
     original = {v: k for k, v in contiguous.items()} if contiguous else None
     coco_id = original.__getitem__ if original else int
     images, annotations = [], []
@@ -221,34 +188,11 @@ def convert_to_coco_dict(dataset_name: str) -> dict:
         image = {"id": d.get("image_id", index), "width": int(d["width"]), "height": int(d["height"])}
         images.append({**image, "file_name": str(d["file_name"])})
         for anno in d.get("annotations", []):
-            ids = {
-                "id": len(annotations) + 1,
-                "image_id": image["id"],
-            }  # COCO's evaluation takes id 0 for none
+            ids = {"id": len(annotations) + 1, "image_id": image["id"]}  # COCO's evaluation takes id 0 for none
             annotations.append({**ids, **_coco_annotation(anno, int(coco_id(anno["category_id"])))})
     categories = [{"id": coco_id(i), "name": name} for i, name in enumerate(meta.thing_classes)]
-    coco = {
-        "info": {"description": dataset_name},
-        "images": images,
-        "categories": categories,
-        "licenses": None,
-    }
+    coco = {"info": {"description": dataset_name}, "images": images, "categories": categories, "licenses": None}
     return {**coco, "annotations": annotations} if annotations else coco
-
-
-def convert_to_coco_json(dataset_name: str, output_file: str, allow_cached: bool = True) -> None:
-    """Write :func:`convert_to_coco_dict` of a data set to ``output_file``, anew each time.
-
-    ``allow_cached`` has no effect: a file left by an earlier run may describe other data than the set has
-    now, and would score 0 without a word.
-    """
-    folder = os.path.dirname(os.path.abspath(output_file))
-    PathManager.mkdirs(folder)
-    content = convert_to_coco_dict(dataset_name)
-    handle, temporary = tempfile.mkstemp(dir=folder, suffix=".tmp")  # beside it, so that the rename is atomic
-    with os.fdopen(handle, "w") as f:
-        json.dump(content, f)
-    os.replace(temporary, output_file)
 
 
 def register_coco_instances(
@@ -265,6 +209,4 @@ def register_coco_instances(
         assert isinstance(path, (str, os.PathLike)), f"'{name}' needs paths, got {type(path)}"
     if name not in DatasetCatalog:
         DatasetCatalog.register(name, lambda: load_coco_json(json_file, image_root, name))
-    MetadataCatalog.get(name).set(
-        json_file=json_file, image_root=image_root, evaluator_type="coco", **metadata
-    )
+    MetadataCatalog.get(name).set(json_file=json_file, image_root=image_root, evaluator_type="coco", **metadata)

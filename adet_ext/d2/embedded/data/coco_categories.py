@@ -45,9 +45,7 @@ def _parse(table: str, isthing: int) -> list[dict]:
     for entry in table.replace("\n", " ").split(";"):
         number, rest = entry.strip().split(" ", 1)
         name, colour = rest.rsplit(" ", 1)
-        categories.append(
-            {"color": list(bytes.fromhex(colour)), "isthing": isthing, "id": int(number), "name": name}
-        )
+        categories.append({"color": list(bytes.fromhex(colour)), "isthing": isthing, "id": int(number), "name": name})
     return categories
 
 

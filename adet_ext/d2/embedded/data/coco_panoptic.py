@@ -7,8 +7,6 @@ from ..utils.file_io import PathManager
 from .catalog import DatasetCatalog, MetadataCatalog
 from .coco import load_coco_json, load_sem_seg
 
-__all__ = ["register_coco_panoptic", "register_coco_panoptic_separated"]
-
 
 def load_coco_panoptic_json(json_file: str, image_dir: str, gt_dir: str, meta: dict) -> list[dict]:
     """Dicts with "file_name", "image_id", "pan_seg_file_name" and "segments_info" (contiguous category ids
@@ -43,9 +41,7 @@ def register_coco_panoptic(
     name: str, metadata: dict, image_root: str, panoptic_root: str, panoptic_json: str, instances_json=None
 ) -> None:
     """Register panoptic data whose images come with one panoptic label map each."""
-    DatasetCatalog.register(
-        name, lambda: load_coco_panoptic_json(panoptic_json, image_root, panoptic_root, metadata)
-    )
+    DatasetCatalog.register(name, lambda: load_coco_panoptic_json(panoptic_json, image_root, panoptic_root, metadata))
     MetadataCatalog.get(name).set(
         panoptic_root=panoptic_root, image_root=image_root, panoptic_json=panoptic_json,
         json_file=instances_json, evaluator_type="coco_panoptic_seg", ignore_label=255, label_divisor=1000,
@@ -79,9 +75,7 @@ def register_coco_panoptic_separated(
     separated, stuff_only = name + "_separated", name + "_stuffonly"
     DatasetCatalog.register(
         separated,
-        lambda: _merge(
-            load_coco_json(instances_json, image_root, separated), load_sem_seg(sem_seg_root, image_root)
-        ),
+        lambda: _merge(load_coco_json(instances_json, image_root, separated), load_sem_seg(sem_seg_root, image_root)),
     )
     MetadataCatalog.get(separated).set(
         panoptic_root=panoptic_root, image_root=image_root, panoptic_json=panoptic_json,
@@ -90,9 +84,5 @@ def register_coco_panoptic_separated(
     )  # fmt: skip
     DatasetCatalog.register(stuff_only, lambda: load_sem_seg(sem_seg_root, image_root))
     MetadataCatalog.get(stuff_only).set(
-        sem_seg_root=sem_seg_root,
-        image_root=image_root,
-        evaluator_type="sem_seg",
-        ignore_label=255,
-        **metadata,
+        sem_seg_root=sem_seg_root, image_root=image_root, evaluator_type="sem_seg", ignore_label=255, **metadata
     )

@@ -11,17 +11,12 @@ import numpy as np
 import torch
 import torch.utils.data as torchdata
 
-__all__ = ["DatasetFromList", "MapDataset", "ToIterableDataset", "AspectRatioGroupedDataset"]
-
 logger = logging.getLogger(__name__)
 
 
 class _PickledItems:
-    """A list kept as one byte tensor, so that forked workers share its memory.
-
-    Python objects are copied page by page in a forked worker as soon as their reference counts move; a
-    tensor's bytes are not.
-    """
+    """A list kept as one byte tensor: forked workers share its memory, while Python objects are copied page by
+    page as soon as their reference counts move."""
 
     def __init__(self, items: list):
         buffers = [np.frombuffer(pickle.dumps(x, protocol=-1), dtype=np.uint8) for x in items]
@@ -52,32 +47,8 @@ class DatasetFromList(torchdata.Dataset):
         return copy.deepcopy(self._lst[idx]) if self._copy else self._lst[idx]
 
 
-class _MapIterableDataset(torchdata.IterableDataset):
-    def __init__(self, dataset: Iterable, map_func: Callable):
-        self._dataset = dataset
-        self._map_func = map_func
-
-    def __len__(self) -> int:
-        return len(self._dataset)
-
-    def __iter__(self) -> Iterator:
-        return (x for x in map(self._map_func, self._dataset) if x is not None)
-
-
 class MapDataset(torchdata.Dataset):
-    """``map_func`` over the elements of ``dataset``.
-
-    Where ``map_func`` returns None, another element is drawn instead (map-style data sets) or the element
-    is left out (iterable ones).
-    """
-
-    def __new__(cls, dataset, map_func: Callable):
-        if isinstance(dataset, torchdata.IterableDataset):
-            return _MapIterableDataset(dataset, map_func)
-        return super().__new__(cls)
-
-    def __getnewargs__(self):
-        return self._dataset, self._map_func
+    """``map_func`` over the elements of ``dataset``; where it returns None, another element is drawn instead."""
 
     def __init__(self, dataset, map_func: Callable):
         self._dataset = dataset
@@ -103,40 +74,21 @@ class MapDataset(torchdata.Dataset):
                 logger.warning("the mapper has returned None %d times in place of element %d", attempt, idx)
 
 
-def _shard(indices: Iterable, chunk: int) -> Iterator:
-    """This loader worker's part of ``indices``: chunks of ``chunk`` dealt out to the workers in turn."""
-    worker = torchdata.get_worker_info()
-    if worker is None or worker.num_workers == 1:
-        yield from indices
-        return
-    first, period = worker.id * chunk, worker.num_workers * chunk
-    for position, index in enumerate(indices):
-        if first <= position % period < first + chunk:
-            yield index
-
-
 class ToIterableDataset(torchdata.IterableDataset):
-    """A map-style ``dataset`` in the order of ``sampler``, shared out over loader workers.
+    """A map-style ``dataset`` in the order of ``sampler``, dealt out to the loader's workers in chunks.
 
-    ``shard_chunk_size`` is the batch size, so that a batch made by one worker holds neighbours of the
-    sampler's order.
+    With the batch size as ``chunk_size`` a batch made by one worker holds neighbours of the sampler's order.
     """
 
-    def __init__(self, dataset, sampler, shard_sampler: bool = True, shard_chunk_size: int = 1):
-        assert not isinstance(dataset, torchdata.IterableDataset), f"{type(dataset)} is iterable already"
-        assert isinstance(sampler, torchdata.Sampler), f"a Sampler is needed, got {type(sampler)}"
-        self.dataset = dataset
-        self.sampler = sampler
-        self.shard_sampler = shard_sampler
-        self.shard_chunk_size = shard_chunk_size
+    def __init__(self, dataset, sampler: torchdata.Sampler, chunk_size: int):
+        self.dataset, self.sampler, self.chunk_size = dataset, sampler, chunk_size
 
     def __iter__(self) -> Iterator:
-        indices = _shard(self.sampler, self.shard_chunk_size) if self.shard_sampler else self.sampler
-        for index in indices:
-            yield self.dataset[index]
-
-    def __len__(self) -> int:
-        return len(self.sampler)
+        worker = torchdata.get_worker_info()
+        own, workers = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        for position, index in enumerate(self.sampler):
+            if position // self.chunk_size % workers == own:
+                yield self.dataset[index]
 
 
 class AspectRatioGroupedDataset(torchdata.IterableDataset):
@@ -152,8 +104,5 @@ class AspectRatioGroupedDataset(torchdata.IterableDataset):
             group = 0 if d["width"] > d["height"] else 1
             self._buckets[group].append(d)
             if len(self._buckets[group]) == self.batch_size:
-                batch, self._buckets[group] = (
-                    self._buckets[group],
-                    [],
-                )  # before the yield, which may not return
+                batch, self._buckets[group] = self._buckets[group], []  # before the yield, which may not return
                 yield batch

@@ -12,8 +12,6 @@ from ..config import configurable
 from . import detection_utils as utils
 from . import transforms as T
 
-__all__ = ["DatasetMapper"]
-
 
 class DatasetMapper:
     """The default mapper: a data set dict in, a model's input dict out (the given dict is left alone).
@@ -44,9 +42,7 @@ class DatasetMapper:
             assert use_instance_mask, "recompute_boxes needs use_instance_mask: boxes come from masks"
         crops = any(isinstance(a, T.RandomCrop) for a in augmentations)
         if is_train and crops and use_instance_mask and importlib.util.find_spec("shapely") is None:
-            raise ImportError(
-                "cropping polygon masks (INPUT.CROP.ENABLED) needs shapely: pip install shapely"
-            )
+            raise ImportError("cropping polygon masks (INPUT.CROP.ENABLED) needs shapely: pip install shapely")
         self.is_train = is_train
         self.augmentations = T.AugmentationList(augmentations)
         self.image_format = image_format
@@ -59,9 +55,7 @@ class DatasetMapper:
     @classmethod
     def from_config(cls, cfg, is_train: bool = True) -> dict:
         if cfg.MODEL.KEYPOINT_ON or cfg.MODEL.LOAD_PROPOSALS:
-            raise ValueError(
-                "MODEL.KEYPOINT_ON and MODEL.LOAD_PROPOSALS need Detectron2 (ADET_EXT_ENGINE=detectron2)"
-            )
+            raise ValueError("MODEL.KEYPOINT_ON and MODEL.LOAD_PROPOSALS need Detectron2 (ADET_EXT_ENGINE=detectron2)")
         augmentations = utils.build_augmentation(cfg, is_train)
         crop = cfg.INPUT.CROP.ENABLED and is_train
         if crop:

@@ -6,29 +6,12 @@ N instances, H, W image height and width.
 import numpy as np
 import pycocotools.mask as mask_util
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..structures import BitMasks, Boxes, BoxMode, Instances, PolygonMasks, polygons_to_bitmask
 from ..utils.file_io import PathManager
 from . import transforms as T
 from .catalog import MetadataCatalog
-
-__all__ = [
-    "SizeMismatchError", "read_image", "convert_image_to_rgb", "check_image_size",
-    "check_metadata_consistency", "transform_instance_annotations", "annotations_to_instances",
-    "filter_empty_instances", "build_augmentation",
-]  # fmt: skip
-
-_EXIF_ORIENTATION_TAG = 274
-_EXIF_TRANSPOSES = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 
 class SizeMismatchError(ValueError):
@@ -38,11 +21,10 @@ class SizeMismatchError(ValueError):
 def _upright(image: Image.Image) -> Image.Image:
     """The image turned as its EXIF orientation says; a broken EXIF block counts as none."""
     try:
-        orientation = image.getexif().get(_EXIF_ORIENTATION_TAG)
+        ImageOps.exif_transpose(image, in_place=True)
     except Exception:  # Pillow raises whatever the damaged bytes lead it to
-        return image
-    method = _EXIF_TRANSPOSES.get(orientation)
-    return image if method is None else image.transpose(method)
+        pass
+    return image
 
 
 def read_image(file_name: str, format: str | None = None) -> np.ndarray:
@@ -59,9 +41,7 @@ def read_image(file_name: str, format: str | None = None) -> np.ndarray:
         OSError: the file is no image or is cut short.
     """
     if format is not None and format.startswith("YUV"):
-        raise ValueError(
-            f"image format {format} needs Detectron2 (ADET_EXT_ENGINE=detectron2); use BGR, RGB or L"
-        )
+        raise ValueError(f"image format {format} needs Detectron2 (ADET_EXT_ENGINE=detectron2); use BGR, RGB or L")
     with PathManager.open(file_name, "rb") as f:
         try:
             image = _upright(Image.open(f))
@@ -69,9 +49,7 @@ def read_image(file_name: str, format: str | None = None) -> np.ndarray:
                 image = image.convert("RGB" if format == "BGR" else format)
             array = np.asarray(image)
         except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-            raise OSError(
-                f"{file_name} is not a whole, readable image ({error}); replace or remove it"
-            ) from error
+            raise OSError(f"{file_name} is not a whole, readable image ({error}); replace or remove it") from error
     if format == "L":
         return array[:, :, None]
     return array[:, :, ::-1] if format == "BGR" else array
@@ -88,9 +66,7 @@ def convert_image_to_rgb(image: "np.ndarray | torch.Tensor", format: str) -> np.
         return image
     if format == "L":
         return np.repeat(image[:, :, :1], 3, axis=2)
-    raise ValueError(
-        f"image format {format} needs Detectron2 (ADET_EXT_ENGINE=detectron2); use BGR, RGB or L"
-    )
+    raise ValueError(f"image format {format} needs Detectron2 (ADET_EXT_ENGINE=detectron2); use BGR, RGB or L")
 
 
 def check_image_size(dataset_dict: dict, image: np.ndarray) -> None:
@@ -114,8 +90,7 @@ def check_metadata_consistency(key: str, dataset_names: "list[str] | tuple[str, 
     for name, value in zip(dataset_names, values):
         if value != values[0]:
             raise ValueError(
-                f"data sets used together differ in '{key}': {dataset_names[0]} has {values[0]}, "
-                f"{name} has {value}"
+                f"data sets used together differ in '{key}': {dataset_names[0]} has {values[0]}, {name} has {value}"
             )
 
 
@@ -136,9 +111,7 @@ def transform_instance_annotations(
     if isinstance(transforms, (tuple, list)):
         transforms = T.TransformList(transforms)
     if "keypoints" in annotation:
-        raise ValueError(
-            "keypoints need Detectron2 (ADET_EXT_ENGINE=detectron2); drop them from the annotations"
-        )
+        raise ValueError("keypoints need Detectron2 (ADET_EXT_ENGINE=detectron2); drop them from the annotations")
     box = BoxMode.convert(annotation["bbox"], annotation["bbox_mode"], BoxMode.XYXY_ABS)
     box = transforms.apply_box(np.array([box]))[0].clip(min=0)
     annotation["bbox"] = np.minimum(box, list(image_size + image_size)[::-1])
@@ -169,9 +142,7 @@ def _to_bitmask(segm, image_size: tuple[int, int]) -> torch.Tensor:
     return torch.from_numpy(np.array(segm, order="C"))  # flips leave negative strides, decoders read-only arrays
 
 
-def annotations_to_instances(
-    annos: list[dict], image_size: tuple[int, int], mask_format: str = "polygon"
-) -> Instances:
+def annotations_to_instances(annos: list[dict], image_size: tuple[int, int], mask_format: str = "polygon") -> Instances:
     """Ground truth of one image.
 
     Returns:
@@ -198,19 +169,12 @@ def annotations_to_instances(
 
 
 def filter_empty_instances(
-    instances: Instances,
-    by_box: bool = True,
-    by_mask: bool = True,
-    box_threshold: float = 1e-5,
-    return_mask: bool = False,
+    instances: Instances, *, return_mask: bool = False
 ) -> "Instances | tuple[Instances, torch.Tensor]":
-    """The instances whose box has both sides above ``box_threshold`` and whose mask is not empty; with
-    ``return_mask`` also the bool (N,) tensor of those kept."""
-    assert by_box or by_mask, "nothing to filter by: set by_box or by_mask"
-    keep = torch.ones(len(instances), dtype=torch.bool)
-    if by_box:
-        keep = instances.gt_boxes.nonempty(threshold=box_threshold)
-    if by_mask and instances.has("gt_masks"):
+    """The instances whose box has both sides above 1e-5 and whose mask is not empty; with ``return_mask`` also
+    the bool (N,) tensor of those kept."""
+    keep = instances.gt_boxes.nonempty(threshold=1e-5)
+    if instances.has("gt_masks"):
         keep = keep & instances.gt_masks.nonempty()
     return (instances[keep], keep) if return_mask else instances[keep]
 

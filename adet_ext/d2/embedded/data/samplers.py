@@ -11,16 +11,13 @@ from torch.utils.data import Sampler
 
 from ..utils import comm
 
-__all__ = ["TrainingSampler", "RepeatFactorTrainingSampler", "InferenceSampler"]
-
 logger = logging.getLogger(__name__)
 
 
 class _InfiniteSampler(Sampler):
     """Epoch after epoch of indices without end, drawn from one generator that all processes seed alike."""
 
-    def __init__(self, shuffle: bool, seed: int | None):
-        self._shuffle = shuffle
+    def __init__(self, seed: int | None):
         self._seed = int(comm.shared_random_seed() if seed is None else seed)
         self._rank = comm.get_rank()
         self._world_size = comm.get_world_size()
@@ -28,42 +25,33 @@ class _InfiniteSampler(Sampler):
     def _epoch(self, generator: torch.Generator) -> torch.Tensor:
         raise TypeError(f"{type(self).__name__} must define _epoch")
 
-    def _infinite_indices(self) -> Iterator[int]:
-        generator = torch.Generator()
-        generator.manual_seed(self._seed)
-        while True:
-            yield from self._epoch(generator).tolist()
-
     def __iter__(self) -> Iterator[int]:
-        yield from itertools.islice(self._infinite_indices(), self._rank, None, self._world_size)
+        generator = torch.Generator().manual_seed(self._seed)
+        indices = itertools.chain.from_iterable(self._epoch(generator).tolist() for _ in itertools.count())
+        yield from itertools.islice(indices, self._rank, None, self._world_size)
 
 
 class TrainingSampler(_InfiniteSampler):
-    """Permutation after permutation of ``range(size)``; plain ranges without ``shuffle``.
+    """Permutation after permutation of ``range(size)``; ``seed`` None draws one for all processes together."""
 
-    ``seed`` None draws one seed for all processes together.
-    """
-
-    def __init__(self, size: int, shuffle: bool = True, seed: int | None = None):
+    def __init__(self, size: int, *, seed: int | None = None):
         if not isinstance(size, int):
             raise TypeError(f"TrainingSampler needs the data set's size as an int, got {type(size)}")
         if size <= 0:
             raise ValueError(f"TrainingSampler needs a positive size, got {size}")
-        super().__init__(shuffle, seed)
+        super().__init__(seed)
         self._size = size
 
     def _epoch(self, generator: torch.Generator) -> torch.Tensor:
-        if self._shuffle:
-            return torch.randperm(self._size, generator=generator)
-        return torch.arange(self._size)
+        return torch.randperm(self._size, generator=generator)
 
 
 class RepeatFactorTrainingSampler(_InfiniteSampler):
     """Index i appears ``repeat_factors[i]`` times per epoch on average: the fraction is rounded up or down
     at random, anew in each epoch."""
 
-    def __init__(self, repeat_factors: torch.Tensor, *, shuffle: bool = True, seed: int | None = None):
-        super().__init__(shuffle, seed)
+    def __init__(self, repeat_factors: torch.Tensor, *, seed: int | None = None):
+        super().__init__(seed)
         self._whole = torch.trunc(repeat_factors)
         self._fraction = repeat_factors - self._whole
 
@@ -90,9 +78,7 @@ class RepeatFactorTrainingSampler(_InfiniteSampler):
         round_up = torch.rand(len(self._fraction), generator=generator) < self._fraction
         times = (self._whole + round_up.float()).long()
         indices = torch.repeat_interleave(torch.arange(len(times)), times)
-        if self._shuffle:
-            indices = indices[torch.randperm(len(indices), generator=generator)]
-        return indices
+        return indices[torch.randperm(len(indices), generator=generator)]
 
 
 class InferenceSampler(Sampler):

@@ -21,12 +21,6 @@ from fvcore.transforms.transform import (
 from PIL import Image
 from torch.nn import functional as F
 
-__all__ = [
-    "Transform", "TransformList", "NoOpTransform", "HFlipTransform", "VFlipTransform", "CropTransform",
-    "ResizeTransform", "Augmentation", "AugmentationList", "AugInput", "RandomFlip",
-    "RandomCrop", "Resize", "ResizeShortestEdge",
-]  # fmt: skip
-
 _TORCH_MODES = {Image.NEAREST: "nearest", Image.BILINEAR: "bilinear", Image.BICUBIC: "bicubic"}
 
 
@@ -75,9 +69,7 @@ class AugInput:
         sem_seg: (H, W) uint8 labels; or None.
     """
 
-    def __init__(
-        self, image: np.ndarray, *, boxes: np.ndarray | None = None, sem_seg: np.ndarray | None = None
-    ):
+    def __init__(self, image: np.ndarray, *, boxes: np.ndarray | None = None, sem_seg: np.ndarray | None = None):
         assert isinstance(image, np.ndarray), f"an image must be a numpy array, got {type(image)}"
         assert image.ndim in (2, 3), f"an image must have 2 or 3 dimensions, got shape {image.shape}"
         self.image = image
@@ -90,9 +82,6 @@ class AugInput:
             self.boxes = tfm.apply_box(self.boxes)
         if self.sem_seg is not None:
             self.sem_seg = tfm.apply_segmentation(self.sem_seg)
-
-    def apply_augmentations(self, augmentations: Sequence) -> TransformList:
-        return AugmentationList(augmentations)(self)
 
 
 class Augmentation:
@@ -112,15 +101,8 @@ class Augmentation:
         if self.input_args is None:
             parameters = inspect.signature(self.get_transform).parameters.values()
             if len(parameters) != 1 and any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters):
-                raise TypeError(
-                    f"{type(self).__name__}.get_transform must name its arguments; override __call__"
-                )
+                raise TypeError(f"{type(self).__name__}.get_transform must name its arguments; override __call__")
             self.input_args = ("image",) if len(parameters) == 1 else tuple(p.name for p in parameters)
-        missing = [name for name in self.input_args if not hasattr(aug_input, name)]
-        if missing:
-            raise AttributeError(
-                f"{type(self).__name__} needs {missing}, which {type(aug_input)} does not have"
-            )
         return [getattr(aug_input, name) for name in self.input_args]
 
     def __call__(self, aug_input) -> Transform:
@@ -129,12 +111,6 @@ class Augmentation:
         assert isinstance(tfm, Transform), f"{type(self).__name__} chose {type(tfm)}, which is no Transform"
         aug_input.transform(tfm)
         return tfm
-
-    def _rand_range(self, low: float = 1.0, high: float | None = None, size=None):
-        """Uniform in [low, high), or in [0, low) when only one bound is given."""
-        if high is None:
-            low, high = 0, low
-        return np.random.uniform(low, high, [] if size is None else size)
 
     def __repr__(self) -> str:
         names = [name for name in inspect.signature(type(self).__init__).parameters if hasattr(self, name)]
@@ -147,11 +123,7 @@ class _Fixed(Augmentation):
     def __init__(self, tfm: Transform):
         self.tfm = tfm
 
-    def get_transform(self, *args) -> Transform:
-        return self.tfm
-
-    def __call__(self, aug_input) -> Transform:
-        aug_input.transform(self.tfm)
+    def get_transform(self, image: np.ndarray) -> Transform:
         return self.tfm
 
 
@@ -179,21 +151,10 @@ class RandomFlip(Augmentation):
         self.prob, self.horizontal, self.vertical = prob, horizontal, vertical
 
     def get_transform(self, image: np.ndarray) -> Transform:
-        if self._rand_range() >= self.prob:
+        if np.random.uniform() >= self.prob:
             return NoOpTransform()
         h, w = image.shape[:2]
         return HFlipTransform(w) if self.horizontal else VFlipTransform(h)
-
-
-class Resize(Augmentation):
-    """Resize to ``shape``, (height, width) or one number for both."""
-
-    def __init__(self, shape: "int | tuple[int, int]", interp: int = Image.BILINEAR):
-        self.shape = (shape, shape) if isinstance(shape, int) else tuple(shape)
-        self.interp = interp
-
-    def get_transform(self, image: np.ndarray) -> Transform:
-        return ResizeTransform(*image.shape[:2], *self.shape, self.interp)
 
 
 class ResizeShortestEdge(Augmentation):

@@ -5,20 +5,3 @@ from . import hooks
 from .defaults import DefaultTrainer
 from .setup import create_ddp_model, default_argument_parser, default_setup, default_writers
 from .train_loop import AMPTrainer, HookBase, SimpleTrainer, TrainerBase
-
-__all__ = [
-    "AMPTrainer",
-    "DEFAULT_TIMEOUT",
-    "DefaultTrainer",
-    "HookBase",
-    "SimpleTrainer",
-    "TrainerBase",
-    "create_ddp_model",
-    "default_argument_parser",
-    "default_setup",
-    "default_writers",
-    "hooks",
-    "join_torchrun",
-    "launch",
-    "started_by_torchrun",
-]

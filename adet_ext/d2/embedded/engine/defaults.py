@@ -24,6 +24,11 @@ from .setup import create_ddp_model, default_writers
 from .train_loop import AMPTrainer, HookBase, SimpleTrainer, TrainerBase
 
 
+def _of_inner_trainer(name: str) -> property:
+    """An attribute that is that of the trainer which runs the steps."""
+    return property(lambda self: getattr(self._trainer, name), lambda self, value: setattr(self._trainer, name, value))
+
+
 class DefaultTrainer(TrainerBase):
     """Model, optimiser, schedule, data, checkpoints, evaluation and logs as ``cfg`` says::
 
@@ -59,30 +64,9 @@ class DefaultTrainer(TrainerBase):
         self.cfg = cfg
         self.register_hooks(self.build_hooks())
 
-    # The model, the data and the optimiser are those of the trainer that runs the steps.
-    @property
-    def model(self) -> nn.Module:
-        return self._trainer.model
-
-    @model.setter
-    def model(self, value: nn.Module) -> None:
-        self._trainer.model = value
-
-    @property
-    def data_loader(self) -> Iterable:
-        return self._trainer.data_loader
-
-    @data_loader.setter
-    def data_loader(self, value: Iterable) -> None:
-        self._trainer.data_loader = value
-
-    @property
-    def optimizer(self) -> torch.optim.Optimizer:
-        return self._trainer.optimizer
-
-    @optimizer.setter
-    def optimizer(self, value: torch.optim.Optimizer) -> None:
-        self._trainer.optimizer = value
+    model = _of_inner_trainer("model")
+    data_loader = _of_inner_trainer("data_loader")
+    optimizer = _of_inner_trainer("optimizer")
 
     def resume_or_load(self, resume: bool = True) -> None:
         """Go on from the last checkpoint in ``cfg.OUTPUT_DIR`` (weights, optimiser, schedule, iteration).
@@ -150,9 +134,7 @@ class DefaultTrainer(TrainerBase):
         return build_optimizer(cfg, model)
 
     @classmethod
-    def build_lr_scheduler(
-        cls, cfg: CfgNode, optimizer: torch.optim.Optimizer
-    ) -> torch.optim.lr_scheduler.LRScheduler:
+    def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
         return build_lr_scheduler(cfg, optimizer)
 
     @classmethod
@@ -173,10 +155,7 @@ class DefaultTrainer(TrainerBase):
 
     @classmethod
     def test(
-        cls,
-        cfg: CfgNode,
-        model: nn.Module,
-        evaluators: DatasetEvaluator | Sequence[DatasetEvaluator] | None = None,
+        cls, cfg: CfgNode, model: nn.Module, evaluators: DatasetEvaluator | Sequence[DatasetEvaluator] | None = None
     ) -> Mapping[str, Any]:
         """Evaluate the model, as it is, on ``cfg.DATASETS.TEST``.
 

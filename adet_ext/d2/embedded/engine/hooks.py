@@ -2,33 +2,19 @@
 
 import datetime
 import logging
-import math
-import operator
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from fvcore.common.checkpoint import Checkpointer
 from fvcore.common.checkpoint import PeriodicCheckpointer as _PeriodicCheckpointer
-from fvcore.common.param_scheduler import ParamScheduler
 from fvcore.common.timer import Timer
 
 from ..evaluation.testing import flatten_results_dict
-from ..solver import LRMultiplier
 from ..utils import comm
 from ..utils.events import EventWriter
 from .train_loop import HookBase
-
-__all__ = [
-    "BestCheckpointer",
-    "EvalHook",
-    "IterationTimer",
-    "LRScheduler",
-    "PeriodicCheckpointer",
-    "PeriodicWriter",
-]
 
 
 class IterationTimer(HookBase):
@@ -68,10 +54,7 @@ class IterationTimer(HookBase):
         count = self.trainer.iter + 1 - self.trainer.start_iter - self._warmup_iter
         if count > 0 and steps > 0:
             logger.info(
-                "Overall training speed: %d iterations in %s (%.4f s / it)",
-                count,
-                _clock(steps),
-                steps / count,
+                "Overall training speed: %d iterations in %s (%.4f s / it)", count, _clock(steps), steps / count
             )
         logger.info("Total training time: %s (%s on hooks)", _clock(total), _clock(total - steps))
 
@@ -112,70 +95,11 @@ class PeriodicCheckpointer(_PeriodicCheckpointer, HookBase):
         self.step(self.trainer.iter)
 
 
-class BestCheckpointer(HookBase):
-    """Saves ``<file_prefix>.pth`` whenever an evaluation was the best so far; placed after :class:`EvalHook`.
-
-    Args:
-        eval_period: that of the EvalHook.
-        val_metric: the scalar to compare, such as "segm/AP".
-        mode: "max" or "min", which of two values is better.
-    """
-
-    def __init__(
-        self,
-        eval_period: int,
-        checkpointer: Checkpointer,
-        val_metric: str,
-        mode: str = "max",
-        file_prefix: str = "model_best",
-    ):
-        if mode not in ("max", "min"):
-            raise ValueError(f"mode of BestCheckpointer is {mode!r}; it has to be 'max' or 'min'")
-        self._period = eval_period
-        self._checkpointer = checkpointer
-        self._metric = val_metric
-        self._better = operator.gt if mode == "max" else operator.lt
-        self._file_prefix = file_prefix
-        self.best_metric: float | None = None
-        self.best_iter: int | None = None
-
-    def _check(self) -> None:
-        logger = logging.getLogger(__name__)
-        value, iteration = self.trainer.storage.latest().get(self._metric, (None, None))
-        if value is None:
-            logger.warning("no evaluation has brought %s, so no best checkpoint is kept by it", self._metric)
-        elif math.isfinite(value) and (self.best_metric is None or self._better(value, self.best_metric)):
-            self.best_metric, self.best_iter = value, iteration
-            self._checkpointer.save(self._file_prefix, iteration=iteration)
-            logger.info("%s is %.5f at iteration %d, the best so far; saved", self._metric, value, iteration)
-        else:
-            logger.info(
-                "%s is %.5f at iteration %d, not better than the best so far", self._metric, value, iteration
-            )
-
-    def after_step(self) -> None:
-        count = self.trainer.iter + 1
-        if self._period > 0 and count % self._period == 0 and count != self.trainer.max_iter:
-            self._check()
-
-    def after_train(self) -> None:
-        if self.trainer.iter + 1 >= self.trainer.max_iter:
-            self._check()
-
-    def state_dict(self) -> dict[str, Any]:
-        # Without it, the first evaluation of a resumed run would overwrite a better checkpoint.
-        return {"best_metric": self.best_metric, "best_iter": self.best_iter}
-
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        self.best_metric, self.best_iter = state_dict["best_metric"], state_dict["best_iter"]
-
-
 class LRScheduler(HookBase):
     """Logs the learning rate (that of the largest group) and moves the schedule on after each iteration.
 
     Args:
-        optimizer, scheduler: the trainer's own unless given. A fvcore ``ParamScheduler`` multiplies the
-            optimiser's learning rates.
+        optimizer, scheduler: the trainer's own unless given.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer | None = None, scheduler: Any = None):
@@ -188,10 +112,6 @@ class LRScheduler(HookBase):
 
     def before_train(self) -> None:
         self._optimizer = self._optimizer or self.trainer.optimizer
-        if isinstance(self.scheduler, ParamScheduler):
-            self._scheduler = LRMultiplier(
-                self._optimizer, self.scheduler, self.trainer.max_iter, last_iter=self.trainer.iter - 1
-            )
         self._group = self.get_best_param_group_id(self._optimizer)
 
     @staticmethod
@@ -210,13 +130,10 @@ class LRScheduler(HookBase):
         self.scheduler.step()
 
     def state_dict(self) -> dict[str, Any]:
-        if isinstance(self.scheduler, torch.optim.lr_scheduler.LRScheduler):
-            return self.scheduler.state_dict()
-        return {}
+        return self.scheduler.state_dict()
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        if isinstance(self.scheduler, torch.optim.lr_scheduler.LRScheduler):
-            self.scheduler.load_state_dict(state_dict)
+        self.scheduler.load_state_dict(state_dict)
 
 
 class EvalHook(HookBase):
@@ -229,10 +146,9 @@ class EvalHook(HookBase):
         ValueError: a result is not a number; says which.
     """
 
-    def __init__(self, eval_period: int, eval_function: Callable[[], Any], eval_after_train: bool = True):
+    def __init__(self, eval_period: int, eval_function: Callable[[], Any]):
         self._period = eval_period
         self._function = eval_function
-        self._eval_after_train = eval_after_train
 
     def _evaluate(self) -> None:
         results = self._function()
@@ -257,6 +173,6 @@ class EvalHook(HookBase):
             self._evaluate()
 
     def after_train(self) -> None:
-        if self._eval_after_train and self.trainer.iter + 1 >= self.trainer.max_iter:
+        if self.trainer.iter + 1 >= self.trainer.max_iter:
             self._evaluate()
         del self._function  # most likely a closure over the trainer

@@ -29,14 +29,10 @@ on two machines:
   (first)  {script} --num-gpus 8 --num-machines 2 --machine-rank 0 --dist-url tcp://FIRST:PORT ...
   (second) {script} --num-gpus 8 --num-machines 2 --machine-rank 1 --dist-url tcp://FIRST:PORT ...
 """
-    parser = argparse.ArgumentParser(
-        epilog=epilog or examples, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(epilog=epilog or examples, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config-file", default="", metavar="FILE", help="the YAML config")
     parser.add_argument(
-        "--resume",
-        action="store_true",
-        help="go on from the last checkpoint in OUTPUT_DIR, where there is one",
+        "--resume", action="store_true", help="go on from the last checkpoint in OUTPUT_DIR, where there is one"
     )
     parser.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS and train nothing")
     parser.add_argument(
@@ -51,9 +47,7 @@ on two machines:
         default=f"tcp://127.0.0.1:{2**15 + 2**14 + hash(user) % 2**14}",
         help="where the processes of several machines meet",
     )
-    parser.add_argument(
-        "opts", nargs=argparse.REMAINDER, default=None, help="KEY VALUE pairs that override the config"
-    )
+    parser.add_argument("opts", nargs=argparse.REMAINDER, default=None, help="KEY VALUE pairs that override the config")
     return parser
 
 
@@ -105,7 +99,7 @@ def default_writers(output_dir: str, max_iter: int | None = None) -> list[EventW
     return writers
 
 
-def create_ddp_model(model: nn.Module, *, fp16_compression: bool = False, **kwargs) -> nn.Module:
+def create_ddp_model(model: nn.Module, **kwargs) -> nn.Module:
     """Wrap the model into DistributedDataParallel where there are several processes, else return it as it is.
 
     ``kwargs`` go to DistributedDataParallel. A model on a GPU is bound to the process' own GPU; one on
@@ -115,9 +109,4 @@ def create_ddp_model(model: nn.Module, *, fp16_compression: bool = False, **kwar
         return model
     if next(model.parameters()).is_cuda:
         kwargs.setdefault("device_ids", [comm.get_local_rank()])
-    wrapped = DistributedDataParallel(model, **kwargs)
-    if fp16_compression:
-        from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import fp16_compress_hook
-
-        wrapped.register_comm_hook(state=None, hook=fp16_compress_hook)
-    return wrapped
+    return DistributedDataParallel(model, **kwargs)

@@ -141,25 +141,14 @@ class SimpleTrainer(TrainerBase):
     Args:
         model: takes a batch, returns a dictionary of scalar losses or one scalar. Put into training mode.
         data_loader: iterable over batches; asked for its iterator when the first step runs.
-        gather_metric_period: every how many iterations losses are gathered from all processes and logged.
-        zero_grad_before_forward: clear gradients before the forward pass instead of after it.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        data_loader: Iterable,
-        optimizer: torch.optim.Optimizer,
-        gather_metric_period: int = 1,
-        zero_grad_before_forward: bool = False,
-    ):
+    def __init__(self, model: nn.Module, data_loader: Iterable, optimizer: torch.optim.Optimizer):
         super().__init__()
         model.train()
         self.model = model
         self.data_loader = data_loader
         self.optimizer = optimizer
-        self.gather_metric_period = gather_metric_period
-        self.zero_grad_before_forward = zero_grad_before_forward
         self._iterator: Iterator | None = None
 
     @property
@@ -184,22 +173,17 @@ class SimpleTrainer(TrainerBase):
         start = time.perf_counter()
         data = next(self._data_loader_iter)
         data_time = time.perf_counter() - start
-        if self.zero_grad_before_forward:
-            self.optimizer.zero_grad()
-        loss_dict, total = self._forward(data)
-        if not self.zero_grad_before_forward:
-            self.optimizer.zero_grad()
-        self._backward(total)
+        losses = self._forward(data)
+        if isinstance(losses, torch.Tensor):
+            losses = {"total_loss": losses}
+        self.optimizer.zero_grad()
+        self._backward(sum(losses.values()))
         self.after_backward()
-        self._write_metrics(loss_dict, data_time)
+        self.write_metrics(losses, data_time, self.iter)
         self._step()
 
-    def _forward(self, data: Any) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        """Return the losses by name, and their sum."""
-        losses = self.model(data)
-        if isinstance(losses, torch.Tensor):
-            return {"total_loss": losses}, losses
-        return losses, sum(losses.values())
+    def _forward(self, data: Any) -> dict[str, torch.Tensor] | torch.Tensor:
+        return self.model(data)
 
     def _backward(self, total: torch.Tensor) -> None:
         total.backward()
@@ -207,16 +191,8 @@ class SimpleTrainer(TrainerBase):
     def _step(self) -> None:
         self.optimizer.step()
 
-    def _write_metrics(
-        self, loss_dict: Mapping[str, torch.Tensor], data_time: float, prefix: str = ""
-    ) -> None:
-        if (self.iter + 1) % self.gather_metric_period == 0:
-            SimpleTrainer.write_metrics(loss_dict, data_time, self.iter, prefix)
-
     @staticmethod
-    def write_metrics(
-        loss_dict: Mapping[str, torch.Tensor], data_time: float, cur_iter: int, prefix: str = ""
-    ) -> None:
+    def write_metrics(loss_dict: Mapping[str, torch.Tensor], data_time: float, cur_iter: int) -> None:
         """Average scalar losses over the processes and put them, their sum and the timings into the storage.
 
         Raises:
@@ -236,7 +212,7 @@ class SimpleTrainer(TrainerBase):
         if not np.isfinite(total):
             values = ", ".join(f"{name} = {value}" for name, value in metrics.items())
             raise FloatingPointError(f"Loss became infinite or NaN at iteration={cur_iter}! {values}.")
-        storage.put_scalar(f"{prefix}total_loss", total, cur_iter=cur_iter)
+        storage.put_scalar("total_loss", total, cur_iter=cur_iter)
         if len(metrics) > 1:
             storage.put_scalars(cur_iter=cur_iter, **metrics)
 
@@ -249,39 +225,25 @@ class SimpleTrainer(TrainerBase):
 
 
 class AMPTrainer(SimpleTrainer):
-    """Like :class:`SimpleTrainer`, with the forward pass in ``precision`` and scaled gradients, on a GPU."""
+    """Like :class:`SimpleTrainer`, with the forward pass in half precision and scaled gradients, on a GPU."""
 
-    def __init__(
-        self,
-        model: nn.Module,
-        data_loader: Iterable,
-        optimizer: torch.optim.Optimizer,
-        gather_metric_period: int = 1,
-        zero_grad_before_forward: bool = False,
-        grad_scaler: "torch.amp.GradScaler | None" = None,
-        precision: torch.dtype = torch.float16,
-        log_grad_scaler: bool = False,
-    ):
+    def __init__(self, model: nn.Module, data_loader: Iterable, optimizer: torch.optim.Optimizer):
         if isinstance(model, DistributedDataParallel) and len(model.device_ids or ()) > 1:
             raise ValueError("mixed precision needs one process per GPU, not one process with several")
-        super().__init__(model, data_loader, optimizer, gather_metric_period, zero_grad_before_forward)
-        self.grad_scaler = grad_scaler or torch.amp.GradScaler("cuda")
-        self.precision = precision
-        self.log_grad_scaler = log_grad_scaler
+        super().__init__(model, data_loader, optimizer)
+        self.grad_scaler = torch.amp.GradScaler("cuda")
 
     def run_step(self) -> None:
         if not torch.cuda.is_available():
             raise RuntimeError("mixed precision needs a CUDA GPU; set SOLVER.AMP.ENABLED to False on CPU")
         super().run_step()
 
-    def _forward(self, data: Any) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        with torch.autocast("cuda", dtype=self.precision):
+    def _forward(self, data: Any) -> dict[str, torch.Tensor] | torch.Tensor:
+        with torch.autocast("cuda", dtype=torch.float16):
             return super()._forward(data)
 
     def _backward(self, total: torch.Tensor) -> None:
         self.grad_scaler.scale(total).backward()
-        if self.log_grad_scaler:
-            get_event_storage().put_scalar("[metric]grad_scaler", self.grad_scaler.get_scale())
 
     def _step(self) -> None:
         self.grad_scaler.step(self.optimizer)

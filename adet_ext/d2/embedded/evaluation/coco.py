@@ -25,19 +25,10 @@ from ..utils.file_io import PathManager
 from ..utils.logger import create_small_table
 from .evaluator import DatasetEvaluator
 
-__all__ = ["COCOEvaluator", "instances_to_coco_json"]
-
 logger = logging.getLogger(__name__)
 
 # Metric -> (IoU threshold or None for all of 0.50:0.95, area range).
-_METRICS = {
-    "AP": (None, 0),
-    "AP50": (0.5, 0),
-    "AP75": (0.75, 0),
-    "APs": (None, 1),
-    "APm": (None, 2),
-    "APl": (None, 3),
-}
+_METRICS = {"AP": (None, 0), "AP50": (0.5, 0), "AP75": (0.75, 0), "APs": (None, 1), "APm": (None, 2), "APl": (None, 3)}
 
 
 def _encode_mask(mask: torch.Tensor) -> dict:
@@ -95,7 +86,6 @@ class COCOEvaluator(DatasetEvaluator):
         *,
         max_dets_per_image: int | None = None,
         use_fast_impl: bool = True,
-        kpt_oks_sigmas: Sequence[float] = (),
         allow_cached_coco: bool = True,
     ):
         """
@@ -109,10 +99,10 @@ class COCOEvaluator(DatasetEvaluator):
             allow_cached_coco: accepted, without effect: conversions are never cached.
         """
         unknown = set(tasks or ()) - {"bbox", "segm"}
-        if unknown or kpt_oks_sigmas:
+        if unknown:
             raise ValueError(
-                f"tasks are bbox and segm, got {sorted(unknown) or 'keypoint sigmas'}; "
-                "keypoints need Detectron2 (ADET_EXT_ENGINE=detectron2)"
+                f"tasks are bbox and segm, got {sorted(unknown)}; keypoints need Detectron2 "
+                "(ADET_EXT_ENGINE=detectron2)"
             )
         self._tasks = tasks
         self._distributed = distributed
@@ -193,9 +183,7 @@ class COCOEvaluator(DatasetEvaluator):
                 r["category_id"] = dataset_ids[r["category_id"]]
         foreign = {r["image_id"] for r in results} - {image["id"] for image in self._dataset["images"]}
         if foreign:
-            raise ValueError(
-                f"predictions for images that '{self._metadata.name}' does not have: {list(foreign)[:5]}"
-            )
+            raise ValueError(f"predictions for images that '{self._metadata.name}' does not have: {list(foreign)[:5]}")
         return results
 
     def _evaluate_task(self, task: str, results: list[dict], img_ids: Sequence[int] | None) -> dict:
@@ -217,10 +205,7 @@ class COCOEvaluator(DatasetEvaluator):
         with contextlib.redirect_stdout(io.StringIO()):
             ground_truth = COCO()
             # COCO's API writes into annotations: both tasks start from their own.
-            ground_truth.dataset = {
-                **self._dataset,
-                "annotations": [dict(a) for a in self._dataset["annotations"]],
-            }
+            ground_truth.dataset = {**self._dataset, "annotations": [dict(a) for a in self._dataset["annotations"]]}
             ground_truth.createIndex()
             evaluation = COCOeval(ground_truth, ground_truth.loadRes(results), task)
             evaluation.params.maxDets = self._max_dets
@@ -246,9 +231,9 @@ class COCOEvaluator(DatasetEvaluator):
         logger.info("Evaluation results for %s:\n%s", task, create_small_table(metrics))
         names = self._metadata.get("thing_classes") or []
         if len(names) > 1:
-            assert (
-                len(names) == precision.shape[2]
-            ), f"'{self._metadata.name}' has {len(names)} class names for {precision.shape[2]} categories"
+            assert len(names) == precision.shape[2], (
+                f"'{self._metadata.name}' has {len(names)} class names for {precision.shape[2]} categories"
+            )
             per_class = {name: percent(precision[:, :, k, 0, -1]) for k, name in enumerate(names)}
             lines = "\n".join(f"  {name}: {ap:.3f}" for name, ap in per_class.items())
             logger.info("Per-category %s AP:\n%s", task, lines)

@@ -12,8 +12,6 @@ from torch import nn
 
 from ..utils import comm
 
-__all__ = ["DatasetEvaluator", "DatasetEvaluators", "inference_on_dataset", "inference_context"]
-
 _LOG_PERIOD = 5.0  # seconds between two lines of progress
 
 
@@ -70,7 +68,6 @@ def inference_on_dataset(
     model: Callable,
     data_loader,
     evaluator: "DatasetEvaluator | list[DatasetEvaluator] | None",
-    callbacks: dict[str, Callable] | None = None,
 ) -> dict:
     """Run ``model`` over ``data_loader`` without gradients, and evaluate.
 
@@ -78,8 +75,6 @@ def inference_on_dataset(
         model: an nn.Module is put in evaluation mode meanwhile.
         data_loader: has a length; yields batches, which the model gets as they are.
         evaluator: None only measures the speed.
-        callbacks: called without arguments under the keys "on_start", "before_inference",
-            "after_inference", "on_end".
 
     Returns:
         What the evaluator returns; {} where that is None.
@@ -91,56 +86,35 @@ def inference_on_dataset(
         evaluator = DatasetEvaluators(evaluator or [])
     evaluator.reset()
 
-    def call(name: str) -> None:
-        (callbacks or {}).get(name, lambda: None)()
-
     warmup = min(5, total - 1)  # the first batches allocate and tune; they are not timed
     now = time.perf_counter
     start = last_log = now()
-    spent = {"data": 0.0, "inference": 0.0, "evaluation": 0.0}
+    compute = 0.0
     with ExitStack() as stack:
         if isinstance(model, nn.Module):
             stack.enter_context(inference_context(model))
         stack.enter_context(torch.no_grad())
-        call("on_start")
-        mark = now()
         for index, inputs in enumerate(data_loader):
             if index == warmup:
-                start, spent = now(), dict.fromkeys(spent, 0.0)
-            else:
-                spent["data"] += now() - mark
+                start, compute = now(), 0.0
             mark = now()
-            call("before_inference")
             outputs = model(inputs)
-            call("after_inference")
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
-            spent["inference"] += now() - mark
-            mark = now()
+            compute += now() - mark
             evaluator.process(inputs, outputs)
-            spent["evaluation"] += now() - mark
-
-            timed = index + 1 - warmup * (index >= warmup)
             if index >= warmup * 2 and now() - last_log > _LOG_PERIOD:
-                last_log = now()
-                per_batch = (last_log - start) / timed
-                parts = ", ".join(f"{name} {seconds / timed:.4f}" for name, seconds in spent.items())
-                eta = datetime.timedelta(seconds=int(per_batch * (total - index - 1)))
+                last_log, timed = now(), index + 1 - warmup
+                rate, eta = (last_log - start) / timed, (last_log - start) / timed * (total - index - 1)
                 logger.info(
-                    "Inference done %d/%d. %.4f s/iter (%s). ETA=%s", index + 1, total, per_batch, parts, eta
-                )
-            mark = now()
-        call("on_end")
+                    "Inference done %d/%d. %.4f s/iter (%.4f of them the model). ETA=%s",
+                    index + 1, total, rate, compute / timed, datetime.timedelta(seconds=int(eta)),
+                )  # fmt: skip
 
-    elapsed = now() - start
-    logger.info(
-        "Total inference time: %s (%.6f s / iter per device, on %d devices)",
-        datetime.timedelta(seconds=elapsed), elapsed / max(total - warmup, 1), comm.get_world_size(),
-    )  # fmt: skip
-    logger.info(
-        "Total inference pure compute time: %s (%.6f s / iter per device, on %d devices)",
-        datetime.timedelta(seconds=int(spent["inference"])), spent["inference"] / max(total - warmup, 1),
-        comm.get_world_size(),
-    )  # fmt: skip
+    for name, seconds in (("time", now() - start), ("pure compute time", compute)):
+        logger.info(
+            "Total inference %s: %s (%.6f s / iter per device, on %d devices)",
+            name, datetime.timedelta(seconds=int(seconds)), seconds / max(total - warmup, 1), comm.get_world_size(),
+        )  # fmt: skip
     results = evaluator.evaluate()
     return {} if results is None else results

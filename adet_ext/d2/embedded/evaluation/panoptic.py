@@ -21,8 +21,6 @@ from ...utils import PathManager, comm
 from .evaluator import DatasetEvaluator
 from .pq import PQStat, compare_segments, id2rgb, rgb2id
 
-__all__ = ["COCOPanopticEvaluator"]
-
 logger = logging.getLogger(__name__)
 
 
@@ -50,8 +48,7 @@ class COCOPanopticEvaluator(DatasetEvaluator):
             divisor = self._metadata.label_divisor
             labels = [int(label) for label in np.unique(ids) if label != -1]
             segments_info = [
-                {"id": x + 1, "category_id": x // divisor, "isthing": x // divisor in self._thing_ids}
-                for x in labels
+                {"id": x + 1, "category_id": x // divisor, "isthing": x // divisor in self._thing_ids} for x in labels
             ]
             ids = ids + 1
         converted = []
@@ -136,8 +133,7 @@ class COCOPanopticEvaluator(DatasetEvaluator):
             for metric in ("pq", "sq", "rq")
         }
         lines = [
-            f"  {title}: PQ {100 * a['pq']:.3f}  SQ {100 * a['sq']:.3f}  RQ {100 * a['rq']:.3f}"
-            f"  ({a['n']} categories)"
+            f"  {title}: PQ {100 * a['pq']:.3f}  SQ {100 * a['sq']:.3f}  RQ {100 * a['rq']:.3f}  ({a['n']} categories)"
             for title, a in zip(("All", "Things", "Stuff"), averages.values())
         ] + [
             f"  {categories[i]['name']}: PQ {100 * pq:.3f}  SQ {100 * sq:.3f}  RQ {100 * rq:.3f}"

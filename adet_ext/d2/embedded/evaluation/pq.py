@@ -6,8 +6,6 @@ when their IoU, without the void pixels under the prediction, is above 0.5; at m
 
 import numpy as np
 
-__all__ = ["id2rgb", "rgb2id", "PQStat", "compare_segments"]
-
 _VOID = 0
 
 

@@ -9,7 +9,7 @@ import json
 import logging
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -22,15 +22,7 @@ from ..utils import comm
 from ..utils.file_io import PathManager
 from .evaluator import DatasetEvaluator
 
-__all__ = ["SemSegEvaluator", "load_image_into_numpy_array"]
-
 logger = logging.getLogger(__name__)
-
-
-def load_image_into_numpy_array(filename: str, dtype=None) -> np.ndarray:
-    """The (H, W) labels in an image file."""
-    with PathManager.open(filename, "rb") as f:
-        return np.array(Image.open(f), dtype=dtype)
 
 
 def _boundary(labels: np.ndarray) -> np.ndarray:
@@ -57,31 +49,17 @@ class SemSegEvaluator(DatasetEvaluator):
     ``sem_seg_predictions.json`` (COCO's stuff format) and ``sem_seg_evaluation.pth``.
     """
 
-    def __init__(
-        self,
-        dataset_name: str,
-        distributed: bool = True,
-        output_dir: str | None = None,
-        *,
-        sem_seg_loading_fn: Callable = load_image_into_numpy_array,
-        num_classes: int | None = None,
-        ignore_label: int | None = None,
-    ):
+    def __init__(self, dataset_name: str, distributed: bool = True, output_dir: str | None = None):
         meta = MetadataCatalog.get(dataset_name)
         self._dataset_name = dataset_name
         self._distributed = distributed
         self._output_dir = output_dir
-        self.sem_seg_loading_fn = sem_seg_loading_fn
-        self.input_file_to_gt_file = {
-            d["file_name"]: d["sem_seg_file_name"] for d in DatasetCatalog.get(dataset_name)
-        }
+        self.input_file_to_gt_file = {d["file_name"]: d["sem_seg_file_name"] for d in DatasetCatalog.get(dataset_name)}
         contiguous = meta.get("stuff_dataset_id_to_contiguous_id")
         self._dataset_ids = {v: k for k, v in contiguous.items()} if contiguous else None
         self._class_names = meta.stuff_classes
         self._num_classes = len(self._class_names)
-        if num_classes not in (None, self._num_classes):
-            raise ValueError(f"'{dataset_name}' has {self._num_classes} classes, not {num_classes}")
-        self._ignore_label = meta.ignore_label if ignore_label is None else ignore_label
+        self._ignore_label = meta.ignore_label
         self._with_boundaries = self._num_classes < 255  # the erosion works on uint8 labels
 
     def reset(self) -> None:
@@ -100,16 +78,13 @@ class SemSegEvaluator(DatasetEvaluator):
         for input, output in zip(inputs, outputs):
             predicted = output["sem_seg"].argmax(dim=0).cpu().numpy()  # H, W
             file = self.input_file_to_gt_file[input["file_name"]]
-            true = self.sem_seg_loading_fn(file, dtype=int)
+            with PathManager.open(file, "rb") as f:
+                true = np.array(Image.open(f), dtype=int)  # H, W
             if true.shape != predicted.shape:
-                raise ValueError(
-                    f"{file} is {true.shape}, the prediction for {input['file_name']} {predicted.shape}"
-                )
+                raise ValueError(f"{file} is {true.shape}, the prediction for {input['file_name']} {predicted.shape}")
             true = np.where(true == self._ignore_label, self._num_classes, true)
             if true.min() < 0 or true.max() > self._num_classes:
-                raise ValueError(
-                    f"{file} has labels outside 0 to {self._num_classes - 1} and {self._ignore_label}"
-                )
+                raise ValueError(f"{file} has labels outside 0 to {self._num_classes - 1} and {self._ignore_label}")
             self._confusion += self._count(predicted, true)
             if self._with_boundaries:
                 edges = _boundary(predicted.astype(np.uint8)), _boundary(true.astype(np.uint8))

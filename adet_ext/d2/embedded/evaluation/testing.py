@@ -5,8 +5,6 @@ import math
 import sys
 from collections.abc import Mapping
 
-__all__ = ["print_csv_format", "verify_results", "flatten_results_dict"]
-
 logger = logging.getLogger(__name__)
 
 

@@ -4,18 +4,3 @@ from .basic import CNNBlockBase, ROIAlign, ShapeSpec, batched_nms, cat
 from .conv import Conv2d, DeformConv, ModulatedDeformConv
 from .norm import FrozenBatchNorm2d, NaiveSyncBatchNorm, get_norm
 from .paste import paste_masks_in_image
-
-__all__ = [
-    "CNNBlockBase",
-    "Conv2d",
-    "DeformConv",
-    "FrozenBatchNorm2d",
-    "ModulatedDeformConv",
-    "NaiveSyncBatchNorm",
-    "ROIAlign",
-    "ShapeSpec",
-    "batched_nms",
-    "cat",
-    "get_norm",
-    "paste_masks_in_image",
-]

@@ -9,8 +9,6 @@ from torch import Tensor, nn
 
 from .norm import FrozenBatchNorm2d
 
-__all__ = ["CNNBlockBase", "ROIAlign", "ShapeSpec", "batched_nms", "cat"]
-
 
 @dataclass
 class ShapeSpec:
@@ -38,44 +36,21 @@ class CNNBlockBase(nn.Module):
         return FrozenBatchNorm2d.convert_frozen_batchnorm(self)
 
 
-class ROIAlign(nn.Module):
-    """torchvision's RoIAlign as a module, aligned to pixel centres unless told otherwise.
+class ROIAlign(torchvision.ops.RoIAlign):
+    """torchvision's RoIAlign, aligned to pixel centres unless told otherwise.
 
     ``output_size`` (height, width) of each region; ``spatial_scale`` turns the boxes' units into those of
     the input; ``sampling_ratio`` samples per bin and direction, 0 for as many as it covers pixels.
     """
 
     def __init__(
-        self,
-        output_size: int | tuple[int, int],
-        spatial_scale: float,
-        sampling_ratio: int,
-        aligned: bool = True,
+        self, output_size: int | tuple[int, int], spatial_scale: float, sampling_ratio: int, aligned: bool = True
     ):
-        super().__init__()
-        self.output_size = output_size
-        self.spatial_scale = spatial_scale
-        self.sampling_ratio = sampling_ratio
-        self.aligned = aligned
+        super().__init__(output_size, spatial_scale, sampling_ratio, aligned)
 
     def forward(self, input: Tensor, rois: Tensor) -> Tensor:
         """``input`` (N, C, H, W), ``rois`` (R, 5) of image index, x0, y0, x1, y1, to (R, C, *size)."""
-        if rois.dim() != 2 or rois.shape[1] != 5:
-            raise AssertionError(f"regions are R x 5, not {tuple(rois.shape)}")
-        return torchvision.ops.roi_align(
-            input,
-            rois.to(input.dtype),
-            self.output_size,
-            self.spatial_scale,
-            self.sampling_ratio,
-            self.aligned,
-        )
-
-    def extra_repr(self) -> str:
-        return (
-            f"output_size={self.output_size}, spatial_scale={self.spatial_scale}, "
-            f"sampling_ratio={self.sampling_ratio}, aligned={self.aligned}"
-        )
+        return super().forward(input, rois.to(input.dtype))
 
 
 def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float) -> Tensor:
@@ -93,5 +68,3 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: floa
 def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     """``torch.cat`` that hands a single tensor back as it is."""
     return tensors[0] if len(tensors) == 1 else torch.cat(list(tensors), dim)
-
-

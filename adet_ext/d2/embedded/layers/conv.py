@@ -10,13 +10,11 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+import torchvision
 from torch import Tensor, nn
-from torch.nn.modules.utils import _pair
 from torchvision.ops import deform_conv2d
 
 from .norm import FrozenBatchNorm2d, NaiveSyncBatchNorm
-
-__all__ = ["Conv2d", "DeformConv", "ModulatedDeformConv"]
 
 _FOLDABLE = (FrozenBatchNorm2d, nn.BatchNorm2d, nn.SyncBatchNorm, NaiveSyncBatchNorm)
 
@@ -109,11 +107,7 @@ class Conv2d(_Folding, nn.Conv2d):
     """``nn.Conv2d`` followed by ``norm`` and ``activation``, both optional."""
 
     def __init__(
-        self,
-        *args,
-        norm: nn.Module | None = None,
-        activation: Callable[[Tensor], Tensor] | None = None,
-        **kwargs,
+        self, *args, norm: nn.Module | None = None, activation: Callable[[Tensor], Tensor] | None = None, **kwargs
     ):
         super().__init__(*args, **kwargs)
         self.norm = norm
@@ -121,61 +115,38 @@ class Conv2d(_Folding, nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         return self._apply_conv(
-            lambda weight, bias: F.conv2d(
-                x, weight, bias, self.stride, self.padding, self.dilation, self.groups
-            )
+            lambda weight, bias: F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
         )
 
 
-class _DeformBase(_Folding):
+class _DeformBase(_Folding, torchvision.ops.DeformConv2d):
+    """Takes what ``nn.Conv2d`` takes, ``norm`` and ``activation``; the offsets tell the number of their groups."""
+
     def __init__(
         self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int | tuple[int, int],
-        stride: int | tuple[int, int] = 1,
-        padding: int | tuple[int, int] = 0,
-        dilation: int | tuple[int, int] = 1,
-        groups: int = 1,
+        *args,
         deformable_groups: int = 1,
         bias: bool = False,
         norm: nn.Module | None = None,
         activation: Callable[[Tensor], Tensor] | None = None,
+        **kwargs,
     ):
-        super().__init__()
-        if in_channels % groups or out_channels % groups:
-            raise AssertionError(
-                f"{in_channels} to {out_channels} channels do not split into {groups} groups"
-            )
-        self.in_channels = in_channels
-        self.out_channels = out_channels
-        self.kernel_size = _pair(kernel_size)
-        self.stride = _pair(stride)
-        self.padding = _pair(padding)
-        self.dilation = _pair(dilation)
-        self.groups = groups
+        super().__init__(*args, bias=bias, **kwargs)
         self.deformable_groups = deformable_groups
         self.norm = norm
         self.activation = activation
-        self.weight = nn.Parameter(torch.empty(out_channels, in_channels // groups, *self.kernel_size))
-        self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
+
+    def reset_parameters(self) -> None:
         nn.init.kaiming_uniform_(self.weight, nonlinearity="relu")
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
 
     def _deform(self, x: Tensor, offset: Tensor, mask: Tensor | None) -> Tensor:
         if x.shape[0] == 0:  # torchvision's operator takes no empty batch
             size = F.conv2d(x, self.weight, None, self.stride, self.padding, self.dilation, self.groups)
             return self._apply_conv(lambda weight, bias: size)
         return self._apply_conv(
-            lambda weight, bias: deform_conv2d(
-                x, offset, weight, bias, self.stride, self.padding, self.dilation, mask
-            )
-        )
-
-    def extra_repr(self) -> str:
-        return (
-            f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}, "
-            f"padding={self.padding}, dilation={self.dilation}, groups={self.groups}, "
-            f"deformable_groups={self.deformable_groups}, bias={self.bias is not None}"
+            lambda weight, bias: deform_conv2d(x, offset, weight, bias, self.stride, self.padding, self.dilation, mask)
         )
 
 

@@ -12,8 +12,6 @@ from torch import Tensor, nn
 
 from ..utils import comm
 
-__all__ = ["FrozenBatchNorm2d", "NaiveSyncBatchNorm", "get_norm"]
-
 
 class FrozenBatchNorm2d(nn.Module):
     """Batch norm whose statistics and affine values never change: all four are buffers.
@@ -72,47 +70,22 @@ class FrozenBatchNorm2d(nn.Module):
 
 
 class NaiveSyncBatchNorm(nn.BatchNorm2d):
-    """Batch norm over all processes by plain reductions, right also when their batches differ in size.
-
-    ``stats_mode`` "" weighs the processes equally, "N" by their number of images, which may then be 0.
-    """
-
-    def __init__(self, *args, stats_mode: str = "", **kwargs):
-        super().__init__(*args, **kwargs)
-        if stats_mode not in ("", "N"):
-            raise ValueError(f"stats_mode is '{stats_mode}'; it has to be '' or 'N'")
-        self._stats_mode = stats_mode
+    """Batch norm over all processes, each weighed equally, by a plain reduction: it also runs on the CPU."""
 
     def forward(self, input: Tensor) -> Tensor:
         if comm.get_world_size() == 1 or not self.training:
             return super().forward(input)
+        if input.shape[0] == 0:
+            raise AssertionError("NaiveSyncBatchNorm got no images")
         # Half precision is not enough for sums over whole batches.
         x = input.float() if input.dtype == torch.float16 else input
-        images, channels = x.shape[:2]
-        mean = x.mean(dim=[0, 2, 3])
-        mean_square = (x * x).mean(dim=[0, 2, 3])
-        if self._stats_mode == "":
-            if images == 0:
-                raise AssertionError('NaiveSyncBatchNorm got no images; stats_mode="N" allows that')
-            sums = torch.cat([mean, mean_square])  # 2C
-            mean, mean_square = (differentiable_all_reduce(sums) * (1.0 / comm.get_world_size())).split(
-                channels
-            )
-            momentum = self.momentum
-        else:
-            if images == 0:  # NaN times zero is NaN, and every process has to take part in the gradients
-                sums = x.new_zeros(2 * channels + 1) + x.sum()
-            else:
-                sums = torch.cat([mean, mean_square, mean.new_ones(1)])  # 2C + 1
-            sums = differentiable_all_reduce(sums * images)
-            total = sums[-1].detach()
-            momentum = total.clamp(max=1) * self.momentum
-            mean, mean_square, _ = (sums / total.clamp(min=1)).split(channels)
+        moments = torch.cat([x.mean(dim=[0, 2, 3]), (x * x).mean(dim=[0, 2, 3])])  # 2C
+        mean, mean_square = (differentiable_all_reduce(moments) * (1.0 / comm.get_world_size())).chunk(2)
         var = mean_square - mean * mean
         scale = self.weight * torch.rsqrt(var + self.eps)
         shift = self.bias - mean * scale
-        self.running_mean += momentum * (mean.detach() - self.running_mean)
-        self.running_var += momentum * (var.detach() - self.running_var)
+        self.running_mean += self.momentum * (mean.detach() - self.running_mean)
+        self.running_var += self.momentum * (var.detach() - self.running_var)
         return (x * scale[:, None, None] + shift[:, None, None]).to(input.dtype)
 
 
@@ -140,7 +113,6 @@ _NORMS: dict[str, Callable[[int], nn.Module]] = {
     "FrozenBN": FrozenBatchNorm2d,
     "GN": lambda channels: nn.GroupNorm(32, channels),
     "naiveSyncBN": NaiveSyncBatchNorm,
-    "naiveSyncBN_N": lambda channels: NaiveSyncBatchNorm(channels, stats_mode="N"),
     "LN": LayerNorm,
 }
 

@@ -10,8 +10,6 @@ from torch import Tensor
 
 from ..structures.boxes import Boxes
 
-__all__ = ["paste_masks_in_image"]
-
 
 def paste_masks_in_image(
     masks: Tensor, boxes: Boxes | Tensor, image_shape: tuple[int, int], threshold: float = 0.5

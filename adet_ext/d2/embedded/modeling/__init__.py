@@ -11,13 +11,7 @@ from .build import (
     build_proposal_generator,
     build_sem_seg_head,
 )
-from .fpn import (
-    FPN,
-    LastLevelMaxPool,
-    LastLevelP6P7,
-    build_resnet_fpn_backbone,
-    build_retinanet_resnet_fpn_backbone,
-)
+from .fpn import FPN, LastLevelMaxPool, LastLevelP6P7, build_resnet_fpn_backbone, build_retinanet_resnet_fpn_backbone
 from .postprocess import detector_postprocess, sem_seg_postprocess
 from .resnet import (
     BasicBlock,
@@ -29,30 +23,3 @@ from .resnet import (
     build_resnet_backbone,
 )
 from .semantic_seg import SemSegFPNHead
-
-__all__ = [
-    "BACKBONE_REGISTRY",
-    "Backbone",
-    "BasicBlock",
-    "BasicStem",
-    "BottleneckBlock",
-    "DeformBottleneckBlock",
-    "FPN",
-    "LastLevelMaxPool",
-    "LastLevelP6P7",
-    "META_ARCH_REGISTRY",
-    "PROPOSAL_GENERATOR_REGISTRY",
-    "ResNet",
-    "ResNetBlockBase",
-    "SEM_SEG_HEADS_REGISTRY",
-    "SemSegFPNHead",
-    "build_backbone",
-    "build_model",
-    "build_proposal_generator",
-    "build_resnet_backbone",
-    "build_resnet_fpn_backbone",
-    "build_retinanet_resnet_fpn_backbone",
-    "build_sem_seg_head",
-    "detector_postprocess",
-    "sem_seg_postprocess",
-]

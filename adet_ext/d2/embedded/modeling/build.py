@@ -9,18 +9,6 @@ from torch import nn
 from ..config import CfgNode
 from ..layers import ShapeSpec
 
-__all__ = [
-    "BACKBONE_REGISTRY",
-    "Backbone",
-    "META_ARCH_REGISTRY",
-    "PROPOSAL_GENERATOR_REGISTRY",
-    "SEM_SEG_HEADS_REGISTRY",
-    "build_backbone",
-    "build_model",
-    "build_proposal_generator",
-    "build_sem_seg_head",
-]
-
 
 class _Registry(_FvcoreRegistry):
     """fvcore's registry; an unknown name is answered with those that there are, and where to get others."""
@@ -58,11 +46,6 @@ class Backbone(nn.Module):
         """What height and width of the input have to be multiples of; 0 for nothing."""
         return 0
 
-    @property
-    def padding_constraints(self) -> dict[str, int]:
-        """More on padding: see :meth:`ImageList.from_tensors`."""
-        return {}
-
     def output_shape(self) -> dict[str, ShapeSpec]:
         """Channels and stride of every feature map."""
         return {
@@ -83,9 +66,7 @@ def build_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> Backbo
         input_shape = ShapeSpec(channels=len(cfg.MODEL.PIXEL_MEAN))
     backbone = BACKBONE_REGISTRY.get(cfg.MODEL.BACKBONE.NAME)(cfg, input_shape)
     if not isinstance(backbone, Backbone):
-        raise AssertionError(
-            f"{cfg.MODEL.BACKBONE.NAME} returned a {type(backbone).__name__}, not a Backbone"
-        )
+        raise AssertionError(f"{cfg.MODEL.BACKBONE.NAME} returned a {type(backbone).__name__}, not a Backbone")
     return backbone
 
 

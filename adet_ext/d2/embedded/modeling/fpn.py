@@ -15,14 +15,6 @@ from ..layers import Conv2d, ShapeSpec, get_norm
 from .build import BACKBONE_REGISTRY, Backbone
 from .resnet import build_resnet_backbone
 
-__all__ = [
-    "FPN",
-    "LastLevelMaxPool",
-    "LastLevelP6P7",
-    "build_resnet_fpn_backbone",
-    "build_retinanet_resnet_fpn_backbone",
-]
-
 
 class FPN(Backbone):
     """Feature pyramid network over the features ``in_features`` of ``bottom_up``, finest first.
@@ -30,7 +22,7 @@ class FPN(Backbone):
     The strides of ``in_features`` double from one to the next. Every level has ``out_channels`` channels;
     ``fuse_type`` "sum" adds the coarser level to the finer, "avg" takes their mean. ``top_block``, if given,
     adds ``top_block.num_levels`` coarser levels made from ``top_block.in_feature``, a feature of the backbone
-    or a level. ``square_pad`` above 0 asks for square images of that side.
+    or a level.
     """
 
     def __init__(
@@ -41,7 +33,6 @@ class FPN(Backbone):
         norm: str = "",
         top_block: nn.Module | None = None,
         fuse_type: str = "sum",
-        square_pad: int = 0,
     ):
         super().__init__()
         if not in_features:
@@ -58,21 +49,11 @@ class FPN(Backbone):
         laterals, outputs = [], []
         for level, name in zip(levels, in_features, strict=True):
             # In this order, so that a seed gives the weights that it gives in Detectron2.
-            kwargs = {"bias": norm == ""}
-            lateral = Conv2d(
-                shapes[name].channels,
-                out_channels,
-                kernel_size=1,
-                norm=get_norm(norm, out_channels),
-                **kwargs,
-            )
-            output = Conv2d(
-                out_channels,
-                out_channels,
-                kernel_size=3,
-                padding=1,
-                norm=get_norm(norm, out_channels),
-                **kwargs,
+            lateral, output = (
+                Conv2d(
+                    inputs, out_channels, size, padding=size // 2, bias=norm == "", norm=get_norm(norm, out_channels)
+                )
+                for inputs, size in ((shapes[name].channels, 1), (out_channels, 3))
             )
             weight_init.c2_xavier_fill(lateral)
             weight_init.c2_xavier_fill(output)
@@ -92,16 +73,11 @@ class FPN(Backbone):
         self._out_features = list(self._out_feature_strides)
         self._out_feature_channels = dict.fromkeys(self._out_features, out_channels)
         self._size_divisibility = strides[-1]
-        self._square_pad = square_pad
         self._fuse_type = fuse_type
 
     @property
     def size_divisibility(self) -> int:
         return self._size_divisibility
-
-    @property
-    def padding_constraints(self) -> dict[str, int]:
-        return {"square_size": self._square_pad}
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Images (N, 3, H, W) to levels (N, C, H / stride, W / stride) by name, finest first."""

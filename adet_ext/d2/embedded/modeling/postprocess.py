@@ -1,15 +1,13 @@
 """From the resolution that a model saw to the one that was asked for.
 
-N instances, K keypoints of each, C classes, M the side of a predicted mask, H and W the output height and
-width.
+N instances, C classes, M the side of a predicted mask, H and W the output height and width.
 """
 
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..structures import Instances, ROIMasks
-
-__all__ = ["detector_postprocess", "sem_seg_postprocess"]
+from ..layers import paste_masks_in_image
+from ..structures import Instances
 
 
 def detector_postprocess(
@@ -17,9 +15,8 @@ def detector_postprocess(
 ) -> Instances:
     """Scale detections from ``results.image_size`` to the output size; those left without area go.
 
-    ``pred_boxes`` (or ``proposal_boxes``) are scaled in place and clipped; ``pred_masks``, a
-    :class:`ROIMasks` or a tensor (N, 1, M, M), become a boolean tensor (N, H, W); ``pred_keypoints`` (N, K,
-    3) are scaled.
+    ``pred_boxes`` (or ``proposal_boxes``) are scaled in place and clipped; ``pred_masks`` (N, 1, M, M) become a
+    boolean tensor (N, H, W).
     """
     scale_y = output_height / results.image_size[0]
     scale_x = output_width / results.image_size[1]
@@ -32,20 +29,13 @@ def detector_postprocess(
     boxes.clip(results.image_size)
     results = results[boxes.nonempty()]
     if results.has("pred_masks"):
-        masks = results.pred_masks
-        masks = masks if isinstance(masks, ROIMasks) else ROIMasks(masks[:, 0])
-        results.pred_masks = masks.to_bitmasks(
-            results.pred_boxes, output_height, output_width, mask_threshold
-        ).tensor
-    if results.has("pred_keypoints"):
-        results.pred_keypoints[:, :, 0] *= scale_x
-        results.pred_keypoints[:, :, 1] *= scale_y
+        results.pred_masks = paste_masks_in_image(
+            results.pred_masks[:, 0], results.pred_boxes, (output_height, output_width), mask_threshold
+        )
     return results
 
 
-def sem_seg_postprocess(
-    result: Tensor, img_size: tuple[int, int], output_height: int, output_width: int
-) -> Tensor:
+def sem_seg_postprocess(result: Tensor, img_size: tuple[int, int], output_height: int, output_width: int) -> Tensor:
     """Scores (C, ...) of a padded image to (C, H, W): cut to ``img_size`` (height, width), then resized."""
     result = result[None, :, : img_size[0], : img_size[1]]
     return F.interpolate(result, size=(output_height, output_width), mode="bilinear", align_corners=False)[0]

@@ -3,10 +3,10 @@
 N images, C channels, H and W height and width.
 """
 
+import math
 from collections.abc import Sequence
 
 import fvcore.nn.weight_init as weight_init
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -14,31 +14,13 @@ from ..config import CfgNode
 from ..layers import CNNBlockBase, Conv2d, DeformConv, ModulatedDeformConv, ShapeSpec, get_norm
 from .build import BACKBONE_REGISTRY, Backbone
 
-__all__ = [
-    "BasicBlock",
-    "BasicStem",
-    "BottleneckBlock",
-    "DeformBottleneckBlock",
-    "ResNet",
-    "ResNetBlockBase",
-    "build_resnet_backbone",
-]
-
 ResNetBlockBase = CNNBlockBase
 
-_BLOCKS_PER_STAGE = {
-    18: (2, 2, 2, 2),
-    34: (3, 4, 6, 3),
-    50: (3, 4, 6, 3),
-    101: (3, 4, 23, 3),
-    152: (3, 8, 36, 3),
-}
+_BLOCKS_PER_STAGE = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 
 
 def _conv_norm(in_channels: int, out_channels: int, kernel_size: int, norm: str, **kwargs) -> Conv2d:
-    return Conv2d(
-        in_channels, out_channels, kernel_size, bias=False, norm=get_norm(norm, out_channels), **kwargs
-    )
+    return Conv2d(in_channels, out_channels, kernel_size, bias=False, norm=get_norm(norm, out_channels), **kwargs)
 
 
 class _Residual(CNNBlockBase):
@@ -83,7 +65,8 @@ class BottleneckBlock(_Residual):
     """1x1, 3x3 and 1x1 convolutions: the block of ResNet-50 and deeper.
 
     ``bottleneck_channels`` are those of the 3x3 convolution, which has ``num_groups`` groups and the given
-    ``dilation``; the stride sits on it, or on the first one with ``stride_in_1x1``.
+    ``dilation``; the stride sits on it, or on the first one with ``stride_in_1x1``. ``middle`` is for subclasses
+    with another 3x3 convolution.
     """
 
     def __init__(
@@ -97,76 +80,61 @@ class BottleneckBlock(_Residual):
         norm: str = "BN",
         stride_in_1x1: bool = False,
         dilation: int = 1,
+        **middle,
     ):
         super().__init__(in_channels, out_channels, stride=stride, norm=norm)
         first, second = (stride, 1) if stride_in_1x1 else (1, stride)
         self.conv1 = _conv_norm(in_channels, bottleneck_channels, 1, norm, stride=first)
         geometry = {"stride": second, "padding": dilation, "dilation": dilation}
-        self.conv2 = _conv_norm(
-            bottleneck_channels, bottleneck_channels, 3, norm, groups=num_groups, **geometry
-        )
+        self._make_middle(bottleneck_channels, norm, num_groups, geometry, **middle)
         self.conv3 = _conv_norm(bottleneck_channels, out_channels, 1, norm)
         self._fill(self.conv1, self.conv2, self.conv3)
 
+    def _make_middle(self, channels: int, norm: str, groups: int, geometry: dict[str, int]) -> None:
+        self.conv2 = _conv_norm(channels, channels, 3, norm, groups=groups, **geometry)
+
+    def _middle(self, x: Tensor) -> Tensor:
+        return self.conv2(x)
+
     def branch(self, x: Tensor) -> Tensor:
         x = F.relu_(self.conv1(x))
-        x = F.relu_(self.conv2(x))
+        x = F.relu_(self._middle(x))
         return self.conv3(x)
 
 
-class DeformBottleneckBlock(_Residual):
+class DeformBottleneckBlock(BottleneckBlock):
     """A bottleneck whose 3x3 convolution is deformable, modulated (version 2) with ``deform_modulated``.
 
-    Offsets and mask come from a convolution ``conv2_offset`` that starts at zero, so that training starts
-    from an ordinary convolution.
+    Takes what :class:`BottleneckBlock` takes, ``deform_modulated`` and ``deform_num_groups``. Offsets and mask come
+    from a convolution ``conv2_offset`` that starts at zero, so that training starts from an ordinary convolution.
     """
 
-    def __init__(
+    def _make_middle(
         self,
-        in_channels: int,
-        out_channels: int,
-        *,
-        bottleneck_channels: int,
-        stride: int = 1,
-        num_groups: int = 1,
-        norm: str = "BN",
-        stride_in_1x1: bool = False,
-        dilation: int = 1,
+        channels: int,
+        norm: str,
+        groups: int,
+        geometry: dict[str, int],
         deform_modulated: bool = False,
         deform_num_groups: int = 1,
-    ):
-        super().__init__(in_channels, out_channels, stride=stride, norm=norm)
+    ) -> None:
         self.deform_modulated = deform_modulated
-        first, second = (stride, 1) if stride_in_1x1 else (1, stride)
-        self.conv1 = _conv_norm(in_channels, bottleneck_channels, 1, norm, stride=first)
-        geometry = {"stride": second, "padding": dilation, "dilation": dilation}
         numbers = (3 if deform_modulated else 2) * 9 * deform_num_groups
-        self.conv2_offset = Conv2d(bottleneck_channels, numbers, 3, **geometry)
-        self.conv2 = (ModulatedDeformConv if deform_modulated else DeformConv)(
-            bottleneck_channels,
-            bottleneck_channels,
-            3,
-            bias=False,
-            groups=num_groups,
-            deformable_groups=deform_num_groups,
-            norm=get_norm(norm, bottleneck_channels),
-            **geometry,
-        )
-        self.conv3 = _conv_norm(bottleneck_channels, out_channels, 1, norm)
-        self._fill(self.conv1, self.conv2, self.conv3)
+        self.conv2_offset = Conv2d(channels, numbers, 3, **geometry)
         nn.init.zeros_(self.conv2_offset.weight)
         nn.init.zeros_(self.conv2_offset.bias)
+        convolution = ModulatedDeformConv if deform_modulated else DeformConv
+        self.conv2 = convolution(
+            channels, channels, 3, bias=False, groups=groups, norm=get_norm(norm, channels), **geometry
+        )
 
-    def branch(self, x: Tensor) -> Tensor:
-        x = F.relu_(self.conv1(x))
+    def _middle(self, x: Tensor) -> Tensor:
         offset = self.conv2_offset(x)
-        if self.deform_modulated:
-            # The last third of the channels weighs the samples.
-            split = offset.shape[1] // 3 * 2
-            x = self.conv2(x, offset[:, :split], offset[:, split:].sigmoid())
-        else:
-            x = self.conv2(x, offset)
-        return self.conv3(F.relu_(x))
+        if not self.deform_modulated:
+            return self.conv2(x, offset)
+        # The last third of the channels weighs the samples.
+        split = offset.shape[1] // 3 * 2
+        return self.conv2(x, offset[:, :split], offset[:, split:].sigmoid())
 
 
 class BasicStem(CNNBlockBase):
@@ -183,55 +151,44 @@ class BasicStem(CNNBlockBase):
 
 
 class ResNet(Backbone):
-    """A stem and stages "res2", "res3", ... of blocks, and a classifier "linear" if ``num_classes`` is given.
+    """A stem and stages "res2", "res3", ... of blocks.
 
-    ``out_features`` names what ``forward`` returns ("stem", stages, "linear"; default: the last); stages
-    beyond the last one asked for are left out. ``freeze_at`` is handed to :meth:`freeze`.
+    ``out_features`` names what ``forward`` returns ("stem", stages; default: the last); stages beyond the last one
+    asked for are left out. ``freeze_at`` is handed to :meth:`freeze`.
     """
 
     def __init__(
         self,
         stem: CNNBlockBase,
         stages: Sequence[Sequence[CNNBlockBase]],
-        num_classes: int | None = None,
+        *,
         out_features: Sequence[str] | None = None,
         freeze_at: int = 0,
     ):
         super().__init__()
         self.stem = stem
-        self.num_classes = num_classes
         names = [f"res{index}" for index in range(2, 2 + len(stages))]
-        if out_features is not None:
-            # Unused stages would cost memory, and stop distributed training, which waits for all gradients.
-            needed = [names.index(name) + 1 for name in out_features if name in names]
-            names = names[: max(needed, default=0)] if num_classes is None else names
-        self.stage_names = tuple(names)
+        self._out_features = [names[-1]] if out_features is None else list(out_features)
+        # Unused stages would cost memory, and stop distributed training, which waits for all gradients.
+        needed = [names.index(name) + 1 for name in self._out_features if name in names]
+        self.stage_names = tuple(names[: max(needed, default=0)])
         self.stages = []
         stride, channels = stem.stride, stem.out_channels
         self._out_feature_strides = {"stem": stride}
         self._out_feature_channels = {"stem": channels}
-        for name, blocks in zip(names, stages[: len(names)], strict=True):
+        for name, blocks in zip(self.stage_names, stages):
             if not blocks or not all(isinstance(block, CNNBlockBase) for block in blocks):
                 raise AssertionError(f"{name} has to be a non-empty list of CNNBlockBase")
             stage = nn.Sequential(*blocks)
             self.add_module(name, stage)
             self.stages.append(stage)
-            for block in blocks:
-                stride *= block.stride
-            channels = blocks[-1].out_channels
+            stride *= math.prod(block.stride for block in blocks)
             self._out_feature_strides[name] = stride
-            self._out_feature_channels[name] = channels
-        if num_classes is not None:
-            self.avgpool = nn.AdaptiveAvgPool2d((1, 1))
-            self.linear = nn.Linear(channels, num_classes)
-            nn.init.normal_(self.linear.weight, std=0.01)
-        if out_features is None:
-            out_features = ["linear"] if num_classes is not None else [names[-1]]
-        known = [name for name, _ in self.named_children()]
-        for name in out_features:
-            if name not in known:
+            self._out_feature_channels[name] = blocks[-1].out_channels
+        for name in self._out_features:
+            if name not in self._out_feature_strides:
+                known = list(self._out_feature_strides)
                 raise AssertionError(f"there is no feature '{name}' (MODEL.RESNETS.OUT_FEATURES) in {known}")
-        self._out_features = list(out_features)
         self.freeze(freeze_at)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
@@ -244,8 +201,6 @@ class ResNet(Backbone):
             x = stage(x)
             if name in self._out_features:
                 outputs[name] = x
-        if "linear" in self._out_features:
-            outputs["linear"] = self.linear(torch.flatten(self.avgpool(x), 1))
         return outputs
 
     def freeze(self, freeze_at: int = 0) -> "ResNet":
@@ -270,9 +225,7 @@ class ResNet(Backbone):
                     own[key] = value
                     continue
                 if len(value) != num_blocks or name in kwargs:
-                    raise AssertionError(
-                        f"{key} has to have {num_blocks} values, and {name} must not be given"
-                    )
+                    raise AssertionError(f"{key} has to have {num_blocks} values, and {name} must not be given")
                 own[name] = value[index]
             blocks.append(block_class(in_channels=in_channels, out_channels=out_channels, **own))
             in_channels = out_channels
@@ -285,18 +238,14 @@ def build_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
     node = cfg.MODEL.RESNETS
     stem = BasicStem(in_channels=input_shape.channels, out_channels=node.STEM_OUT_CHANNELS, norm=node.NORM)
     if node.DEPTH not in _BLOCKS_PER_STAGE:
-        raise KeyError(
-            f"MODEL.RESNETS.DEPTH is {node.DEPTH}; there are {', '.join(map(str, _BLOCKS_PER_STAGE))}"
-        )
+        raise KeyError(f"MODEL.RESNETS.DEPTH is {node.DEPTH}; there are {', '.join(map(str, _BLOCKS_PER_STAGE))}")
     if node.RES5_DILATION not in (1, 2):
         raise AssertionError(f"MODEL.RESNETS.RES5_DILATION is {node.RES5_DILATION}; it has to be 1 or 2")
     basic = node.DEPTH < 50
     plain = {"RES2_OUT_CHANNELS": 64, "DEFORM_ON_PER_STAGE": [False] * 4, "RES5_DILATION": 1, "NUM_GROUPS": 1}
     for key, value in plain.items() if basic else ():
         if node[key] != (type(node[key])(value) if isinstance(value, list) else value):
-            raise AssertionError(
-                f"MODEL.RESNETS.{key} has to be {value} with DEPTH {node.DEPTH}, not {node[key]}"
-            )
+            raise AssertionError(f"MODEL.RESNETS.{key} has to be {value} with DEPTH {node.DEPTH}, not {node[key]}")
 
     stages = []
     in_channels, out_channels = node.STEM_OUT_CHANNELS, node.RES2_OUT_CHANNELS
@@ -316,9 +265,7 @@ def build_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
                 kwargs["deform_modulated"] = node.DEFORM_MODULATED
                 kwargs["deform_num_groups"] = node.DEFORM_NUM_GROUPS
         stages.append(
-            ResNet.make_stage(
-                block_class, num_blocks, in_channels=in_channels, out_channels=out_channels, **kwargs
-            )
+            ResNet.make_stage(block_class, num_blocks, in_channels=in_channels, out_channels=out_channels, **kwargs)
         )
         in_channels = out_channels
         out_channels *= 2

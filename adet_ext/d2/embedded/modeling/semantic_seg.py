@@ -14,8 +14,6 @@ from ..config import CfgNode, configurable
 from ..layers import Conv2d, ShapeSpec, get_norm
 from .build import SEM_SEG_HEADS_REGISTRY
 
-__all__ = ["SemSegFPNHead"]
-
 
 @SEM_SEG_HEADS_REGISTRY.register()
 class SemSegFPNHead(nn.Module):

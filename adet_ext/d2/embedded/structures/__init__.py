@@ -3,15 +3,4 @@
 from .boxes import Boxes, BoxMode
 from .image_list import ImageList
 from .instances import Instances
-from .masks import BitMasks, PolygonMasks, ROIMasks, polygons_to_bitmask
-
-__all__ = [
-    "BitMasks",
-    "BoxMode",
-    "Boxes",
-    "ImageList",
-    "Instances",
-    "PolygonMasks",
-    "ROIMasks",
-    "polygons_to_bitmask",
-]
+from .masks import BitMasks, PolygonMasks, polygons_to_bitmask

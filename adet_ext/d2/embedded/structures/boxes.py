@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-
-__all__ = ["BoxMode", "Boxes"]
+from torchvision.ops import box_area, box_convert, clip_boxes_to_image
 
 
 @unique
@@ -29,26 +28,20 @@ class BoxMode(IntEnum):
         """Convert one box (list or tuple of 4) or N of them (array or tensor, N x 4); the type is kept."""
         if from_mode == to_mode:
             return box
-        modes = {BoxMode(from_mode), BoxMode(to_mode)}
-        if modes != {BoxMode.XYXY_ABS, BoxMode.XYWH_ABS}:
+        if not {from_mode, to_mode} <= _FORMATS.keys():
             raise NotImplementedError(
                 f"boxes convert between XYXY_ABS and XYWH_ABS here, not from {BoxMode(from_mode).name} to "
                 f"{BoxMode(to_mode).name}; Detectron2 itself has rotated boxes"
             )
-        single = isinstance(box, list | tuple)
-        if single:
-            if len(box) != 4:
-                raise AssertionError(f"a box has four numbers, this one has {len(box)}: {box}")
-            rows = torch.tensor(box)[None]
-        else:
-            rows = torch.from_numpy(box.copy()) if isinstance(box, np.ndarray) else box.clone()
-        if to_mode == BoxMode.XYXY_ABS:
-            rows[:, 2:] += rows[:, :2]
-        else:
-            rows[:, 2:] -= rows[:, :2]
-        if single:
-            return type(box)(rows.flatten().tolist())
+        if isinstance(box, list | tuple) and len(box) != 4:
+            raise AssertionError(f"a box has four numbers, this one has {len(box)}: {box}")
+        rows = box_convert(torch.as_tensor(box), _FORMATS[from_mode], _FORMATS[to_mode])
+        if isinstance(box, list | tuple):
+            return type(box)(rows.tolist())
         return rows.numpy() if isinstance(box, np.ndarray) else rows
+
+
+_FORMATS = {BoxMode.XYXY_ABS: "xyxy", BoxMode.XYWH_ABS: "xywh"}
 
 
 class Boxes:
@@ -77,30 +70,18 @@ class Boxes:
 
     def area(self) -> Tensor:
         """Areas (N,) in square pixels."""
-        x0, y0, x1, y1 = self.tensor.unbind(1)
-        return (x1 - x0) * (y1 - y0)
+        return box_area(self.tensor)
 
     def clip(self, box_size: tuple[int, int]) -> None:
         """Cut the boxes, in place, to an image of ``box_size`` (height, width)."""
         if not torch.isfinite(self.tensor).all():
             raise AssertionError("boxes contain NaN or infinity, so they cannot be clipped")
-        height, width = box_size
-        x0, y0, x1, y1 = self.tensor.unbind(1)
-        self.tensor = torch.stack(
-            (
-                x0.clamp(min=0, max=width),
-                y0.clamp(min=0, max=height),
-                x1.clamp(min=0, max=width),
-                y1.clamp(min=0, max=height),
-            ),
-            dim=-1,
-        )
+        self.tensor = clip_boxes_to_image(self.tensor, box_size)
 
     def nonempty(self, threshold: float = 0.0) -> Tensor:
         """Boolean (N,): both sides are longer than ``threshold`` pixels."""
         sides = self.tensor[:, 2:] - self.tensor[:, :2]
         return (sides > threshold).all(dim=1)
-
 
     def scale(self, scale_x: float, scale_y: float) -> None:
         """Multiply the coordinates, in place."""
@@ -130,5 +111,3 @@ class Boxes:
 
     def __repr__(self) -> str:
         return f"Boxes({self.tensor})"
-
-

@@ -10,8 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["ImageList"]
-
 
 class ImageList:
     """``tensor`` (N, ..., H, W) and ``image_sizes``, the (height, width) of each image before padding.
@@ -38,16 +36,10 @@ class ImageList:
         return ImageList(self.tensor.to(*args, **kwargs), self.image_sizes)
 
     @staticmethod
-    def from_tensors(
-        tensors: Sequence[Tensor],
-        size_divisibility: int = 0,
-        pad_value: float = 0.0,
-        padding_constraints: dict[str, int] | None = None,
-    ) -> "ImageList":
+    def from_tensors(tensors: Sequence[Tensor], size_divisibility: int = 0, pad_value: float = 0.0) -> "ImageList":
         """Pad images (..., Hi, Wi), equal but for their last two sizes, to the largest height and width.
 
-        Height and width are rounded up to a multiple of ``size_divisibility``. ``padding_constraints`` may
-        hold ``size_divisibility``, which overrides the argument, and ``square_size``: both sides, if above 0.
+        Height and width are rounded up to a multiple of ``size_divisibility``.
         """
         if len(tensors) == 0:
             raise AssertionError("an image list needs at least one image")
@@ -56,12 +48,8 @@ class ImageList:
                 raise AssertionError(f"images differ: {tuple(image.shape)} and {tuple(tensors[0].shape)}")
         sizes = [(image.shape[-2], image.shape[-1]) for image in tensors]
         height, width = (max(lengths) for lengths in zip(*sizes, strict=True))
-        constraints = padding_constraints or {}
-        if constraints.get("square_size", 0) > 0:
-            height = width = constraints["square_size"]
-        stride = constraints.get("size_divisibility", size_divisibility)
-        if stride > 1:
-            height, width = ((length + stride - 1) // stride * stride for length in (height, width))
+        if size_divisibility > 1:
+            height, width = (-(-length // size_divisibility) * size_divisibility for length in (height, width))
         if len(tensors) == 1:
             padding = (0, width - sizes[0][1], 0, height - sizes[0][0])
             batch = F.pad(tensors[0], padding, value=pad_value)[None]

@@ -7,8 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Instances"]
-
 
 class Instances:
     """N instances of an image of ``image_size`` (height, width): every attribute is a field of length N.
@@ -106,9 +104,7 @@ class Instances:
             elif hasattr(type(example), "cat"):
                 values = type(example).cat(values)
             else:
-                raise ValueError(
-                    f"field '{name}' is of type {type(example).__name__}, which cannot be joined"
-                )
+                raise ValueError(f"field '{name}' is of type {type(example).__name__}, which cannot be joined")
             joined.set(name, values)
         return joined
 

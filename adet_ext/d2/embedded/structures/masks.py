@@ -1,6 +1,6 @@
-"""Masks of the instances of one image, in three forms.
+"""Masks of the instances of one image, as pixels or as polygons.
 
-N instances, H and W the image's height and width, M the side of a mask in box coordinates.
+N instances, H and W the image's height and width.
 """
 
 import itertools
@@ -11,11 +11,9 @@ import numpy as np
 import pycocotools.mask as mask_util
 import torch
 from torch import Tensor
-from torchvision.ops import roi_align
+from torchvision.ops import masks_to_boxes, roi_align
 
 from .boxes import Boxes
-
-__all__ = ["BitMasks", "PolygonMasks", "ROIMasks", "polygons_to_bitmask"]
 
 _PIXELS_AT_ONCE = 2**24
 
@@ -79,11 +77,10 @@ class BitMasks:
 
     def get_bounding_boxes(self) -> Boxes:
         """The tightest box around each mask, on the CPU; zeros where a mask is empty."""
-        columns, rows = self.tensor.any(dim=1), self.tensor.any(dim=2)  # N, W and N, H
-        boxes = torch.stack(
-            [_first(columns), _first(rows), _past_last(columns), _past_last(rows)], dim=1
-        )  # N, 4
-        return Boxes(boxes.to("cpu", torch.float32))
+        boxes, kept = torch.zeros(len(self), 4), self.nonempty()
+        # torchvision names the last pixel inside, and takes no empty mask.
+        boxes[kept.cpu()] = masks_to_boxes(self.tensor[kept]).cpu() + torch.tensor([0.0, 0.0, 1.0, 1.0])
+        return Boxes(boxes)
 
     @staticmethod
     def cat(bitmasks_list: Sequence["BitMasks"]) -> "BitMasks":
@@ -103,23 +100,6 @@ class BitMasks:
         return f"BitMasks(num_instances={len(self)})"
 
 
-def _first(occupied: Tensor) -> Tensor:
-    """Index (N,) of the first true value of each row of (N, L), 0 where there is none."""
-    steps = torch.arange(occupied.shape[1], device=occupied.device)
-    first = (
-        torch.where(occupied, steps, occupied.shape[1]).amin(dim=1)
-        if occupied.shape[1]
-        else steps.new_zeros(1)
-    )
-    return torch.where(occupied.any(dim=1), first, 0)
-
-
-def _past_last(occupied: Tensor) -> Tensor:
-    """Index (N,) after the last true value of each row of (N, L), 0 where there is none."""
-    steps = torch.arange(1, occupied.shape[1] + 1, device=occupied.device)
-    return (occupied * steps).amax(dim=1) if occupied.shape[1] else steps.new_zeros(len(occupied))
-
-
 class PolygonMasks:
     """Masks as polygons: ``polygons[i]`` lists the float64 arrays [x0, y0, x1, y1, ...] of instance i.
 
@@ -128,9 +108,7 @@ class PolygonMasks:
 
     def __init__(self, polygons: list[list[np.ndarray | Tensor | Sequence[float]]]):
         if not isinstance(polygons, list):
-            raise ValueError(
-                f"polygons are a list (instances) of lists (parts), not a {type(polygons).__name__}"
-            )
+            raise ValueError(f"polygons are a list (instances) of lists (parts), not a {type(polygons).__name__}")
         self.polygons = [self._check(index, parts) for index, parts in enumerate(polygons)]
 
     @staticmethod
@@ -179,9 +157,7 @@ class PolygonMasks:
 
     def area(self) -> Tensor:
         """Areas (N,) in square pixels, the parts of an instance added up."""
-        return torch.tensor(
-            [sum(_shoelace(part[0::2], part[1::2]) for part in parts) for parts in self.polygons]
-        )
+        return torch.tensor([sum(_shoelace(part[0::2], part[1::2]) for part in parts) for parts in self.polygons])
 
     @staticmethod
     def cat(polymasks_list: Sequence["PolygonMasks"]) -> "PolygonMasks":
@@ -226,34 +202,3 @@ def _rasterise_within(polygons: list[np.ndarray], box: np.ndarray, mask_size: in
         part[1::2] = (polygon[1::2] - box[1]) * scale_y
         moved.append(part)
     return polygons_to_bitmask(moved, mask_size, mask_size)
-
-
-class ROIMasks:
-    """Masks as a tensor ``tensor`` (N, M, M), each in the coordinates of a box that is kept elsewhere."""
-
-    def __init__(self, tensor: Tensor):
-        if tensor.dim() != 3:
-            raise ValueError(f"ROI masks are N x M x M, not {tuple(tensor.shape)}")
-        self.tensor = tensor
-
-    @property
-    def device(self) -> torch.device:
-        return self.tensor.device
-
-    def to(self, device: torch.device | str) -> "ROIMasks":
-        return ROIMasks(self.tensor.to(device))
-
-    def to_bitmasks(self, boxes: Boxes, height: int, width: int, threshold: float = 0.5) -> BitMasks:
-        """Paste each mask at its box onto an image of the given size."""
-        from ..layers.paste import paste_masks_in_image  # layers stand above structures
-
-        return BitMasks(paste_masks_in_image(self.tensor, boxes, (height, width), threshold))
-
-    def __getitem__(self, item: slice | Tensor) -> "ROIMasks":
-        return ROIMasks(self.tensor[item])
-
-    def __len__(self) -> int:
-        return self.tensor.shape[0]
-
-    def __repr__(self) -> str:
-        return f"ROIMasks(num_instances={len(self)})"

@@ -1,4 +1,4 @@
-"""A picture to draw on: translucent masks with contours, boxes, and labels that keep out of each other's way.
+"""A picture to draw on: translucent masks with contours, boxes, and labels.
 
 H, W: the image's height and width; the canvas is (H * scale, W * scale). Positions are in image pixels.
 """
@@ -7,18 +7,14 @@ import colorsys
 import functools
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 RGB = tuple[int, int, int]
-Rectangle = tuple[float, float, float, float]
 
 _GOLDEN_RATIO = 0.618034
-# A label that would lie on others by more than this share of itself is left out; its object stays drawn.
-_MAX_LABEL_OVERLAP = 0.35
 
 
 def palette(index: int) -> RGB:
@@ -34,16 +30,6 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
 
     path = os.path.join(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
     return ImageFont.truetype(path, size, layout_engine=ImageFont.Layout.BASIC)
-
-
-@dataclass
-class _Label:
-    text: str
-    color: RGB
-    box: Rectangle  # of the object, on the canvas
-    centred: bool  # in the middle of the box, rather than at its upper left corner
-    fixed: bool  # stays there whatever it covers
-    font_size: int
 
 
 class VisImage:
@@ -65,128 +51,56 @@ class VisImage:
         self._canvas = np.ascontiguousarray(img[:, :, :3], dtype=np.uint8).copy()
         if self.scale != 1:
             self._canvas = cv2.resize(self._canvas, size, interpolation=way)
-        self._labels: list[_Label] = []
-        self._objects: list[Rectangle] = []
+        self._labels: list[tuple[np.ndarray, tuple[int, int]]] = []
 
-    def fill(self, mask: np.ndarray, color: RGB, alpha: float, edge: RGB | None) -> None:
+    def fill(self, mask: np.ndarray, color: RGB, alpha: float, edge: RGB) -> None:
         """Lay a colour over a binary mask (H, W), ``alpha`` opaque, with a contour in colour ``edge``."""
-        box = cv2.boundingRect(np.ascontiguousarray(mask, dtype=np.uint8))
-        if box[2] == 0:
-            return
         soft = np.ascontiguousarray(mask, dtype=np.uint8) * 255
         if self.scale != 1:
             # Linear, then thresholded: enlarged masks get smooth edges instead of stairs.
             soft = cv2.resize(soft, self._canvas.shape[1::-1], interpolation=cv2.INTER_LINEAR)
         x, y, w, h = cv2.boundingRect(soft)
+        if w == 0:
+            return
         soft = soft[y : y + h, x : x + w]
         region = self._canvas[y : y + h, x : x + w]
         weight = (soft[:, :, None] / 255.0 * alpha).astype(np.float32)  # h, w, 1
         region[:] = np.rint(region * (1 - weight) + np.array(color, np.float32) * weight)
-        if edge is not None:
-            # A frame of zeros keeps contours closed where the mask touches the border of its crop.
-            binary = cv2.copyMakeBorder((soft > 127).astype(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT)
-            contours, _ = cv2.findContours(binary, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-            cv2.drawContours(
-                self._canvas, contours, -1, edge, self.line_width, cv2.LINE_AA, offset=(x - 1, y - 1)
-            )
+        # A frame of zeros keeps contours closed where the mask touches the border of its crop.
+        binary = cv2.copyMakeBorder((soft > 127).astype(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT)
+        contours, _ = cv2.findContours(binary, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+        cv2.drawContours(self._canvas, contours, -1, edge, self.line_width, cv2.LINE_AA, offset=(x - 1, y - 1))
 
-    def rectangle(self, box: Rectangle, color: RGB, alpha: float = 1.0) -> None:
+    def rectangle(self, box: Sequence[float], color: RGB) -> None:
         """Draw the frame of a box (x0, y0, x1, y1)."""
-        x0, y0, x1, y1 = (round(float(v)) for v in self._scaled(box))
-        corners = ((x0, y0), (max(x1 - 1, x0), max(y1 - 1, y0)))
-        if alpha >= 1:
-            cv2.rectangle(self._canvas, *corners, color, self.line_width)
-            return
-        drawn = cv2.rectangle(self._canvas.copy(), *corners, color, self.line_width)
-        self._canvas = cv2.addWeighted(drawn, alpha, self._canvas, 1 - alpha, 0)
+        x0, y0, x1, y1 = (round(float(value) * self.scale) for value in box)
+        cv2.rectangle(self._canvas, (x0, y0), (max(x1 - 1, x0), max(y1 - 1, y0)), color, self.line_width)
 
     def label(
-        self,
-        text: str,
-        box: Rectangle,
-        color: RGB,
-        *,
-        centred: bool = False,
-        fixed: bool = False,
-        size: float | None = None,
+        self, text: str, point: Sequence[float], color: RGB, *, centred: bool = False, size: float | None = None
     ) -> None:
-        """Name the object in ``box``. Where the label goes is decided when the picture is taken."""
-        box = self._scaled(box)
-        if not fixed:
-            self._objects.append(box)
-        if text:
-            self._labels.append(_Label(text, color, box, centred, fixed, round(size or self.font_size)))
+        """Write a text on a ground of ``color``, above ``point`` (x, y) or with its centre there, inside the picture
+        and over all that is drawn later."""
+        size = round(size or self.font_size)
+        font, pad = _font(size), max(2, size // 5)
+        width, height = round(font.getlength(text)) + 2 * pad, sum(font.getmetrics()) + pad
+        tag = Image.new("RGB", (width, height), color)
+        dark_ground = np.dot(color, (0.299, 0.587, 0.114)) <= 140
+        ImageDraw.Draw(tag).text((pad, pad / 2), text, "white" if dark_ground else "black", font)
+        x, y = point[0] * self.scale, point[1] * self.scale
+        x, y = (x - width / 2, y - height / 2) if centred else (x, y - height)
+        rows, columns = self._canvas.shape[:2]
+        corner = (int(np.clip(x, 0, max(columns - width, 0))), int(np.clip(y, 0, max(rows - height, 0))))
+        self._labels.append((np.asarray(tag), corner))
 
     def get_image(self) -> np.ndarray:
         """The picture so far: RGB, uint8, (H * scale, W * scale, 3)."""
-        if not self._labels:
-            return self._canvas.copy()
-        overlay = Image.new("RGBA", self._canvas.shape[1::-1], (0, 0, 0, 0))
-        draw = ImageDraw.Draw(overlay)
-        placed: list[Rectangle] = []
-        for label in self._labels:
-            font = _font(label.font_size)
-            pad = max(2, label.font_size // 5)
-            size = (font.getlength(label.text) + 2 * pad, sum(font.getmetrics()) + pad)
-            place = self._place(label, size, placed)
-            if place is None:
-                continue
-            placed.append(place)
-            ink = (0, 0, 0, 255) if _luminance(label.color) > 0.55 else (255, 255, 255, 255)
-            draw.rounded_rectangle(place, radius=pad, fill=(*label.color, 215))
-            draw.text((place[0] + pad, place[1] + pad / 2), label.text, font=font, fill=ink)
-        base = Image.fromarray(self._canvas).convert("RGBA")
-        return np.array(Image.alpha_composite(base, overlay).convert("RGB"))
+        picture = self._canvas.copy()
+        for tag, (x, y) in self._labels:
+            ground = picture[y : y + tag.shape[0], x : x + tag.shape[1]]
+            ground[:] = np.rint(0.85 * tag[: ground.shape[0], : ground.shape[1]] + 0.15 * ground)
+        return picture
 
     def save(self, filepath: str) -> None:
         """Write the picture; the file's ending names the format."""
         Image.fromarray(self.get_image()).save(filepath)
-
-    def _scaled(self, box: Sequence[float]) -> Rectangle:
-        return tuple(float(value) * self.scale for value in box)
-
-    def _place(self, label: _Label, size: tuple[float, float], placed: list[Rectangle]) -> Rectangle | None:
-        """The best of a few places by an object: inside the picture, on no label, on few other objects."""
-        (width, height), (x0, y0, x1, y1) = size, label.box
-        middle = ((x0 + x1 - width) / 2, (y0 + y1 - height) / 2)
-        corners = [
-            (x0, y0 - height),
-            (x0, y0),
-            (x1 - width, y0 - height),
-            (x0, y1),
-            (x0, y1 - height),
-            middle,
-            (x1, y0),
-            (x0 - width, y0),
-        ]
-        if label.centred:
-            corners = [middle, (middle[0], middle[1] - height), (middle[0], middle[1] + height)]
-        best, lowest = None, float("inf")
-        for rank, (x, y) in enumerate(corners[:1] if label.fixed else corners):
-            x = min(max(x, 0), max(self._canvas.shape[1] - 1 - width, 0))
-            y = min(max(y, 0), max(self._canvas.shape[0] - 1 - height, 0))
-            place = (x, y, x + width, y + height)
-            covered = max((_intersection(place, other) / (width * height) for other in placed), default=0)
-            if covered > _MAX_LABEL_OVERLAP and not label.fixed:
-                continue
-            hidden = sum(
-                min(_intersection(place, other) / max(_area(other), 1), 1)
-                for other in self._objects
-                if other is not label.box
-            )
-            cost = 4 * covered + hidden + 0.05 * rank
-            if cost < lowest:
-                best, lowest = place, cost
-        return best
-
-
-def _luminance(color: RGB) -> float:
-    return (0.299 * color[0] + 0.587 * color[1] + 0.114 * color[2]) / 255
-
-
-def _area(box: Rectangle) -> float:
-    return max(box[2] - box[0], 0) * max(box[3] - box[1], 0)
-
-
-def _intersection(a: Rectangle, b: Rectangle) -> float:
-    return _area((max(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]), min(a[3], b[3])))

@@ -94,10 +94,7 @@ def all_gather(data: Any, group: dist.ProcessGroup | None = None) -> list[Any]:
     if get_world_size() == 1:
         return [data]
     group = group or _cpu_group()
-    size = dist.get_world_size(group)
-    if size == 1:
-        return [data]
-    gathered = [None] * size
+    gathered = [None] * dist.get_world_size(group)
     dist.all_gather_object(gathered, data, group=group)
     return gathered
 
@@ -107,10 +104,7 @@ def gather(data: Any, dst: int = 0, group: dist.ProcessGroup | None = None) -> l
     if get_world_size() == 1:
         return [data]
     group = group or _cpu_group()
-    size = dist.get_world_size(group)
-    if size == 1:
-        return [data]
-    gathered = [None] * size if dist.get_rank(group) == dst else None
+    gathered = [None] * dist.get_world_size(group) if dist.get_rank(group) == dst else None
     dist.gather_object(data, gathered, dst=dst, group=group)
     return gathered or []
 

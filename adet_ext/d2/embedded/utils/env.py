@@ -10,9 +10,6 @@ import numpy as np
 import torch
 from tabulate import tabulate
 
-TORCH_VERSION = tuple(int(x) for x in torch.__version__.split(".")[:2])
-"""Major and minor version of PyTorch."""
-
 
 def seed_all_rng(seed: int | None = None) -> None:
     """Seed Python, NumPy and PyTorch (all devices); ``None`` draws a seed and logs it."""

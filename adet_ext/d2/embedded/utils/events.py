@@ -33,7 +33,10 @@ def has_event_storage() -> bool:
 
 
 class EventStorage:
-    """Histories of named scalars, each value with its iteration, plus pictures waiting for a writer."""
+    """Histories of named scalars, each value with its iteration, plus pictures waiting for a writer.
+
+    ``iter`` is the iteration that values are filed under; the trainer keeps it equal to its own.
+    """
 
     def __init__(self, start_iter: int = 0):
         self.iter = start_iter
@@ -43,41 +46,28 @@ class EventStorage:
         self._prefix = ""
         self._images: list[tuple[str, Any, int]] = []
 
-    @property
-    def iter(self) -> int:
-        """The iteration that values are filed under; the trainer keeps it equal to its own."""
-        return self._iter
-
-    @iter.setter
-    def iter(self, value: int) -> None:
-        self._iter = int(value)
-
     def step(self) -> None:
         """Go on to the next iteration (where no trainer sets ``iter``)."""
-        self._iter += 1
+        self.iter += 1
 
-    def put_scalar(
-        self, name: str, value: float, smoothing_hint: bool = True, cur_iter: int | None = None
-    ) -> None:
+    def put_scalar(self, name: str, value: float, smoothing_hint: bool = True, cur_iter: int | None = None) -> None:
         """File a value. ``smoothing_hint`` says that it is noisy and that writers should show a median;
         it must be the same for all values of one name."""
         name = self._prefix + name
         if self._hints.setdefault(name, smoothing_hint) != smoothing_hint:
             raise AssertionError(f"scalar {name!r} was put before with smoothing_hint={self._hints[name]}")
-        value, iteration = float(value), self._iter if cur_iter is None else cur_iter
+        value, iteration = float(value), self.iter if cur_iter is None else cur_iter
         self._histories[name].update(value, iteration)
         self._latest[name] = (value, iteration)
 
-    def put_scalars(
-        self, *, smoothing_hint: bool = True, cur_iter: int | None = None, **kwargs: float
-    ) -> None:
+    def put_scalars(self, *, smoothing_hint: bool = True, cur_iter: int | None = None, **kwargs: float) -> None:
         """File several values at once, by keyword."""
         for name, value in kwargs.items():
             self.put_scalar(name, value, smoothing_hint=smoothing_hint, cur_iter=cur_iter)
 
     def put_image(self, img_name: str, img_tensor: torch.Tensor | np.ndarray) -> None:
         """Keep an RGB picture (3, H, W), uint8 or floats in [0, 1], for the TensorBoard writer."""
-        self._images.append((img_name, img_tensor, self._iter))
+        self._images.append((img_name, img_tensor, self.iter))
 
     def clear_images(self) -> None:
         """Forget the pictures, which a writer has written."""
@@ -118,10 +108,6 @@ class EventStorage:
             count += 1
         return count
 
-    def smoothing_hints(self) -> dict[str, bool]:
-        """For each scalar whether it is noisy."""
-        return self._hints
-
     @contextmanager
     def name_scope(self, name: str) -> Iterator[None]:
         """Put ``name/`` before the names of all scalars that are put inside the block."""
@@ -149,28 +135,37 @@ class EventWriter:
         """Called once, after the last :meth:`write`."""
 
 
-class JSONWriter(EventWriter):
-    """Appends one JSON line per iteration that has something new."""
+class _ScalarWriter(EventWriter):
+    """Writes every value once: noisy scalars as medians of a window of iterations."""
 
-    def __init__(self, json_file: str, window_size: int = 20):
-        _drop_partial_line(json_file)
-        self._file = PathManager.open(json_file, "a")
+    def __init__(self, window_size: int):
         self._window_size = window_size
         self._last_write = -1
 
+    def _news(self) -> list[tuple[str, float, int]]:
+        """Name, value and iteration of what came since the last time."""
+        latest = get_event_storage().latest_with_smoothing_hint(self._window_size).items()
+        news = [(name, value, iteration) for name, (value, iteration) in latest if iteration > self._last_write]
+        self._last_write = max((iteration for _, _, iteration in news), default=self._last_write)
+        return news
+
+
+class JSONWriter(_ScalarWriter):
+    """Appends one JSON line per iteration that has something new."""
+
+    def __init__(self, json_file: str, window_size: int = 20):
+        super().__init__(window_size)
+        _drop_partial_line(json_file)
+        self._file = PathManager.open(json_file, "a")
+
     def write(self) -> None:
         lines: dict[int, dict[str, float]] = defaultdict(dict)
-        for name, (value, iteration) in (
-            get_event_storage().latest_with_smoothing_hint(self._window_size).items()
-        ):
-            if iteration > self._last_write:
-                lines[iteration][name] = value
+        for name, value, iteration in self._news():
+            lines[iteration][name] = value
         for iteration, line in lines.items():
             self._file.write(json.dumps({**line, "iteration": iteration}, sort_keys=True) + "\n")
-        self._last_write = max(lines, default=self._last_write)
         self._file.flush()
-        if hasattr(self._file, "fileno"):
-            os.fsync(self._file.fileno())
+        os.fsync(self._file.fileno())
 
     def close(self) -> None:
         self._file.close()
@@ -185,13 +180,12 @@ def _drop_partial_line(path: str) -> None:
         file.truncate(content.rfind(b"\n") + 1)
 
 
-class TensorboardXWriter(EventWriter):
-    """Writes scalars and pictures as TensorBoard events."""
+class TensorboardXWriter(_ScalarWriter):
+    """Writes scalars and pictures as TensorBoard events; ``kwargs`` go to torch's SummaryWriter."""
 
     def __init__(self, log_dir: str, window_size: int = 20, **kwargs: Any):
-        self._window_size = window_size
+        super().__init__(window_size)
         self._arguments = {"log_dir": log_dir, **kwargs}
-        self._last_write = -1
 
     @cached_property
     def _writer(self):
@@ -200,13 +194,9 @@ class TensorboardXWriter(EventWriter):
         return SummaryWriter(**self._arguments)
 
     def write(self) -> None:
+        for name, value, iteration in self._news():
+            self._writer.add_scalar(name, value, iteration)
         storage = get_event_storage()
-        last_write = self._last_write
-        for name, (value, iteration) in storage.latest_with_smoothing_hint(self._window_size).items():
-            if iteration > self._last_write:
-                self._writer.add_scalar(name, value, iteration)
-                last_write = max(last_write, iteration)
-        self._last_write = last_write
         for name, image, iteration in storage._images:
             self._writer.add_image(name, image, iteration)
         storage.clear_images()
@@ -248,9 +238,7 @@ class CommonMetricPrinter(EventWriter):
 
         def medians(part: str) -> str:
             return "  ".join(
-                f"{name}: {storage.median(name, self._window_size):.4g}"
-                for name in list(histories)
-                if part in name
+                f"{name}: {storage.median(name, self._window_size):.4g}" for name in list(histories) if part in name
             )
 
         eta = self._eta(storage)

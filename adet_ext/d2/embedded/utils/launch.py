@@ -5,6 +5,7 @@ import socket
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
+from urllib.parse import urlsplit
 
 import torch
 import torch.distributed as dist
@@ -35,15 +36,13 @@ def join_torchrun(
     if world_size == 1 or dist.is_initialized():
         return main_func(*args)
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
-    _join(
-        int(os.environ["LOCAL_RANK"]),
-        int(os.environ["RANK"]),
-        world_size,
-        processes,
-        "env://",
-        timeout,
-        create_local_group,
-    )
+    _check_gpus(processes)
+    on_gpu = torch.cuda.is_available()
+    if on_gpu:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("nccl" if on_gpu else "gloo", timeout=timeout)
+    create_local_group(processes)
+    comm.synchronize()  # nobody goes on, and possibly times out, before all have come
     try:
         return main_func(*args)
     finally:
@@ -80,11 +79,20 @@ def launch(
         if num_machines > 1:
             raise ValueError("with several machines --dist-url has to be tcp://ADDRESS-OF-MACHINE-0:PORT")
         dist_url = f"tcp://127.0.0.1:{_free_port()}"
+    address = urlsplit(dist_url)
+    if address.scheme != "tcp" or not address.port:
+        raise ValueError(f"--dist-url is {dist_url!r}; it has to be tcp://ADDRESS-OF-MACHINE-0:PORT")
     _check_gpus(num_gpus_per_machine)
+    environment = {
+        "WORLD_SIZE": world_size,
+        "LOCAL_WORLD_SIZE": num_gpus_per_machine,
+        "MASTER_ADDR": address.hostname,
+        "MASTER_PORT": address.port,
+    }
     mp.start_processes(
         _worker,
         nprocs=num_gpus_per_machine,
-        args=(main_func, world_size, num_gpus_per_machine, machine_rank, dist_url, args, timeout),
+        args=(machine_rank * num_gpus_per_machine, environment, main_func, args, timeout),
         daemon=False,
     )
     return None
@@ -104,44 +112,12 @@ def _check_gpus(processes: int) -> None:
         )
 
 
-def _join(
-    local_rank: int,
-    rank: int,
-    world_size: int,
-    processes: int,
-    url: str,
-    timeout: timedelta,
-    create_local_group: Callable[[int], Any],
-) -> None:
-    _check_gpus(processes)
-    on_gpu = torch.cuda.is_available()
-    if on_gpu:
-        torch.cuda.set_device(local_rank)
-    dist.init_process_group(
-        "nccl" if on_gpu else "gloo",
-        init_method=url,
-        world_size=world_size,
-        rank=rank,
-        timeout=timeout,
-    )
-    create_local_group(processes)
-    comm.synchronize()  # nobody goes on, and possibly times out, before all have come
-
-
 def _worker(
-    local_rank: int,
-    main_func: Callable,
-    world_size: int,
-    processes: int,
-    machine_rank: int,
-    url: str,
-    args: tuple,
-    timeout: timedelta,
+    local_rank: int, first_rank: int, environment: dict, main_func: Callable, args: tuple, timeout: timedelta
 ) -> None:
-    rank = machine_rank * processes + local_rank
+    environment = {**environment, "RANK": first_rank + local_rank, "LOCAL_RANK": local_rank}
+    os.environ.update({name: str(value) for name, value in environment.items()})
     if "OMP_NUM_THREADS" not in os.environ:
         # As many threads as cores in every process would have them wait for each other most of the time.
-        torch.set_num_threads(max(torch.get_num_threads() // processes, 1))
-    _join(local_rank, rank, world_size, processes, url, timeout, comm.create_local_process_group)
-    main_func(*args)
-    dist.destroy_process_group()
+        torch.set_num_threads(max(torch.get_num_threads() // environment["LOCAL_WORLD_SIZE"], 1))
+    join_torchrun(main_func, args, timeout)

@@ -1,9 +1,9 @@
 """Logging as Detectron2 formats it: coloured on the terminal, plain in ``log.txt``, one file per process."""
 
+import functools
 import logging
 import os
 import sys
-from collections import Counter
 from typing import Any
 
 from tabulate import tabulate
@@ -37,16 +37,13 @@ class _TerminalFormatter(logging.Formatter):
         return text
 
 
-class _LogFile(logging.StreamHandler):
-    def __init__(self, path: str):
-        super().__init__(PathManager.open(path, "a"))
-
-    def close(self) -> None:
-        self.stream.close()
-        super().close()
-
-
-_LOG_FILES: dict[str, _LogFile] = {}
+@functools.cache
+def _log_file(path: str) -> logging.Handler:
+    """One handler per file, whichever loggers write to it."""
+    PathManager.mkdirs(os.path.dirname(path) or ".")
+    handler = logging.FileHandler(path)
+    handler.setFormatter(_PLAIN)
+    return handler
 
 
 def setup_logger(
@@ -56,8 +53,6 @@ def setup_logger(
     color: bool = True,
     name: str = _PACKAGE,
     abbrev_name: str | None = None,
-    enable_propagation: bool = False,
-    configure_stdout: bool = True,
 ) -> logging.Logger:
     """Let logger ``name`` write to the terminal (first process only) and to a file (every process).
 
@@ -70,9 +65,9 @@ def setup_logger(
     """
     logger = logging.getLogger(name)
     logger.setLevel(logging.DEBUG)
-    logger.propagate = enable_propagation
+    logger.propagate = False
 
-    if configure_stdout and distributed_rank == 0:
+    if distributed_rank == 0:
         terminal = next((h for h in logger.handlers if getattr(h, "_is_terminal", False)), None)
         if terminal is None:
             terminal = logging.StreamHandler(sys.stdout)
@@ -86,39 +81,9 @@ def setup_logger(
         path = output if output.endswith((".txt", ".log")) else os.path.join(output, "log.txt")
         if distributed_rank > 0:
             path = f"{path}.rank{distributed_rank}"
-        if path not in _LOG_FILES:
-            PathManager.mkdirs(os.path.dirname(path) or ".")
-            handler = _LogFile(path)
-            handler.setFormatter(_PLAIN)
-            _LOG_FILES[path] = handler
-        if _LOG_FILES[path] not in logger.handlers:
-            logger.addHandler(_LOG_FILES[path])
+        if _log_file(path) not in logger.handlers:
+            logger.addHandler(_log_file(path))
     return logger
-
-
-_COUNTS: Counter = Counter()
-
-
-def _caller() -> tuple[str, tuple]:
-    """Return the module name of the first frame outside this file, and a key for that line."""
-    frame = sys._getframe(1)
-    while frame.f_back is not None and frame.f_code.co_filename == __file__:
-        frame = frame.f_back
-    module = frame.f_globals.get("__name__", _PACKAGE)
-    key = (frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name)
-    return (_PACKAGE if module == "__main__" else module), key
-
-
-def log_first_n(
-    lvl: int, msg: str, n: int = 1, *, name: str | None = None, key: str | tuple[str, ...] = "caller"
-) -> None:
-    """Log only the first ``n`` times; ``key`` tells repeats by "caller", by "message", or by both."""
-    module, line = _caller()
-    kinds = (key,) if isinstance(key, str) else tuple(key)
-    count_key = (line if "caller" in kinds else ()) + ((msg,) if "message" in kinds else ())
-    _COUNTS[count_key] += 1
-    if _COUNTS[count_key] <= n:
-        logging.getLogger(name or module).log(lvl, msg)
 
 
 def create_small_table(small_dict: dict[str, Any]) -> str:

@@ -3,27 +3,25 @@
 N instances, H and W the image's height and width.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from enum import Enum
 from typing import Any
 
+import cv2
 import numpy as np
+import pycocotools.mask as mask_util
 import torch
 from PIL import Image
 
-from ..structures import BitMasks, Boxes, BoxMode, Instances, PolygonMasks
+from ..structures import Boxes, BoxMode, Instances, polygons_to_bitmask
 from .canvas import RGB, VisImage, palette
 from .file_io import PathManager
-from .generic_mask import GenericMask
-
-__all__ = ["ColorMode", "GenericMask", "VisImage", "Visualizer"]
 
 _OFF_WHITE = (255, 255, 240)
-_SHADES = (1.0, 0.75, 1.2, 0.6, 0.9)
 
 
 class ColorMode(Enum):
-    """IMAGE: a colour per instance. SEGMENTATION: shades of the class' colour, more opaque.
+    """IMAGE: a colour per instance. SEGMENTATION: the class' colour, more opaque.
     IMAGE_BW: a colour per instance, and grey where no instance is."""
 
     IMAGE = 0
@@ -37,7 +35,6 @@ class Visualizer:
     Args:
         metadata: the data set's; its class names and colours are used where it has them.
         scale: how much larger than the image the picture is.
-        font_size_scale: factor on the size of labels.
 
     Each method returns ``self.output``, a :class:`VisImage`; calls add to the same picture.
     """
@@ -48,19 +45,14 @@ class Visualizer:
         metadata: Any = None,
         scale: float = 1.0,
         instance_mode: ColorMode = ColorMode.IMAGE,
-        font_size_scale: float = 1.0,
     ):
         self.img = np.asarray(img_rgb).clip(0, 255).astype(np.uint8)
         self.metadata = metadata
         self.output = VisImage(self.img, scale=scale)
-        self.output.font_size = max(round(self.output.font_size * font_size_scale), 1)
         self._instance_mode = instance_mode
 
-    def draw_instance_predictions(self, predictions: Instances, jittering: bool = True) -> VisImage:
-        """Draw ``pred_boxes``, ``pred_masks`` (N, H, W or encodings), ``pred_classes``, ``scores`` as given.
-
-        ``jittering`` shades the instances of one class in mode SEGMENTATION.
-        """
+    def draw_instance_predictions(self, predictions: Instances) -> VisImage:
+        """Draw ``pred_boxes``, ``pred_masks`` (N, H, W or encodings), ``pred_classes``, ``scores`` as given."""
         predictions = predictions.to("cpu")
         fields = predictions.get_fields()
         classes = fields["pred_classes"].tolist() if "pred_classes" in fields else None
@@ -73,7 +65,7 @@ class Visualizer:
             boxes=fields.get("pred_boxes"),
             masks=masks,
             labels=_labels(classes, scores, self._meta("thing_classes")),
-            assigned_colors=self._instance_colors(classes, len(predictions), jittering),
+            assigned_colors=self._instance_colors(classes, len(predictions)),
             alpha=0.7 if self._instance_mode == ColorMode.SEGMENTATION else 0.45,
         )
 
@@ -121,26 +113,15 @@ class Visualizer:
     def draw_panoptic_seg(
         self,
         panoptic_seg: torch.Tensor | np.ndarray,
-        segments_info: list[dict[str, Any]] | None,
+        segments_info: list[dict[str, Any]],
         area_threshold: int | None = None,
         alpha: float = 0.6,
     ) -> VisImage:
-        """Draw a segment id per pixel (H, W); ``segments_info`` has its id, category_id, isthing, score.
-
-        None as ``segments_info``: ids are ``category_id * metadata.label_divisor + instance``, -1 is void.
-        """
+        """Draw a segment id per pixel (H, W); ``segments_info`` has its id, category_id, isthing, score."""
         panoptic_seg = np.asarray(panoptic_seg)
-        if segments_info is None:
-            divisor = self._meta("label_divisor")
-            things = self._meta("thing_dataset_id_to_contiguous_id").values()
-            segments_info = [
-                {"id": i, "category_id": i // divisor, "isthing": i // divisor in things}
-                for i in np.unique(panoptic_seg).tolist()
-                if i != -1
-            ]
         if self._instance_mode == ColorMode.IMAGE_BW:
             known = [segment["id"] for segment in segments_info]
-            self._grey_outside([GenericMask(np.isin(panoptic_seg, known), *panoptic_seg.shape)])
+            self._grey_outside([np.isin(panoptic_seg, known)])
         masks = [(segment, panoptic_seg == segment["id"]) for segment in segments_info]
         masks = [(segment, mask) for segment, mask in masks if mask.any()]
         for segment, mask in sorted(masks, key=lambda item: -int(item[1].sum())):
@@ -175,19 +156,15 @@ class Visualizer:
 
         Args:
             boxes: ``Boxes`` or N x 4 numbers (x0, y0, x1, y1).
-            masks: ``BitMasks``, ``PolygonMasks``, or N of whatever :class:`GenericMask` takes.
+            masks: ``BitMasks``, ``PolygonMasks``, or N arrays (H, W), lists of polygons or COCO run lengths.
             assigned_colors: N colours, RGB in [0, 1] or names that matplotlib knows.
         """
         if keypoints is not None:
             raise ValueError("drawing key points needs Detectron2's Visualizer")
         if boxes is not None:
-            boxes = (
-                boxes.tensor.detach().cpu().numpy() if isinstance(boxes, Boxes) else np.asarray(boxes, float)
-            )
+            boxes = boxes.tensor.detach().cpu().numpy() if isinstance(boxes, Boxes) else np.asarray(boxes, float)
             if len(boxes) and boxes.shape[1] != 4:
-                raise ValueError(
-                    f"boxes have {boxes.shape[1]} numbers; drawing rotated boxes needs Detectron2"
-                )
+                raise ValueError(f"boxes have {boxes.shape[1]} numbers; drawing rotated boxes needs Detectron2")
         if masks is not None:
             masks = self._convert_masks(masks)
         counts = {len(given) for given in (boxes, masks, labels, assigned_colors) if given is not None}
@@ -198,16 +175,16 @@ class Visualizer:
         if boxes is not None:
             areas = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
         else:
-            areas = np.array([mask.area() for mask in masks])
+            areas = np.array([mask.sum() for mask in masks])
         for i in np.argsort(-areas, kind="stable").tolist():
             color = palette(i) if assigned_colors is None else _rgb(assigned_colors[i])
             if masks is not None:
-                self.output.fill(masks[i].mask, color, alpha, edge=color)
+                self.output.fill(masks[i], color, alpha, edge=color)
             if boxes is not None:
                 self.output.rectangle(boxes[i], color)
             if labels is not None:
-                place = boxes[i] if boxes is not None else masks[i].innermost() * 2
-                self.output.label(labels[i], place, color, centred=boxes is None)
+                point = _innermost(masks[i]) if boxes is None else boxes[i][:2]
+                self.output.label(labels[i], point, color, centred=boxes is None)
         return self.output
 
     def draw_binary_mask(
@@ -221,25 +198,25 @@ class Visualizer:
         area_threshold: int | None = 10,
     ) -> VisImage:
         """Draw a mask (H, W) with a text at its innermost point; one of too few pixels is left out."""
-        mask = GenericMask(np.asarray(binary_mask), *self.img.shape[:2])
-        if mask.area() <= (area_threshold or 0):
+        mask = self._convert_masks([np.asarray(binary_mask)])[0]
+        if mask.sum() <= (area_threshold or 0):
             return self.output
         color = palette(0) if color is None else _rgb(color)
-        self.output.fill(mask.mask, color, alpha, edge=color if edge_color is None else _rgb(edge_color))
+        self.output.fill(mask, color, alpha, edge=color if edge_color is None else _rgb(edge_color))
         if text:
-            self.output.label(text, mask.innermost() * 2, color, centred=True)
+            self.output.label(text, _innermost(mask), color, centred=True)
         return self.output
 
-    def draw_box(self, box_coord: Sequence[float], alpha: float = 0.5, edge_color: Any = "g") -> VisImage:
+    def draw_box(self, box_coord: Sequence[float], *, edge_color: Any = "g") -> VisImage:
         """Draw the frame of a box (x0, y0, x1, y1)."""
-        self.output.rectangle(tuple(box_coord), _rgb(edge_color), alpha)
+        self.output.rectangle(box_coord, _rgb(edge_color))
         return self.output
 
     def draw_text(
         self, text: str, position: Sequence[float], *, font_size: float | None = None, color: Any = "g"
     ) -> VisImage:
         """Write a text with its centre at ``position`` (x, y), on a background of the given colour."""
-        self.output.label(text, (*position, *position), _rgb(color), centred=True, fixed=True, size=font_size)
+        self.output.label(text, position, _rgb(color), centred=True, size=font_size)
         return self.output
 
     def get_output(self) -> VisImage:
@@ -249,19 +226,12 @@ class Visualizer:
     def _meta(self, name: str) -> Any:
         return getattr(self.metadata, name, None)
 
-    def _instance_colors(self, classes: Sequence[int] | None, count: int, shaded: bool = True) -> list[RGB]:
+    def _instance_colors(self, classes: Sequence[int] | None, count: int) -> list[RGB]:
         """A colour per instance by its place in the list, or in mode SEGMENTATION by its class."""
         if self._instance_mode != ColorMode.SEGMENTATION or classes is None:
             return [palette(i) for i in range(count)]
         known = self._meta("thing_colors")
-        seen: dict[int, int] = {}
-        colors = []
-        for c in classes:
-            seen[c] = seen.get(c, -1) + 1
-            shade = _SHADES[seen[c] % len(_SHADES)] if shaded else 1.0
-            base = known[c] if known else palette(c)
-            colors.append(tuple(min(round(channel * shade), 255) for channel in base))
-        return colors
+        return [tuple(known[c]) if known else palette(c) for c in classes]
 
     def _draw_stuff(self, mask: np.ndarray, category: int, alpha: float, area_threshold: int | None) -> None:
         names, colors = self._meta("stuff_classes"), self._meta("stuff_colors")
@@ -274,20 +244,37 @@ class Visualizer:
             area_threshold=area_threshold,
         )
 
-    def _grey_outside(self, masks: Iterable[GenericMask]) -> None:
-        grey = np.repeat(self.img.mean(axis=2, keepdims=True), 3, axis=2)
-        covered = np.zeros(self.img.shape[:2], dtype=bool)
-        for mask in masks:
-            covered |= mask.mask.astype(bool)
+    def _grey_outside(self, masks: Sequence[np.ndarray]) -> None:
+        grey = self.img.mean(axis=2, keepdims=True)  # H, W, 1
+        covered = np.any([np.zeros(self.img.shape[:2]), *masks], axis=0)
         self.output.reset_image(np.where(covered[:, :, None], self.img, grey))
 
-    def _convert_masks(self, masks: Any) -> list[GenericMask]:
-        if isinstance(masks, PolygonMasks):
-            masks = masks.polygons
-        elif isinstance(masks, BitMasks):
-            masks = masks.tensor
-        height, width = self.img.shape[:2]
-        return [m if isinstance(m, GenericMask) else GenericMask(m, height, width) for m in masks]
+    def _convert_masks(self, masks: Any) -> list[np.ndarray]:
+        """Masks in any form as arrays (H, W) of 0 and 1, uint8."""
+        masks = getattr(masks, "polygons", getattr(masks, "tensor", masks))  # of PolygonMasks, of BitMasks
+        return [_pixels(mask, *self.img.shape[:2]) for mask in masks]
+
+
+def _pixels(mask: Any, height: int, width: int) -> np.ndarray:
+    if isinstance(mask, dict):
+        if isinstance(mask["counts"], list):
+            mask = mask_util.frPyObjects(mask, *mask["size"])
+        mask = mask_util.decode(mask)
+    elif isinstance(mask, list):
+        polygons = [np.asarray(polygon, dtype=float).reshape(-1) for polygon in mask]
+        mask = polygons_to_bitmask([polygon for polygon in polygons if len(polygon) >= 6], height, width)
+    elif isinstance(mask, torch.Tensor):
+        mask = mask.cpu().numpy()
+    if np.shape(mask) != (height, width):
+        raise ValueError(f"not a mask for an image of {height} x {width}: {np.shape(mask) or type(mask).__name__}")
+    return np.asarray(mask).astype(np.uint8)
+
+
+def _innermost(mask: np.ndarray) -> tuple[int, int]:
+    """The pixel (x, y) farthest from the border: where a name goes, as the centre may lie outside."""
+    depth = cv2.distanceTransform(np.pad(mask, 1), cv2.DIST_L2, 3)[1:-1, 1:-1]
+    y, x = np.unravel_index(depth.argmax(), depth.shape)
+    return int(x), int(y)
 
 
 def _rgb(color: Any) -> RGB:
@@ -306,17 +293,13 @@ def _labels(
     crowd: Sequence[int] | None = None,
 ) -> list[str] | None:
     """One text per instance: its class, its score in per cent, and whether it is a crowd."""
-    if classes is None and scores is None:
-        return None
-    texts = []
-    for i in range(len(classes if classes is not None else scores)):
-        words = []
-        if classes is not None:
-            words.append(names[classes[i]] if names else str(classes[i]))
-        if scores is not None:
-            words.append(f"{scores[i] * 100:.0f}%")
-        texts.append(" ".join(words) + ("|crowd" if crowd and crowd[i] else ""))
-    return texts
+    parts = []
+    if classes is not None:
+        parts.append([names[c] if names else str(c) for c in classes])
+    if scores is not None:
+        parts.append([f"{score:.0%}" for score in scores])
+    texts = [" ".join(words) for words in zip(*parts)]
+    return [text + "|crowd" * bool(c) for text, c in zip(texts, crowd or [0] * len(texts))] if parts else None
 
 
 def _read_image(path: str) -> np.ndarray:
