@@ -217,9 +217,7 @@ class TestMapper:
 
     def test_cropped_masks_give_the_boxes(self, coco):
         pytest.importorskip("shapely", reason="fvcore crops polygons with shapely")
-        cfg = config(
-            coco, INPUT__CROP__ENABLED=True, INPUT__CROP__TYPE="relative", INPUT__CROP__SIZE=[0.6, 0.6]
-        )
+        cfg = config(coco, INPUT__CROP__ENABLED=True, INPUT__CROP__TYPE="relative", INPUT__CROP__SIZE=[0.6, 0.6])
         np.random.seed(0)
         for record in D.get_detection_dataset_dicts(coco):
             instances = D.DatasetMapper(cfg, True)(record)["instances"]
@@ -230,18 +228,14 @@ class TestMapper:
     def test_instances_with_empty_boxes_are_filtered_and_reported(self):
         annos = [{"bbox": [0, 0, 5, 5], "bbox_mode": BoxMode.XYXY_ABS, "category_id": 0},
                  {"bbox": [3, 3, 3, 8], "bbox_mode": BoxMode.XYXY_ABS, "category_id": 1}]  # fmt: skip
-        kept, mask = utils.filter_empty_instances(
-            utils.annotations_to_instances(annos, (9, 9)), return_mask=True
-        )
+        kept, mask = utils.filter_empty_instances(utils.annotations_to_instances(annos, (9, 9)), return_mask=True)
         assert kept.gt_classes.tolist() == [0] and mask.tolist() == [True, False]
 
 
 class TestLoaders:
     @pytest.mark.parametrize("workers", [0, 2])
     @pytest.mark.parametrize("grouping", [False, True])
-    def test_training_batches_have_the_asked_size_and_skip_images_without_instances(
-        self, coco, workers, grouping
-    ):
+    def test_training_batches_have_the_asked_size_and_skip_images_without_instances(self, coco, workers, grouping):
         cfg = config(coco, DATALOADER__NUM_WORKERS=workers, DATALOADER__ASPECT_RATIO_GROUPING=grouping)
         batches = list(itertools.islice(D.build_detection_train_loader(cfg), 8))
         assert all(len(batch) == 2 for batch in batches)
@@ -269,9 +263,7 @@ class TestLoaders:
         assert len(set(draws)) == 6
 
     def test_repeat_factor_sampling_is_chosen_by_the_config(self, coco):
-        cfg = config(
-            coco, DATALOADER__SAMPLER_TRAIN="RepeatFactorTrainingSampler", DATALOADER__REPEAT_THRESHOLD=0.5
-        )
+        cfg = config(coco, DATALOADER__SAMPLER_TRAIN="RepeatFactorTrainingSampler", DATALOADER__REPEAT_THRESHOLD=0.5)
         assert len(next(iter(D.build_detection_train_loader(cfg)))) == 2
 
     def test_data_sets_with_different_classes_do_not_mix(self, coco, tmp_path):

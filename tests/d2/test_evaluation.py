@@ -40,9 +40,7 @@ def records(n=4):
         ]  # fmt: skip
         annotations[1]["bbox"] = [30, 20, 25, 20 + i]
         annotations[1]["segmentation"] = [[30, 20, 55, 20, 55, 40 + i, 30, 40 + i]]
-        result.append(
-            {"file_name": f"{i}.jpg", "image_id": i + 1, "height": H, "width": W, "annotations": annotations}
-        )
+        result.append({"file_name": f"{i}.jpg", "image_id": i + 1, "height": H, "width": W, "annotations": annotations})
     return result
 
 
@@ -104,17 +102,13 @@ class TestCOCO:
     def test_tasks_restrict_what_is_evaluated(self, tmp_path):
         register()
         outputs = [perfect(r) for r in records()]
-        assert set(
-            evaluate(E.COCOEvaluator(NAME, ("bbox",), output_dir=str(tmp_path)), records(), outputs)
-        ) == {"bbox"}
+        assert set(evaluate(E.COCOEvaluator(NAME, ("bbox",), output_dir=str(tmp_path)), records(), outputs)) == {"bbox"}
         outputs = [perfect(r, with_masks=False) for r in records()]
         assert set(evaluate(E.COCOEvaluator(NAME, output_dir=str(tmp_path)), records(), outputs)) == {"bbox"}
 
     def test_results_are_written_with_the_category_ids_of_the_data_set(self, tmp_path):
         register(thing_dataset_id_to_contiguous_id={10: 0, 20: 1})
-        result = evaluate(
-            E.COCOEvaluator(NAME, output_dir=str(tmp_path)), records(), [perfect(r) for r in records()]
-        )
+        result = evaluate(E.COCOEvaluator(NAME, output_dir=str(tmp_path)), records(), [perfect(r) for r in records()])
         assert result["segm"]["AP"] == pytest.approx(100)
         written = json.load(open(tmp_path / "coco_instances_results.json"))
         assert {r["category_id"] for r in written} == {10, 20} and len(written) == 8
@@ -133,16 +127,12 @@ class TestCOCO:
     @embedded_only
     def test_a_conversion_left_by_other_data_does_not_count(self, tmp_path):
         register(2)
-        evaluate(
-            E.COCOEvaluator(NAME, output_dir=str(tmp_path)), records(2), [perfect(r) for r in records(2)]
-        )
+        evaluate(E.COCOEvaluator(NAME, output_dir=str(tmp_path)), records(2), [perfect(r) for r in records(2)])
         DatasetCatalog.remove(NAME)
         MetadataCatalog.remove(NAME)
         (tmp_path / f"{NAME}_coco_format.json").write_text("stale")
         register(4)
-        result = evaluate(
-            E.COCOEvaluator(NAME, output_dir=str(tmp_path)), records(), [perfect(r) for r in records()]
-        )
+        result = evaluate(E.COCOEvaluator(NAME, output_dir=str(tmp_path)), records(), [perfect(r) for r in records()])
         assert result["bbox"]["AP"] == pytest.approx(100)
 
     @embedded_only
@@ -162,13 +152,9 @@ class TestCOCO:
     def test_a_test_set_without_annotations_gets_its_result_file_only(self, tmp_path):
         images = [{"id": r["image_id"], "file_name": "x", "height": H, "width": W} for r in records()]
         categories = [{"id": 1, "name": "a"}, {"id": 2, "name": "b"}]
-        (tmp_path / "info.json").write_text(
-            json.dumps({"images": images, "categories": categories, "info": {}})
-        )
+        (tmp_path / "info.json").write_text(json.dumps({"images": images, "categories": categories, "info": {}}))
         register(json_file=str(tmp_path / "info.json"))
-        result = evaluate(
-            E.COCOEvaluator(NAME, output_dir=str(tmp_path)), records(), [perfect(r) for r in records()]
-        )
+        result = evaluate(E.COCOEvaluator(NAME, output_dir=str(tmp_path)), records(), [perfect(r) for r in records()])
         assert result == {} and len(json.load(open(tmp_path / "coco_instances_results.json"))) == 8
 
     @pytest.mark.parametrize("dtype", [torch.bool, torch.uint8])
@@ -189,9 +175,7 @@ class TestSemSeg:
         DatasetCatalog.register(NAME, lambda: [record])
         MetadataCatalog.get(NAME).set(stuff_classes=["x", "y", "z", "never"], ignore_label=255)
         scores = torch.nn.functional.one_hot(torch.as_tensor(guess), 4).permute(2, 0, 1).float()
-        result = evaluate(E.SemSegEvaluator(NAME, output_dir=str(tmp_path)), [record], [{"sem_seg": scores}])[
-            "sem_seg"
-        ]
+        result = evaluate(E.SemSegEvaluator(NAME, output_dir=str(tmp_path)), [record], [{"sem_seg": scores}])["sem_seg"]
         iou = np.array([2 / 4, 2 / 3, 1 / 2])
         assert result["mIoU"] == pytest.approx(100 * iou.mean())
         assert result["fwIoU"] == pytest.approx(100 * (iou * [3, 2, 2]).sum() / 7)

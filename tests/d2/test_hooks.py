@@ -136,9 +136,7 @@ def test_learning_rate_is_logged_and_moved_on():
     from fvcore.common.param_scheduler import LinearParamScheduler
 
     parameters = [torch.nn.Parameter(torch.zeros(1)) for _ in range(3)]
-    optimizer = torch.optim.SGD(
-        [{"params": parameters[:1], "lr": 5.0}, {"params": parameters[1:], "lr": 1.0}], lr=1.0
-    )
+    optimizer = torch.optim.SGD([{"params": parameters[:1], "lr": 5.0}, {"params": parameters[1:], "lr": 1.0}], lr=1.0)
     hook = hooks.LRScheduler(optimizer, LRMultiplier(optimizer, LinearParamScheduler(1.0, 0.0), max_iter=4))
     trainer = _train(_Counting(), hook, end=4)
     assert [value for value, _ in trainer.storage.history("lr").values()] == [1.0, 0.75, 0.5, 0.25]

@@ -180,9 +180,7 @@ def test_models_are_built_by_name():
 
 
 def test_what_only_detectron2_has_is_answered_with_its_name():
-    cfg = configure(
-        get_cfg(), ["MODEL.BACKBONE.NAME", "build_swin_backbone", "MODEL.SEM_SEG_HEAD.NAME", "NoSuch"]
-    )
+    cfg = configure(get_cfg(), ["MODEL.BACKBONE.NAME", "build_swin_backbone", "MODEL.SEM_SEG_HEAD.NAME", "NoSuch"])
     with pytest.raises(KeyError, match="registered: .*build_resnet_backbone.*install Detectron2"):
         embedded_modeling.build_backbone(cfg)
     with pytest.raises(KeyError, match="GeneralizedRCNN.*install Detectron2"):

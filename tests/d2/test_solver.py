@@ -91,9 +91,7 @@ def _rates(build, cfg, iterations):
 
 
 @pytest.mark.needs_detectron2
-@pytest.mark.parametrize(
-    "keys", list(_schedules()), ids=lambda k: "-".join(str(v) for v in list(k.values())[:4])
-)
+@pytest.mark.parametrize("keys", list(_schedules()), ids=lambda k: "-".join(str(v) for v in list(k.values())[:4]))
 def test_learning_rates_equal_those_of_detectron2_at_every_iteration(keys):
     theirs = pytest.importorskip("detectron2.solver")
     cfg = get_cfg()

@@ -22,12 +22,8 @@ class TestResize:
 
     def test_range_includes_both_ends_and_choice_takes_listed_lengths_only(self):
         np.random.seed(0)
-        in_range = {
-            T.ResizeShortestEdge((10, 12), 999, "range").get_transform(image_of()).new_h for _ in range(60)
-        }
-        chosen = {
-            T.ResizeShortestEdge((10, 12), 999, "choice").get_transform(image_of()).new_h for _ in range(60)
-        }
+        in_range = {T.ResizeShortestEdge((10, 12), 999, "range").get_transform(image_of()).new_h for _ in range(60)}
+        chosen = {T.ResizeShortestEdge((10, 12), 999, "choice").get_transform(image_of()).new_h for _ in range(60)}
         assert in_range == {10, 11, 12} and chosen == {10, 12}
 
     def test_length_zero_leaves_the_image_as_it_is(self):

@@ -51,11 +51,7 @@ def _changed(image):
 
 @pytest.mark.parametrize("mode", list(ColorMode))
 def test_predictions_colour_their_mask_and_leave_the_rest(mode):
-    image = (
-        Visualizer(_grey(), METADATA, instance_mode=mode)
-        .draw_instance_predictions(_predictions())
-        .get_image()
-    )
+    image = Visualizer(_grey(), METADATA, instance_mode=mode).draw_instance_predictions(_predictions()).get_image()
     assert image.shape == (H, W, 3) and image.dtype == np.uint8
     changed = _changed(image)
     assert changed[_square()].mean() > 0.95
@@ -73,9 +69,7 @@ def test_the_picture_has_the_scale_asked_for(scale, tmp_path):
 def test_no_instances_leave_the_image_as_it_is():
     empty = _predictions()[torch.zeros(1, dtype=torch.bool)]
     assert not _changed(Visualizer(_grey(), METADATA).draw_instance_predictions(empty).get_image()).any()
-    assert not _changed(
-        Visualizer(_grey(), METADATA).draw_dataset_dict({"annotations": []}).get_image()
-    ).any()
+    assert not _changed(Visualizer(_grey(), METADATA).draw_dataset_dict({"annotations": []}).get_image()).any()
 
 
 def test_all_forms_of_masks_cover_the_same_pixels():
@@ -164,9 +158,7 @@ def test_wrong_masks_and_counts_are_refused():
 
 @embedded_only
 def test_the_same_predictions_make_the_same_picture():
-    pictures = [
-        Visualizer(_grey(), METADATA).draw_instance_predictions(_predictions()).get_image() for _ in "ab"
-    ]
+    pictures = [Visualizer(_grey(), METADATA).draw_instance_predictions(_predictions()).get_image() for _ in "ab"]
     assert np.array_equal(*pictures)
 
 
