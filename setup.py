@@ -149,10 +149,9 @@ def find_cuda() -> str | None:
 
 
 def wants_cuda(torch) -> bool:
+    """As FORCE_CUDA says; by itself, where there are nvcc and a GPU: the kernels take minutes to compile."""
     wish, home = flag("FORCE_CUDA"), find_cuda()
-    if wish is not None:
-        return wish
-    return home is not None and torch.version.cuda is not None  # a CPU build of torch cannot load a CUDA library
+    return torch.cuda.is_available() and home is not None if wish is None else wish
 
 
 def make_extension(*, cuda: bool) -> Extension:
@@ -238,6 +237,8 @@ class build_ext(_build_ext):
                 continue
             what = f"C++ and CUDA ({os.environ.get('TORCH_CUDA_ARCH_LIST') or 'visible GPUs'})" if cuda else "C++"
             after = f" (failed {failures[0]})" if failures else ""
+            if flag("FORCE_CUDA") is None and len(attempts) == 1 and os.environ.get("CUDA_HOME"):
+                after = " (no GPU here; FORCE_CUDA=1 compiles CUDA all the same)"
             oldest = ".".join(str(part) for part in MIN_TORCH)
             return f"compiled operators: {what}, with torch {torch.__version__}, for torch >= {oldest}{after}"
         raise CannotBuild("compiling failed " + "; ".join(failures))
