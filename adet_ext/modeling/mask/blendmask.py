@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from ...d2.config import configurable
 from ...d2.layers import ShapeSpec
@@ -21,6 +20,7 @@ from ..fcos.losses import Positives
 from ..one_stage import OneStageDetector
 from ..panoptic import PanopticMerger, semantic_scores
 from .bases import BasisModule, build_basis_module
+from .mask_targets import gather_boxes, located_mask_loss, stuff_labels, thing_labels
 
 __all__ = ["BlendMask", "Blender"]
 
@@ -208,9 +208,7 @@ class BlendMask(OneStageDetector):
             )
         return {"semantic_head": build_sem_seg_head(cfg, input_shape), "merger": PanopticMerger.from_config(cfg)}
 
-    def attentions(
-        self, output: HeadOutput, image: torch.Tensor, location: torch.Tensor
-    ) -> torch.Tensor | None:
+    def attentions(self, output: HeadOutput, image: torch.Tensor, location: torch.Tensor) -> torch.Tensor | None:
         """Attention logits at chosen locations, (P, K M^2); None where they are fixed."""
         if self.top_layer is None:
             return None
@@ -225,7 +223,9 @@ class BlendMask(OneStageDetector):
         batched_inputs: list[dict],
     ) -> dict[str, torch.Tensor]:
         bases = self.basis_module(features)
-        losses = self.basis_module.semantic_loss(features, self._semantic_labels(batched_inputs))
+        losses = self.basis_module.semantic_loss(
+            features, thing_labels(batched_inputs, self.device, self.backbone.size_divisibility)
+        )
         mask_loss = self._mask_loss(bases, output, positives, gt_instances)
         losses["loss_mask"] = mask_loss * self.mask_loss_weight
         if self.panoptic_module is not None:
@@ -237,40 +237,16 @@ class BlendMask(OneStageDetector):
         self, bases: torch.Tensor, output: HeadOutput, positives: Positives, gt_instances: list[Instances]
     ) -> torch.Tensor:
         attentions = self.attentions(output, positives.image, positives.location)
-        counts = torch.tensor([len(x) for x in gt_instances], device=bases.device)
-        image = torch.arange(len(gt_instances), device=bases.device).repeat_interleave(counts)  # (G,)
-        boxes = torch.cat([x.gt_boxes.tensor for x in gt_instances])  # (G, 4)
+        boxes, image = gather_boxes(gt_instances, bases.device)  # (G, 4), (G,)
         logits = self.blender(bases, attentions, boxes, image, positives.objects).float()  # (P, R, R)
-        targets = [
-            x.gt_masks.crop_and_resize(x.gt_boxes.tensor, self.blender.mask_size) for x in gt_instances if len(x)
-        ]
-        if not targets:
-            # Keep every parameter in the graph: distributed training waits for all gradients.
-            return logits.sum() + bases.sum() * 0
-        targets = torch.cat(targets).to(logits)[positives.objects]  # (P, R, R)
-        per_pixel = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
-        return (per_pixel.mean(dim=(1, 2)) * positives.weight).sum() / positives.normalizer
-
-    def _semantic_labels(self, batched_inputs: list[dict]) -> torch.Tensor | None:
-        if not self.basis_module.loss_on or any("basis_sem" not in x for x in batched_inputs):
-            return None
-        labels = [x["basis_sem"].to(self.device) for x in batched_inputs]
-        return ImageList.from_tensors(labels, self.backbone.size_divisibility, 0).tensor
+        loss = located_mask_loss(logits, gt_instances, positives)
+        # Keep every parameter in the graph: distributed training waits for all gradients.
+        return loss if len(logits) else loss + bases.sum() * 0
 
     def _stuff_labels(self, batched_inputs: list[dict]) -> torch.Tensor:
-        """(N, H, W) int64: 0 for things, stuff classes from 1 on."""
-        for x in batched_inputs:
-            if "sem_seg" not in x:
-                raise ValueError(
-                    f"{x.get('file_name', 'an input')} comes without semantic labels ('sem_seg'), which panoptic "
-                    "segmentation learns from; train on a panoptic data set such as coco_2017_train_panoptic_separated "
-                    "(its label maps come from 'python -m adet_ext data prepare-panoptic'), or set "
-                    "MODEL.PANOPTIC_FPN.COMBINE.ENABLED to False"
-                )
-        labels = [x["sem_seg"].to(self.device) for x in batched_inputs]
-        return ImageList.from_tensors(
-            labels, self.backbone.size_divisibility, self.panoptic_module.ignore_value
-        ).tensor
+        """(N, H, W) of the padded images, for the semantic head."""
+        labels = stuff_labels(batched_inputs, self.device)
+        return ImageList.from_tensors(labels, self.backbone.size_divisibility, self.panoptic_module.ignore_value).tensor
 
     def branch_fields(
         self, features: dict[str, torch.Tensor], output: HeadOutput, detections: Detections

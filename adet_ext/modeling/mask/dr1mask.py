@@ -6,11 +6,10 @@ N images, D detections an image, P positive locations of a batch, G objects of a
 from typing import Any
 
 import torch
-from torch.nn import functional as F
 
 from ...d2.config import configurable
 from ...d2.modeling import META_ARCH_REGISTRY
-from ...d2.structures import ImageList, Instances
+from ...d2.structures import Instances
 from ..fcos.head import HeadOutput
 from ..fcos.inference import Detections
 from ..fcos.losses import Positives
@@ -18,6 +17,7 @@ from ..one_stage import OneStageDetector
 from .bases import build_basis_module
 from .dr1basis import DR1Basis
 from .instance_prediction import InstancePrediction, build_prediction
+from .mask_targets import located_mask_loss, stuff_labels, thing_labels
 from .top_layer import TopLayer
 from .unified_inference import UnifiedMerger
 from .unified_panoptic import UnifiedPanoptic
@@ -107,11 +107,13 @@ class DR1Mask(OneStageDetector):
     ) -> dict[str, torch.Tensor]:
         bases = self.bases(features, output)
         embeddings = self.top_layer.embeddings(features, output, positives.image, positives.location)
-        losses = self.basis_module.semantic_loss(features, self._semantic_labels(batched_inputs))
+        losses = self.basis_module.semantic_loss(
+            features, thing_labels(batched_inputs, self.device, self.backbone.size_divisibility)
+        )
         mask_loss = self._mask_loss(bases, embeddings, positives, gt_instances)
         losses["loss_mask"] = mask_loss * self.mask_loss_weight
         if self.panoptic is not None:
-            labels = self._stuff_labels(batched_inputs)
+            labels = stuff_labels(batched_inputs, self.device)
             losses.update(
                 self.panoptic.loss(self.prediction, bases, embeddings, positives.objects, gt_instances, labels)
             )
@@ -120,33 +122,14 @@ class DR1Mask(OneStageDetector):
     def _mask_loss(
         self, bases: torch.Tensor, embeddings: torch.Tensor, positives: Positives, gt_instances: list[Instances]
     ) -> torch.Tensor:
-        size = self.prediction.crop["size"]
-        targets = [x.gt_masks.crop_and_resize(x.gt_boxes.tensor, size) for x in gt_instances if len(x)]
         boxes = torch.cat([x.gt_boxes.tensor for x in gt_instances])[positives.objects]  # (P, 4)
         logits = self.prediction(bases, embeddings, boxes, positives.image).float()  # (P, R, R)
-        if not targets:
-            # Keep every parameter in the graph: distributed training waits for all gradients.
-            rest = [p.sum() for p in self.prediction.parameters()]
-            return logits.sum() + embeddings.sum() * 0 + bases.sum() * 0 + sum(rest) * 0
-        targets = torch.cat(targets).to(logits)[positives.objects]  # (P, R, R)
-        per_pixel = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
-        return (per_pixel.mean(dim=(1, 2)) * positives.weight).sum() / positives.normalizer
-
-    def _semantic_labels(self, batched_inputs: list[dict]) -> torch.Tensor | None:
-        if not self.basis_module.loss_on or any("basis_sem" not in x for x in batched_inputs):
-            return None
-        labels = [x["basis_sem"].to(self.device) for x in batched_inputs]
-        return ImageList.from_tensors(labels, self.backbone.size_divisibility, 0).tensor
-
-    def _stuff_labels(self, batched_inputs: list[dict]) -> list[torch.Tensor]:
-        for x in batched_inputs:
-            if "sem_seg" not in x:
-                raise ValueError(
-                    f"{x.get('file_name', 'an input')} comes without semantic labels ('sem_seg'), which the unified "
-                    "panoptic layer learns from; train on a panoptic data set such as "
-                    "coco_2017_train_panoptic_separated, or set MODEL.PANOPTIC_FPN.COMBINE.ENABLED to False"
-                )
-        return [x["sem_seg"].to(self.device) for x in batched_inputs]
+        loss = located_mask_loss(logits, gt_instances, positives)
+        if len(logits):
+            return loss
+        # Keep every parameter in the graph: distributed training waits for all gradients.
+        rest = [p.sum() for p in self.prediction.parameters()]
+        return loss + embeddings.sum() * 0 + bases.sum() * 0 + sum(rest) * 0
 
     def branch_fields(
         self, features: dict[str, torch.Tensor], output: HeadOutput, detections: Detections

@@ -1,16 +1,18 @@
-"""Ground-truth masks in the frame of the box that samples the features.
+"""Ground-truth masks in the frame of the box that samples the features, and the labels of pixels.
 
-G objects of a batch, D crops, M the side of a mask, H x W pixels of an image.
+G objects of a batch, P positive locations, D crops, M the side of a mask, H x W pixels of an image.
 """
 
 from collections.abc import Sequence
 
 import torch
+from torch.nn import functional as F
 from torchvision.ops import roi_align
 
-from ...d2.structures import BitMasks, Instances
+from ...d2.structures import BitMasks, ImageList, Instances
+from ..fcos.losses import Positives
 
-__all__ = ["crop_objects", "crop_masks", "gather_boxes"]
+__all__ = ["crop_objects", "crop_masks", "gather_boxes", "located_mask_loss", "stuff_labels", "thing_labels"]
 
 
 def gather_boxes(gt_instances: Sequence[Instances], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
@@ -24,6 +26,41 @@ def crop_objects(gt_instances: Sequence[Instances], size: int, like: torch.Tenso
     """Each object's mask within its own box: (G, M, M) of 0 and 1, as ``like`` in type and device."""
     crops = [x.gt_masks.crop_and_resize(x.gt_boxes.tensor, size) for x in gt_instances if len(x)]
     return torch.cat(crops).to(like) if crops else like.new_zeros(0, size, size)
+
+
+def located_mask_loss(logits: torch.Tensor, gt_instances: Sequence[Instances], positives: Positives) -> torch.Tensor:
+    """Cross-entropy of masks at positive locations, which weigh by their centre-ness, as in box regression.
+
+    Args:
+        logits: (P, M, M), each within the box of its location's object.
+    """
+    targets = crop_objects(gt_instances, logits.shape[-1], logits)[positives.objects]  # (P, M, M)
+    per_pixel = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    return (per_pixel.mean(dim=(1, 2)) * positives.weight).sum() / positives.normalizer
+
+
+def thing_labels(batched_inputs: Sequence[dict], device: torch.device, divisibility: int) -> torch.Tensor | None:
+    """(N, H, W) int64 of the padded images, ``basis_sem`` of the inputs; None where one comes without."""
+    if any("basis_sem" not in x for x in batched_inputs):
+        return None
+    return ImageList.from_tensors([x["basis_sem"].to(device) for x in batched_inputs], divisibility, 0).tensor
+
+
+def stuff_labels(batched_inputs: Sequence[dict], device: torch.device) -> list[torch.Tensor]:
+    """(H, W) int64 for each image: 0 for things, stuff classes from 1 on.
+
+    Raises:
+        ValueError: an input comes without.
+    """
+    for x in batched_inputs:
+        if "sem_seg" not in x:
+            raise ValueError(
+                f"{x.get('file_name', 'an input')} comes without semantic labels ('sem_seg'), which panoptic "
+                "segmentation learns from; train on a panoptic data set such as coco_2017_train_panoptic_separated "
+                "(its label maps come from 'python -m adet_ext data prepare-panoptic'), or set "
+                "MODEL.PANOPTIC_FPN.COMBINE.ENABLED to False"
+            )
+    return [x["sem_seg"].to(device) for x in batched_inputs]
 
 
 def crop_masks(
