@@ -23,7 +23,7 @@ class Side:
     Attributes:
         out: how many outputs there are.
         inner: those that no border touches: a convolution of the blurred input gives them.
-        edge: the others.
+        edge: the others, before and after them; a range where there are any.
     """
 
     def __init__(self, size: int, kernel: int, padding: int, dilation: int, taps: int, stride: int, blur_padding: str):
@@ -35,17 +35,18 @@ class Side:
         before, after = (taps - 1) // 2, taps // 2
         start = -(-before // stride)
         self.inner = range(start, max(min((self.conv - 1 - after) // stride + 1, self.out), start))
-        self.edge = [*range(start), *range(self.inner.stop, self.out)]
+        self.edge = [part for part in (range(start), range(self.inner.stop, self.out)) if part]
 
-    def mix(self, x: Tensor, axis: int, outputs: Sequence[int]) -> Tensor:
+    def mix(self, x: Tensor, axis: int, outputs: Sequence[range]) -> Tensor:
         """What the kernel meets at ``outputs``, K rows each, side by side instead of the rows of ``axis``.
 
         x is (N, H, W, C): its channels are dense where models are channels-last, and rows are copied whole.
         """
         x, between = self._near(x, axis) if outputs is self.edge else (x, 0)
-        line = torch.tensor(binomial_filter(self.taps), dtype=x.dtype, device=x.device)
+        # Everything is made on the device: a copy from the host would wait for it, and end the capture of a graph.
+        line = torch.cat([x.new_full((1,), value) for value in binomial_filter(self.taps)])
         tap, step = (torch.arange(n, device=x.device) for n in (self.taps, self.kernel))
-        output = torch.tensor(outputs, device=x.device)
+        output = torch.cat([torch.arange(part.start, part.stop, device=x.device) for part in outputs])
         row = output[:, None] * self.stride - (self.taps - 1) // 2 + tap  # of the convolution; (outputs, M)
         inside = (row >= 0) & (row < self.conv)
         if self.blur_padding == "reflect":
@@ -68,11 +69,6 @@ class Side:
             return x, 0
         return torch.cat([x.narrow(axis, 0, reach), x.narrow(axis, self.size - reach, reach)], axis), between
 
-    def parts(self) -> list[tuple[int, int, int]]:
-        """(first output, how many, the first one's place among those at the edge), before the inner ones and after."""
-        before, after = self.inner.start, self.out - self.inner.stop
-        return [part for part in ((0, before, 0), (self.inner.stop, after, before)) if part[1]]
-
 
 def write_border(
     out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, rows: Side, columns: Side, groups: int
@@ -84,9 +80,9 @@ def write_border(
     x = x.permute(0, 2, 3, 1)  # (N, H, W, C)
     strips = []
     if rows.edge:
-        strips.append((rows, 2, columns.mix(rows.mix(x, 1, rows.edge), 2, range(columns.out))))
+        strips.append((rows, 2, columns.mix(rows.mix(x, 1, rows.edge), 2, [range(columns.out)])))
     if columns.edge:
-        strips.append((columns, 3, rows.mix(columns.mix(x, 2, columns.edge), 1, range(rows.out))))
+        strips.append((columns, 3, rows.mix(columns.mix(x, 2, columns.edge), 1, [range(rows.out)])))
     if not strips:
         return
     patches, shapes = [], []
@@ -99,6 +95,7 @@ def write_border(
     values = values.transpose(0, 1).flatten(1)
     values = values if bias is None else values + bias
     for (side, axis, _), shape, part in zip(strips, shapes, values.split([shape.numel() for shape in shapes])):
-        part = part.unflatten(0, shape).permute(0, 3, 1, 2)
-        for start, length, first in side.parts():
-            out.narrow(axis, start, length).copy_(part.narrow(axis, first, length))
+        part, first = part.unflatten(0, shape).permute(0, 3, 1, 2), 0
+        for place in side.edge:
+            out.narrow(axis, place.start, len(place)).copy_(part.narrow(axis, first, len(place)))
+            first += len(place)
