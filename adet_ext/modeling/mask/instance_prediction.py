@@ -46,7 +46,7 @@ class InstancePrediction(nn.Module):
         Returns:
             (G, R, R).
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has to define forward")
 
     def over_image(
         self, bases: torch.Tensor, embeddings: torch.Tensor, boxes: torch.Tensor, first_row: int = 0
@@ -62,7 +62,7 @@ class InstancePrediction(nn.Module):
         Returns:
             (G, h, w).
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has to define over_image")
 
 
 class VectorPrediction(InstancePrediction):
