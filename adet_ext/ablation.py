@@ -6,7 +6,7 @@ A study is a YAML file:
     config: demo/shapes_R_18.yaml        # of all rows, unless a row names its own
     opts: [SOLVER.MAX_ITER, 400]         # overrides of all rows
     seeds: [1, 2, 3]
-    metrics: [segm/AP, bbox/AP]          # names in metrics.json
+    metrics: [segm/AP, bbox/AP]          # names in metrics.json; a row need not have all of them
     rows:
       first row: []                      # its own overrides
       second row: {config: demo/other.yaml, opts: [KEY, VALUE]}
@@ -93,6 +93,8 @@ def load_study(path: str, seeds: Sequence[int] | None = None) -> Study:
 def run_study(study: Study, output: str, *, jobs: int = 1, threads: int = 1, tick: Callable[[Run], None]) -> dict:
     """Do the runs that are not done yet, ``jobs`` at a time, and return {row: {seed: {metric: value}}}.
 
+    A metric that a row's evaluation does not have is left out.
+
     Args:
         tick: is called after each run, finished before or now.
 
@@ -120,8 +122,8 @@ def _do(run: Run, metrics: Sequence[str], output: str, threads: int) -> dict[str
     record = _read(record_path)
     if record.get("arguments") != list(run.arguments):
         clear_run(folder)  # another row's or an older study's: going on with its checkpoint would mix the two
-    elif set(metrics) <= record.get("results", {}).keys():
-        return {name: record["results"][name] for name in metrics}
+    elif found := _chosen(record.get("results", {}), metrics):
+        return found
     make_folder(folder)
     _write(record_path, {"arguments": list(run.arguments)})
     log = os.path.join(folder, "terminal.txt")
@@ -137,10 +139,17 @@ def _do(run: Run, metrics: Sequence[str], output: str, threads: int) -> dict[str
         for task, values in tasks.items()
         for name, value in values.items()
     }
-    if missing := [name for name in metrics if name not in found]:
-        raise UserError(f"row {run.row!r}: its evaluation has no {missing[0]}; it has {', '.join(sorted(found))}")
+    chosen = _chosen(found, metrics)
+    if not chosen:
+        raise UserError(
+            f"row {run.row!r}: its evaluation has none of {', '.join(metrics)}; it has {', '.join(sorted(found))}"
+        )
     _write(record_path, {"arguments": list(run.arguments), "results": found})
-    return {name: found[name] for name in metrics}
+    return chosen
+
+
+def _chosen(found: dict[str, float], metrics: Sequence[str]) -> dict[str, float]:
+    return {name: found[name] for name in metrics if name in found}
 
 
 def _read(path: str) -> dict:
@@ -157,19 +166,17 @@ def _write(path: str, record: dict) -> None:
 
 
 def summarise(study: Study, results: dict) -> list[dict]:
-    """Per row and metric: mean, least and greatest over the seeds, and the values themselves."""
+    """Per row and metric it has: mean, least and greatest over the seeds, and the values themselves."""
     rows = []
     for row in study.rows:
-        values = {name: [found[name] for _, found in sorted(results[row].items())] for name in study.metrics}
-        rows.append(
-            {
-                "row": row,
-                **{
-                    name: {"mean": statistics.fmean(v), "min": min(v), "max": max(v), "values": v}
-                    for name, v in values.items()
-                },
-            }
-        )
+        by_seed = [found for _, found in sorted(results[row].items())]
+        summary: dict = {"row": row}
+        for name in study.metrics:
+            if values := [found[name] for found in by_seed if name in found]:
+                summary[name] = {
+                    "mean": statistics.fmean(values), "min": min(values), "max": max(values), "values": values
+                }  # fmt: skip
+        rows.append(summary)
     return rows
 
 
@@ -180,6 +187,9 @@ def render_study(study: Study, rows: list[dict]) -> str:
     lines.append("| row | " + " | ".join(study.metrics) + " |")
     lines.append("|---|" + "---|" * len(study.metrics))
     for row in rows:
-        cells = [f"{row[m]['mean']:.1f} ({row[m]['min']:.1f} to {row[m]['max']:.1f})" for m in study.metrics]
+        cells = [
+            f"{row[m]['mean']:.1f} ({row[m]['min']:.1f} to {row[m]['max']:.1f})" if m in row else "–"
+            for m in study.metrics
+        ]
         lines.append(f"| {row['row']} | " + " | ".join(cells) + " |")
     return "\n".join(lines)

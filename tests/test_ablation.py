@@ -63,6 +63,22 @@ def test_the_table_has_mean_and_range_over_the_seeds(study, trainings, tmp_path)
     assert len(trainings) == 4
 
 
+def test_a_metric_that_a_row_does_not_have_is_a_dash_there(study, trainings, tmp_path):
+    (tmp_path / "study.yaml").write_text(STUDY.replace("[segm/AP]", "[segm/AP, panoptic_seg/PQ]"))
+    study = load_study(str(tmp_path / "study.yaml"))
+    rows = summarise(study, run_study(study, str(tmp_path / "out"), tick=lambda run: None))
+    assert "| plain | 15.0 (10.0 to 20.0) | – |" in render_study(study, rows)
+    del trainings[:]
+    run_study(study, str(tmp_path / "out"), tick=lambda run: None)
+    assert not trainings
+
+
+def test_a_row_with_none_of_the_metrics_is_an_error(trainings, tmp_path):
+    (tmp_path / "study.yaml").write_text(STUDY.replace("segm/AP", "panoptic_seg/PQ"))
+    with pytest.raises(UserError, match="has none of panoptic_seg/PQ; it has bbox/AP, segm/AP"):
+        run_study(load_study(str(tmp_path / "study.yaml")), str(tmp_path / "out"), tick=lambda run: None)
+
+
 def test_finished_runs_are_not_repeated_but_changed_ones_begin_anew(study, trainings, tmp_path):
     run_study(study, str(tmp_path / "out"), tick=lambda run: None)
     checkpoint = tmp_path / "out" / "other_one" / "seed1" / "last_checkpoint"
