@@ -14,6 +14,7 @@ A study is a YAML file:
 Every run is a process of its own with a folder of its own; a finished one is not repeated.
 """
 
+import hashlib
 import json
 import os
 import statistics
@@ -25,6 +26,7 @@ from dataclasses import dataclass
 
 import yaml
 
+from .config import find_config, load_config
 from .errors import UserError
 from .files import make_folder, written_beside
 from .metrics import Metrics
@@ -47,6 +49,11 @@ class Run:
     def folder(self) -> str:
         name = "".join(c if c.isalnum() or c in "-_." else "_" for c in self.row)
         return os.path.join(name, f"seed{self.seed}")
+
+    def digest(self) -> str:
+        """Of the whole config that the arguments stand for: the files behind it may change."""
+        _, config, *opts = self.arguments
+        return hashlib.sha256(load_config(find_config(config), opts).dump().encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -119,13 +126,13 @@ def run_study(study: Study, output: str, *, jobs: int = 1, threads: int = 1, tic
 def _do(run: Run, metrics: Sequence[str], output: str, threads: int) -> dict[str, float]:
     folder = os.path.join(output, run.folder)
     record_path = os.path.join(folder, "run.json")
-    record = _read(record_path)
-    if record.get("arguments") != list(run.arguments):
+    record, asked = _read(record_path), {"arguments": list(run.arguments), "config": run.digest()}
+    if {key: record.get(key) for key in asked} != asked:
         clear_run(folder)  # another row's or an older study's: going on with its checkpoint would mix the two
     elif found := _chosen(record.get("results", {}), metrics):
         return found
     make_folder(folder)
-    _write(record_path, {"arguments": list(run.arguments)})
+    _write(record_path, asked)
     log = os.path.join(folder, "terminal.txt")
     command = [sys.executable, "-m", "adet_ext", "train", "--resume", *run.arguments, "OUTPUT_DIR", folder]
     with open(log, "a", encoding="utf-8") as terminal:
@@ -144,7 +151,7 @@ def _do(run: Run, metrics: Sequence[str], output: str, threads: int) -> dict[str
         raise UserError(
             f"row {run.row!r}: its evaluation has none of {', '.join(metrics)}; it has {', '.join(sorted(found))}"
         )
-    _write(record_path, {"arguments": list(run.arguments), "results": found})
+    _write(record_path, {**asked, "results": found})
     return chosen
 
 

@@ -16,7 +16,7 @@ seeds: [1, 2]
 metrics: [segm/AP]
 rows:
   plain: []
-  other one: {config: demo/other.yaml, opts: [MODEL.FCOS.POS_RADIUS, 1.0]}
+  other one: {config: demo/shapes_smalmask_R_18.yaml, opts: [MODEL.FCOS.POS_RADIUS, 1.0]}
 """
 
 
@@ -36,7 +36,7 @@ def trainings(monkeypatch):
         folder = command[command.index("OUTPUT_DIR") + 1]
         seed = int(command[command.index("SEED") + 1])
         seen.append(command)
-        if "fail" in command:
+        if "13.0" in command:
             return subprocess.CompletedProcess(command, 3)
         with open(f"{folder}/metrics.json", "w") as file:
             file.write(json.dumps({"iteration": 1, "total_loss": 1.0}) + "\n")
@@ -52,7 +52,8 @@ def test_rows_add_their_overrides_to_those_of_all_rows(study):
         ("plain", 1), ("other one", 1), ("plain", 2), ("other one", 2)
     ]  # fmt: skip
     assert study.runs[1].arguments == (
-        "--config-file", "demo/other.yaml", "SOLVER.MAX_ITER", "2", "MODEL.FCOS.POS_RADIUS", "1.0", "SEED", "1"
+        "--config-file", "demo/shapes_smalmask_R_18.yaml",
+        "SOLVER.MAX_ITER", "2", "MODEL.FCOS.POS_RADIUS", "1.0", "SEED", "1",
     )  # fmt: skip
 
 
@@ -91,8 +92,18 @@ def test_finished_runs_are_not_repeated_but_changed_ones_begin_anew(study, train
     assert not checkpoint.exists()
 
 
+def test_a_run_whose_config_file_has_changed_begins_anew(trainings, tmp_path):
+    config = tmp_path / "mine.yaml"
+    (tmp_path / "study.yaml").write_text(f"{{config: {config}, rows: {{a: []}}}}")
+    study = load_study(str(tmp_path / "study.yaml"))
+    for rate, expected in ((0.1, 1), (0.1, 1), (0.2, 2)):
+        config.write_text(f"SOLVER: {{BASE_LR: {rate}}}")
+        run_study(study, str(tmp_path / "out"), tick=lambda run: None)
+        assert len(trainings) == expected
+
+
 def test_a_training_that_fails_is_named_with_its_log(trainings, tmp_path):
-    (tmp_path / "study.yaml").write_text(STUDY.replace("POS_RADIUS, 1.0", "POS_RADIUS, fail"))
+    (tmp_path / "study.yaml").write_text(STUDY.replace("POS_RADIUS, 1.0", "POS_RADIUS, 13.0"))
     study = load_study(str(tmp_path / "study.yaml"), seeds=[4])
     with pytest.raises(UserError, match="'other one' with seed 4 ended with status 3; see .*terminal.txt"):
         run_study(study, str(tmp_path / "out"), tick=lambda run: None)
