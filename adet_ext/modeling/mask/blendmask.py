@@ -268,21 +268,10 @@ class BlendMask(OneStageDetector):
                 extras["sem_thing_seg"] = self.basis_module.semantic_logits(features)
         return fields, extras
 
-    def postprocess(
-        self,
-        instances: list[Instances],
-        extras: dict[str, torch.Tensor],
-        batched_inputs: list[dict],
-        image_sizes: list[tuple[int, int]],
-    ) -> list[dict]:
+    def complete(self, result: dict[str, Any], image_size: tuple[int, int]) -> None:
         """With a semantic head also ``sem_seg``, logits (C, H, W), and ``panoptic_seg``, at the size asked for."""
-        results = super().postprocess(instances, extras, batched_inputs, image_sizes)
         if self.merger is None:
-            return results
-        for result, size in zip(results, image_sizes):
-            scores = semantic_scores(
-                result["sem_seg"].float(), self.panoptic_module.common_stride, size, *result["instances"].image_size
-            )
-            result["sem_seg"] = scores
-            result["panoptic_seg"] = self.merger(result["instances"], scores.argmax(dim=0))
-        return results
+            return
+        stride, size = self.panoptic_module.common_stride, result["instances"].image_size
+        result["sem_seg"] = semantic_scores(result["sem_seg"].float(), stride, image_size, *size)
+        result["panoptic_seg"] = self.merger(result["instances"], result["sem_seg"].argmax(dim=0))
