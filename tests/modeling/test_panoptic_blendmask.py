@@ -57,6 +57,16 @@ def test_the_semantic_loss_has_its_weight_and_leaves_unlabelled_pixels_out(build
     assert torch.isfinite(only_first_rows) and only_first_rows != one
 
 
+def test_a_batch_without_a_labelled_pixel_has_no_semantic_loss(model, panoptic_batch):
+    for x in panoptic_batch:
+        x["sem_seg"][:] = 255
+    losses = model(panoptic_batch)
+    assert losses["loss_sem_seg"] == 0
+    sum(losses.values()).backward()
+    gradients = [p.grad for p in model.panoptic_module.parameters()]
+    assert all(g is not None and not g.any() for g in gradients)
+
+
 def test_parameters_have_the_names_of_the_public_release(model):
     names = {name for name, _ in model.named_parameters() if name.startswith("panoptic_module.")}
     convs = ["p2.0", "p3.0", "p4.0", "p4.2", "p5.0", "p5.2", "p5.4"]

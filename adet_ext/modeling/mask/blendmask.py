@@ -229,8 +229,7 @@ class BlendMask(OneStageDetector):
         mask_loss = self._mask_loss(bases, output, positives, gt_instances)
         losses["loss_mask"] = mask_loss * self.mask_loss_weight
         if self.panoptic_module is not None:
-            labels = self._stuff_labels(batched_inputs)
-            losses.update(self.panoptic_module.losses(self.panoptic_module.layers(features), labels))
+            losses.update(self._semantic_losses(features, batched_inputs))
         return losses
 
     def _mask_loss(
@@ -243,10 +242,15 @@ class BlendMask(OneStageDetector):
         # Keep every parameter in the graph: distributed training waits for all gradients.
         return loss if len(logits) else loss + bases.sum() * 0
 
-    def _stuff_labels(self, batched_inputs: list[dict]) -> torch.Tensor:
-        """(N, H, W) of the padded images, for the semantic head."""
-        labels = stuff_labels(batched_inputs, self.device)
-        return ImageList.from_tensors(labels, self.backbone.size_divisibility, self.panoptic_module.ignore_value).tensor
+    def _semantic_losses(
+        self, features: dict[str, torch.Tensor], batched_inputs: list[dict]
+    ) -> dict[str, torch.Tensor]:
+        head, labels = self.panoptic_module, stuff_labels(batched_inputs, self.device)
+        labels = ImageList.from_tensors(labels, self.backbone.size_divisibility, head.ignore_value).tensor
+        # The head takes the mean over pixels that count, which is no number where there are none.
+        void = (labels == head.ignore_value).all()
+        losses = head.losses(head.layers(features), labels.masked_fill(void, 0))
+        return {name: loss * ~void for name, loss in losses.items()}
 
     def branch_fields(
         self, features: dict[str, torch.Tensor], output: HeadOutput, detections: Detections
