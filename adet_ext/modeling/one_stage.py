@@ -123,8 +123,8 @@ class OneStageDetector(nn.Module):
         batched_inputs: list[dict],
         image_sizes: list[tuple[int, int]],
     ) -> list[dict]:
-        """Bring detections from the network's frame to the size asked for; masks are pasted there. ``extras``, each
-        (N, ...), are handed out as they are, and what the family makes of them."""
+        """Bring detections from the network's frame to the size asked for, where masks are pasted; add ``extras``, each
+        (N, ...), as they are; and let the family :meth:`complete` each image's results."""
         results = []
         for i, (result, x, (height, width)) in enumerate(zip(instances, batched_inputs, image_sizes)):
             result = detector_postprocess(result, x.get("height", height), x.get("width", width))
