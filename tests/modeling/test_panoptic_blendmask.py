@@ -149,6 +149,11 @@ def test_a_head_without_features_is_refused():
         SemSegFPNHead({}, num_classes=2, conv_dims=8, common_stride=4)
 
 
+def test_padding_that_the_semantic_head_cannot_follow_is_refused(build):
+    with pytest.raises(ValueError, match="SIZE_DIVISIBILITY is 4, but the semantic head doubles levels .* stride 32"):
+        build(*PANOPTIC, "MODEL.BACKBONE.SIZE_DIVISIBILITY", 4)
+
+
 def test_half_a_panoptic_model_is_refused(model):
     with pytest.raises(ValueError, match="come together"):
         BlendMask(

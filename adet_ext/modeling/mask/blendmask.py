@@ -206,6 +206,12 @@ class BlendMask(OneStageDetector):
                 f"({sorted(input_shape)}); panoptic configs start from BlendMask/Panoptic/Base-Panoptic.yaml, and "
                 "without stuff MODEL.PANOPTIC_FPN.COMBINE.ENABLED is False"
             )
+        coarsest = max(input_shape[name].stride for name in cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES)
+        if cfg.MODEL.BACKBONE.SIZE_DIVISIBILITY % coarsest:
+            raise ValueError(
+                f"MODEL.BACKBONE.SIZE_DIVISIBILITY is {cfg.MODEL.BACKBONE.SIZE_DIVISIBILITY}, but the semantic head "
+                f"doubles levels up from stride {coarsest}; set a multiple of that, or 0"
+            )
         return {"semantic_head": build_sem_seg_head(cfg, input_shape), "merger": PanopticMerger.from_config(cfg)}
 
     def attentions(self, output: HeadOutput, image: torch.Tensor, location: torch.Tensor) -> torch.Tensor | None:
