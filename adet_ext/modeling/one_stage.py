@@ -29,8 +29,8 @@ __all__ = ["OneStageDetector"]
 class OneStageDetector(nn.Module):
     """FCOS alone, and the base of the segmenters.
 
-    A family overrides :meth:`branch_losses` (more losses in training) and :meth:`branch_fields` (more fields for given
-    detections in inference), and nothing else.
+    A family overrides :meth:`branch_losses` (more losses in training), :meth:`branch_fields` (more fields for given
+    detections in inference) and :meth:`complete` (what follows from one image's results), and nothing else.
     """
 
     @configurable
@@ -123,12 +123,13 @@ class OneStageDetector(nn.Module):
         batched_inputs: list[dict],
         image_sizes: list[tuple[int, int]],
     ) -> list[dict]:
-        """Bring detections from the network's frame to the size asked for; masks are pasted there. ``extras``, each
-        (N, ...), are handed out as they are."""
+        """Bring detections from the network's frame to the size asked for, where masks are pasted; add ``extras``, each
+        (N, ...), as they are; and let the family :meth:`complete` each image's results."""
         results = []
         for i, (result, x, (height, width)) in enumerate(zip(instances, batched_inputs, image_sizes)):
             result = detector_postprocess(result, x.get("height", height), x.get("width", width))
             results.append({"instances": result, **{name: value[i] for name, value in extras.items()}})
+            self.complete(results[-1], (height, width))
         return results
 
     def branch_losses(
@@ -151,3 +152,10 @@ class OneStageDetector(nn.Module):
             fields of the instances, each (N, D, ...), and further entries of the images' results, each (N, ...).
         """
         return {}, {}
+
+    def complete(self, result: dict[str, Any], image_size: tuple[int, int]) -> None:
+        """Change one image's results, in place, once its instances have the size asked for.
+
+        Args:
+            image_size: (height, width) of the image without padding, in the network's frame.
+        """

@@ -11,16 +11,11 @@ from torch.nn import functional as F
 
 from ..d2.structures import Instances
 
-__all__ = ["PanopticMerger", "claim_pixels", "semantic_scores"]
+__all__ = ["Merger", "PanopticMerger", "claim_pixels", "semantic_scores"]
 
 
-class PanopticMerger:
-    """Lays instances over one another, the best-scored on top, and fills what is left with stuff.
-
-    An instance below the confidence threshold is left out, and so is one of which too much is covered by better ones
-    already; another keeps what is not covered. Then every stuff class takes the uncovered pixels it has the highest
-    score at, unless they are too few.
-    """
+class Merger:
+    """The limits that decide which segments there are, of ``MODEL.PANOPTIC_FPN.COMBINE``."""
 
     def __init__(
         self, *, confidence_threshold: float = 0.2, overlap_threshold: float = 0.4, stuff_area_limit: float = 4096
@@ -28,21 +23,30 @@ class PanopticMerger:
         """
         Args:
             confidence_threshold: an instance's score has to reach it.
-            overlap_threshold: the largest share of an instance's pixels that may be covered.
-            stuff_area_limit: pixels a stuff class has to have.
+            overlap_threshold: the largest share of an instance's pixels that better ones may have.
+            stuff_area_limit: pixels of the result that a stuff class has to have.
         """
         self.confidence_threshold = confidence_threshold
         self.overlap_threshold = overlap_threshold
         self.stuff_area_limit = stuff_area_limit
 
     @classmethod
-    def from_config(cls, cfg) -> "PanopticMerger":
+    def from_config(cls, cfg):
         node = cfg.MODEL.PANOPTIC_FPN.COMBINE
         return cls(
             confidence_threshold=node.INSTANCES_CONFIDENCE_THRESH,
             overlap_threshold=node.OVERLAP_THRESH,
             stuff_area_limit=node.STUFF_AREA_LIMIT,
         )
+
+
+class PanopticMerger(Merger):
+    """Lays instances over one another, the best-scored on top, and fills what is left with stuff.
+
+    An instance below the confidence threshold is left out, and so is one of which too much is covered by better ones
+    already; another keeps what is not covered. Then every stuff class takes the uncovered pixels it has the highest
+    score at, unless they are too few.
+    """
 
     def __call__(self, instances: Instances, labels: torch.Tensor) -> tuple[torch.Tensor, list[dict[str, Any]]]:
         """Merge one image's predictions.

@@ -40,6 +40,12 @@ def test_an_objects_embedding_is_the_mean_of_those_of_its_locations():
     assert found.tolist() == [True, False, True, False]
 
 
+def test_the_mean_of_many_embeddings_is_precise_in_half_precision():
+    # bfloat16 counts to 256.
+    means, _ = mean_embeddings(torch.ones(600, 2, dtype=torch.bfloat16), torch.zeros(600, dtype=torch.int64), 1)
+    assert means.dtype == torch.bfloat16 and (means == 1).all()
+
+
 def test_targets_are_stuff_or_the_smallest_instance_with_an_embedding():
     # Stride 4: places in the middle of 4 x 4 pixels. Three rectangles; the second lies in the first, the third has no
     # embedding, and the last two columns of places are no thing.

@@ -57,6 +57,16 @@ def test_the_semantic_loss_has_its_weight_and_leaves_unlabelled_pixels_out(build
     assert torch.isfinite(only_first_rows) and only_first_rows != one
 
 
+def test_a_batch_without_a_labelled_pixel_has_no_semantic_loss(model, panoptic_batch):
+    for x in panoptic_batch:
+        x["sem_seg"][:] = 255
+    losses = model(panoptic_batch)
+    assert losses["loss_sem_seg"] == 0
+    sum(losses.values()).backward()
+    gradients = [p.grad for p in model.panoptic_module.parameters()]
+    assert all(g is not None and not g.any() for g in gradients)
+
+
 def test_parameters_have_the_names_of_the_public_release(model):
     names = {name for name, _ in model.named_parameters() if name.startswith("panoptic_module.")}
     convs = ["p2.0", "p3.0", "p4.0", "p4.2", "p5.0", "p5.2", "p5.4"]
@@ -137,6 +147,11 @@ def test_the_head_is_detectron2_s_number_for_number(norm, stride):
 def test_a_head_without_features_is_refused():
     with pytest.raises(ValueError):
         SemSegFPNHead({}, num_classes=2, conv_dims=8, common_stride=4)
+
+
+def test_padding_that_the_semantic_head_cannot_follow_is_refused(build):
+    with pytest.raises(ValueError, match="SIZE_DIVISIBILITY is 4, but the semantic head doubles levels .* stride 32"):
+        build(*PANOPTIC, "MODEL.BACKBONE.SIZE_DIVISIBILITY", 4)
 
 
 def test_half_a_panoptic_model_is_refused(model):

@@ -40,6 +40,12 @@ def test_the_tables_have_all_their_rows_and_those_of_a_table_differ():
         assert len({load_config(x[0], x[1:]).dump() for x in rows(re.escape(table))}) == count
 
 
+def test_the_detector_s_hyper_parameters_are_those_of_fcos():
+    """Section 3.5: "all hyper-parameters are set to be the same with FCOS"; the demo's detector is BlendMask's."""
+    assert load_config("SmalMask/R_50_1x.yaml").MODEL.FCOS == load_config("FCOS/R_50_1x.yaml").MODEL.FCOS
+    assert load_config("demo/shapes_smalmask_R_18.yaml").MODEL.FCOS == load_config("demo/shapes_R_18.yaml").MODEL.FCOS
+
+
 @pytest.mark.parametrize("row", distinct(rows()), ids=" ".join)
 def test_a_row_of_the_tables_builds(row):
     with torch.device("meta"):

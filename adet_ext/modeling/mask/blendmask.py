@@ -206,6 +206,12 @@ class BlendMask(OneStageDetector):
                 f"({sorted(input_shape)}); panoptic configs start from BlendMask/Panoptic/Base-Panoptic.yaml, and "
                 "without stuff MODEL.PANOPTIC_FPN.COMBINE.ENABLED is False"
             )
+        coarsest = max(input_shape[name].stride for name in cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES)
+        if cfg.MODEL.BACKBONE.SIZE_DIVISIBILITY % coarsest:
+            raise ValueError(
+                f"MODEL.BACKBONE.SIZE_DIVISIBILITY is {cfg.MODEL.BACKBONE.SIZE_DIVISIBILITY}, but the semantic head "
+                f"doubles levels up from stride {coarsest}; set a multiple of that, or 0"
+            )
         return {"semantic_head": build_sem_seg_head(cfg, input_shape), "merger": PanopticMerger.from_config(cfg)}
 
     def attentions(self, output: HeadOutput, image: torch.Tensor, location: torch.Tensor) -> torch.Tensor | None:
@@ -229,8 +235,7 @@ class BlendMask(OneStageDetector):
         mask_loss = self._mask_loss(bases, output, positives, gt_instances)
         losses["loss_mask"] = mask_loss * self.mask_loss_weight
         if self.panoptic_module is not None:
-            labels = self._stuff_labels(batched_inputs)
-            losses.update(self.panoptic_module.losses(self.panoptic_module.layers(features), labels))
+            losses.update(self._semantic_losses(features, batched_inputs))
         return losses
 
     def _mask_loss(
@@ -243,10 +248,15 @@ class BlendMask(OneStageDetector):
         # Keep every parameter in the graph: distributed training waits for all gradients.
         return loss if len(logits) else loss + bases.sum() * 0
 
-    def _stuff_labels(self, batched_inputs: list[dict]) -> torch.Tensor:
-        """(N, H, W) of the padded images, for the semantic head."""
-        labels = stuff_labels(batched_inputs, self.device)
-        return ImageList.from_tensors(labels, self.backbone.size_divisibility, self.panoptic_module.ignore_value).tensor
+    def _semantic_losses(
+        self, features: dict[str, torch.Tensor], batched_inputs: list[dict]
+    ) -> dict[str, torch.Tensor]:
+        head, labels = self.panoptic_module, stuff_labels(batched_inputs, self.device)
+        labels = ImageList.from_tensors(labels, self.backbone.size_divisibility, head.ignore_value).tensor
+        # The head takes the mean over pixels that count, which is no number where there are none.
+        void = (labels == head.ignore_value).all()
+        losses = head.losses(head.layers(features), labels.masked_fill(void, 0))
+        return {name: loss * ~void for name, loss in losses.items()}
 
     def branch_fields(
         self, features: dict[str, torch.Tensor], output: HeadOutput, detections: Detections
@@ -268,21 +278,10 @@ class BlendMask(OneStageDetector):
                 extras["sem_thing_seg"] = self.basis_module.semantic_logits(features)
         return fields, extras
 
-    def postprocess(
-        self,
-        instances: list[Instances],
-        extras: dict[str, torch.Tensor],
-        batched_inputs: list[dict],
-        image_sizes: list[tuple[int, int]],
-    ) -> list[dict]:
+    def complete(self, result: dict[str, Any], image_size: tuple[int, int]) -> None:
         """With a semantic head also ``sem_seg``, logits (C, H, W), and ``panoptic_seg``, at the size asked for."""
-        results = super().postprocess(instances, extras, batched_inputs, image_sizes)
         if self.merger is None:
-            return results
-        for result, size in zip(results, image_sizes):
-            scores = semantic_scores(
-                result["sem_seg"].float(), self.panoptic_module.common_stride, size, *result["instances"].image_size
-            )
-            result["sem_seg"] = scores
-            result["panoptic_seg"] = self.merger(result["instances"], scores.argmax(dim=0))
-        return results
+            return
+        stride, size = self.panoptic_module.common_stride, result["instances"].image_size
+        result["sem_seg"] = semantic_scores(result["sem_seg"].float(), stride, image_size, *size)
+        result["panoptic_seg"] = self.merger(result["instances"], result["sem_seg"].argmax(dim=0))

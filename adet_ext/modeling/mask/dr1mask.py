@@ -145,23 +145,14 @@ class DR1Mask(OneStageDetector):
         fields["embeddings"] = embeddings.unflatten(0, shape)
         return fields, {"bases": bases}
 
-    def postprocess(
-        self,
-        instances: list[Instances],
-        extras: dict[str, torch.Tensor],
-        batched_inputs: list[dict],
-        image_sizes: list[tuple[int, int]],
-    ) -> list[dict]:
+    def complete(self, result: dict[str, Any], image_size: tuple[int, int]) -> None:
         """With a panoptic layer also ``sem_seg`` and ``panoptic_seg``, see :class:`UnifiedMerger`."""
-        results = super().postprocess(instances, extras, batched_inputs, image_sizes)
-        if self.panoptic is None:
-            return results
-        for result, size in zip(results, image_sizes):
-            found = result["instances"]
-            result["sem_seg"], result["panoptic_seg"] = self.merger(
-                self.panoptic, self.prediction, result["bases"], found.embeddings, found, tuple(size)
-            )
-            if not self.visualize:
-                del result["bases"]
-                found.remove("embeddings")
-        return results
+        if self.merger is None:
+            return
+        found = result["instances"]
+        result["sem_seg"], result["panoptic_seg"] = self.merger(
+            self.panoptic, self.prediction, result["bases"], found.embeddings, found, image_size
+        )
+        if not self.visualize:
+            del result["bases"]
+            found.remove("embeddings")

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ...d2.structures import Instances
-from ..panoptic import claim_pixels
+from ..panoptic import Merger, claim_pixels
 from .instance_prediction import InstancePrediction
 from .unified_panoptic import NEVER, UnifiedPanoptic
 
@@ -17,34 +17,14 @@ __all__ = ["UnifiedMerger"]
 _VALUES = 2**22  # interpolated at a time: memory does not grow with the number of segments
 
 
-class UnifiedMerger:
+class UnifiedMerger(Merger):
     """The argmax over stuff and detections, with what the competition of training knows nothing of: false detections.
 
     In training all instances of the softmax are real ones. So here a detection below the confidence threshold is left
     out, and so is one of which too much belongs to better ones: a second detection of an object would share its
-    pixels. The scores have no part in what remains. The argmax is that of
-    the logits enlarged to the size of the result.
+    pixels. The scores have no part in what remains. The argmax is that of the logits enlarged to the size of the
+    result; stuff that is too little becomes void.
     """
-
-    def __init__(self, *, confidence_threshold: float, overlap_threshold: float, stuff_area_limit: float):
-        """
-        Args:
-            confidence_threshold: a detection's score has to reach it.
-            overlap_threshold: the largest share of a detection's pixels that better ones may have.
-            stuff_area_limit: pixels of the result that a stuff class has to have; otherwise they become void.
-        """
-        self.confidence_threshold = confidence_threshold
-        self.overlap_threshold = overlap_threshold
-        self.stuff_area_limit = stuff_area_limit
-
-    @classmethod
-    def from_config(cls, cfg) -> "UnifiedMerger":
-        node = cfg.MODEL.PANOPTIC_FPN.COMBINE
-        return cls(
-            confidence_threshold=node.INSTANCES_CONFIDENCE_THRESH,
-            overlap_threshold=node.OVERLAP_THRESH,
-            stuff_area_limit=node.STUFF_AREA_LIMIT,
-        )
 
     def __call__(
         self,

@@ -184,9 +184,7 @@ def inside(boxes: torch.Tensor, ys: torch.Tensor, xs: torch.Tensor) -> torch.Ten
     return ((ys >= y0) & (ys <= y1))[:, :, None] & ((xs >= x0) & (xs <= x1))[:, None, :]
 
 
-def mean_embeddings(
-    embeddings: torch.Tensor, objects: torch.Tensor, count: int
-) -> tuple[torch.Tensor, torch.Tensor]:
+def mean_embeddings(embeddings: torch.Tensor, objects: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The mean embedding of each object (section 5.4.3).
 
     Args:
@@ -196,10 +194,10 @@ def mean_embeddings(
     Returns:
         (count, E), zeros for an object without embeddings, and (count,) bool, whether it has any.
     """
-    sums = embeddings.new_zeros(count, embeddings.shape[1]).index_add(0, objects, embeddings)
-    number = torch.zeros(count, device=objects.device, dtype=embeddings.dtype)
-    number = number.index_add(0, objects, torch.ones_like(objects, dtype=embeddings.dtype))
-    return sums / number.clamp(min=1)[:, None], number > 0
+    precise = embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
+    sums = precise.new_zeros(count, embeddings.shape[1]).index_add(0, objects, precise)
+    number = torch.zeros(count, device=objects.device).index_add(0, objects, torch.ones_like(objects).float())
+    return (sums / number.clamp(min=1)[:, None]).to(embeddings.dtype), number > 0
 
 
 def panoptic_targets(

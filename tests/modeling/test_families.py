@@ -1,0 +1,78 @@
+"""What every family of segmenters has to bear: half precision, many detections, distributed training."""
+
+import functools
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+
+from adet_ext.modeling.fcos.inference import Detections
+
+from .dr1 import PANOPTIC, build_dr1, with_stuff
+
+PYRAMID = ("MODEL.FPN.IN_FEATURES", ["res2", "res3", "res4", "res5"], "MODEL.SEM_SEG_HEAD.CONVS_DIM", 32)
+FAMILIES = {
+    "SmalMask": ("MODEL.META_ARCHITECTURE", "SmalMask", "MODEL.SMALMASK.NUM_CONVS", 1),
+    "SmalMask2": ("MODEL.META_ARCHITECTURE", "SmalMask2"),
+    "DR1Mask": (),
+    "panoptic DR1Mask": (*PANOPTIC, "MODEL.DR1MASK.ATTENTION", "vector"),
+    "BlendMask": ("MODEL.BASIS_MODULE.NORM", "BN"),
+    "panoptic BlendMask": (*PANOPTIC, *PYRAMID, "MODEL.BASIS_MODULE.NORM", "BN"),
+}
+
+
+@pytest.fixture(params=list(FAMILIES))
+def make(request, build):
+    return functools.partial(build_dr1 if "DR1Mask" in request.param else build, *FAMILIES[request.param])
+
+
+def test_half_precision_trains_every_parameter_and_predicts(make, batch):
+    model = make("MODEL.FCOS.INFERENCE_TH_TEST", 0.0)
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = model(with_stuff(batch))
+    assert all(torch.isfinite(v) and v.dtype == torch.float32 for v in losses.values())
+    sum(losses.values()).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
+    model.eval()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        result = model(batch)[0]
+    assert len(result["instances"]) > 0 and result["instances"].pred_masks.shape[1:] == (96, 128)
+
+
+def test_a_thousand_detections_get_their_masks(make, batch):
+    model = make().eval()
+    images = model.preprocess_image(batch[:1])
+    generator = torch.Generator().manual_seed(0)
+    corner = torch.rand(1, 1000, 2, generator=generator) * torch.tensor([100.0, 70])
+    boxes = torch.cat([corner, corner + 1 + torch.rand(1, 1000, 2, generator=generator) * 26], dim=2)
+    with torch.no_grad():
+        features = model.backbone(images.tensor)
+        output, locations = model.proposal_generator.head_output(features)
+        index = torch.randint(0, len(locations.level), (1, 1000), generator=generator)
+        scores, classes = torch.linspace(1, 0.01, 1000)[None], index % 3
+        detections = Detections(boxes, scores, classes, index, torch.ones_like(index, dtype=torch.bool))
+        fields, extras = model.branch_fields(features, output, detections)
+        instances = detections.to_instances(images.image_sizes, locations, **fields)
+        result = model.postprocess(instances, extras, batch[:1], images.image_sizes)[0]
+    assert result["instances"].pred_masks.shape == (1000, 96, 128)
+    if "panoptic_seg" in result:
+        ids, segments = result["panoptic_seg"]
+        assert set(ids.unique().tolist()) - {0} == {s["id"] for s in segments}
+
+
+@pytest.fixture
+def process_group(tmp_path):
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.skipif(not dist.is_gloo_available(), reason="PyTorch without gloo")
+def test_distributed_training_gets_all_gradients_with_and_without_objects(make, batch, process_group):
+    """DistributedDataParallel refuses the next forward pass where a parameter had no part in the last one."""
+    model = DistributedDataParallel(make(), broadcast_buffers=False)
+    full = with_stuff(batch)
+    empty = [{**x, "instances": x["instances"][[]]} for x in full]
+    for inputs in (full, empty, [empty[0], full[1]], full):
+        sum(model(inputs).values()).backward()
