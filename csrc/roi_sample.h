@@ -42,11 +42,6 @@ inline Border as_border(int64_t border) {
   return static_cast<Border>(border);
 }
 
-template <typename acc>
-constexpr ScalarType acc_type() {
-  return sizeof(acc) == 8 ? ScalarType::Double : ScalarType::Float;
-}
-
 // boxes, image and level must be contiguous and outlive the result.
 template <typename acc>
 Boxes<acc> make_boxes(
@@ -62,16 +57,9 @@ Boxes<acc> make_boxes(
 }
 
 inline void check_boxes(const Tensor& first, const Tensor& boxes, const Tensor& image, const Tensor& level) {
-  check_dim(boxes, "boxes", 2);
-  check_size(boxes, "boxes", 1, 4);
-  check_type(boxes, "boxes", first.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float);
-  check_same_device(boxes, "boxes", first);
-  for (const auto& [t, name] : {std::pair{&image, "image"}, std::pair{&level, "level"}}) {
-    check_dim(*t, name, 1);
-    check_size(*t, name, 0, boxes.size(0));
-    check_type(*t, name, ScalarType::Long);
-    check_same_device(*t, name, first);
-  }
+  check_boxes(boxes, first);
+  check_index(image, "image", boxes);
+  check_index(level, "level", boxes);
 }
 
 inline void check_levels(int64_t levels, const std::vector<double>& scales) {
@@ -152,7 +140,7 @@ Levels<acc, acc> make_gradients(
   for (int64_t l = 0; l < count; ++l) {
     const int64_t h = sizes[1 + 2 * l], w = sizes[2 + 2 * l];
     std::vector<int64_t> shape = channels_last ? std::vector<int64_t>{n, h, w, c} : std::vector<int64_t>{n, c, h, w};
-    buffers.push_back(torch::stable::new_zeros(grad, shape, acc_type<acc>()));
+    buffers.push_back(torch::stable::new_zeros(grad, shape, sum_type(grad)));
     const int64_t cell = channels_last ? c : 1;
     check_map(l, h, w, w * cell, cell);
     levels.at[l] = {

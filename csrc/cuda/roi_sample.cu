@@ -17,13 +17,6 @@ constexpr int kThreads = 256;
 constexpr int kWarp = 32;
 constexpr int kWarps = kThreads / kWarp;
 
-template <typename acc>
-struct Point {
-  Corners<acc> at;
-  acc sy0, sy1, sx0, sx1; // slopes
-  acc wy0, wy1, wx0, wx1;
-};
-
 template <typename T, typename acc>
 __device__ __forceinline__ bool valid(const Levels<T, acc>& levels, const Boxes<acc>& boxes, int64_t d) {
   return boxes.level[d] >= 0 && boxes.level[d] < levels.count && boxes.image[d] >= 0 && boxes.image[d] < levels.images;
@@ -343,11 +336,6 @@ __global__ void __launch_bounds__(kThreads) backward_boxes(
   }
 }
 
-void check_launch() {
-  const cudaError_t error = cudaGetLastError();
-  STD_TORCH_CHECK(error == cudaSuccess, "roi_sample's kernel did not start: ", cudaGetErrorString(error));
-}
-
 // Blocks for a loop over `tasks` groups of work; the loops take what does not fit into a grid.
 unsigned grid(int64_t tasks) {
   return static_cast<unsigned>(std::clamp<int64_t>(tasks, 1, int64_t(1) << 30));
@@ -418,7 +406,7 @@ Tensor roi_sample(
                         levels, divided, channels, to);
                   }
                 }));
-  check_launch();
+  STD_CUDA_KERNEL_LAUNCH_CHECK();
   return out;
 }
 
@@ -463,7 +451,7 @@ std::vector<Tensor> roi_sample_backward_features(
               divided,
               static_cast<int64_t*>(cell.mutable_data_ptr()),
               static_cast<acc*>(weight.mutable_data_ptr()));
-          check_launch();
+          STD_CUDA_KERNEL_LAUNCH_CHECK();
           const auto [sorted, order] = stable_sort(cell);
           add_runs<scalar_t, acc><<<grid((4 * points + kWarps - 1) / kWarps), kThreads, 0, stream>>>(
               from,
@@ -482,7 +470,7 @@ std::vector<Tensor> roi_sample_backward_features(
                   from, levels, divided, channels);
         }
       }));
-  check_launch();
+  STD_CUDA_KERNEL_LAUNCH_CHECK();
   return finish_gradients(buffers, grad.scalar_type(), channels_last);
 }
 
@@ -515,7 +503,7 @@ Tensor roi_sample_backward_boxes(
                       channels,
                       static_cast<acc*>(out.mutable_data_ptr()));
                 }));
-  check_launch();
+  STD_CUDA_KERNEL_LAUNCH_CHECK();
   return out;
 }
 
