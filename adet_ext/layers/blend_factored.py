@@ -74,7 +74,9 @@ def blend_factored(
     sigma = sigma.unflatten(1, (num_bases, rank))  # (D, K, r)
     # Interpolation is separable: the product of the interpolated factors is the interpolated product.
     mode = "linear" if top_interp == "bilinear" else "nearest"
-    u, v = (F.interpolate(factor.to(wide), size, mode=mode) for factor in (u, v))  # (K, r, R)
+    u, v = u.to(wide), v.to(wide)
+    if u.shape[2] != size:
+        u, v = (F.interpolate(factor, size, mode=mode) for factor in (u, v))  # (K, r, R)
     if fuses("blend_factored", bases, sampling_ratio, pooler_type):
         return torch.ops.adet_ext.blend_factored(
             bases.to(dtype),
@@ -119,11 +121,11 @@ def blend_vector(
     check_boxes(bases, boxes, image, size)
     check_like("embeddings", embeddings, bases, (len(boxes), bases.shape[1]))
     # A projection to one base, whose attention is one everywhere.
-    ones = embeddings.new_ones((1, 1, 1))
+    ones = embeddings.new_ones((1, 1, size))
     return blend_factored(
         bases,
         embeddings,
-        ones[0].expand(len(boxes), 1),
+        ones[0, :, :1].expand(len(boxes), 1),
         ones,
         ones,
         boxes,
@@ -132,5 +134,4 @@ def blend_vector(
         scale=scale,
         sampling_ratio=sampling_ratio,
         pooler_type=pooler_type,
-        top_interp="nearest",
     )
