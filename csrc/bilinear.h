@@ -1,16 +1,9 @@
 // Bilinear sampling, for all operators, devices and directions: where a point's four neighbours lie and what each weighs.
 #pragma once
 
-#include <cmath>
-#include <cstdint>
+#include "common.h"
 
-#if defined(__CUDACC__)
-#define ADET_HOST_DEVICE __host__ __device__ __forceinline__
-#elif defined(__GNUC__)
-#define ADET_HOST_DEVICE inline __attribute__((always_inline))
-#else
-#define ADET_HOST_DEVICE inline
-#endif
+#include <cmath>
 
 namespace adet_ext {
 

@@ -1,10 +1,12 @@
-// What the blend operators share on all devices: where a crop's samples lie, and how small maps are brought to its size.
+// What the blend operators share on all devices: where a crop's samples lie, how small maps are brought to its size, and
+// everything around the kernels.
 #pragma once
 
 #include "bilinear.h"
 #include "common.h"
 
 #include <limits>
+#include <tuple>
 
 namespace adet_ext {
 
@@ -49,20 +51,11 @@ ADET_HOST_DEVICE void resize_neighbours(int64_t i, int64_t m, int64_t n, bool ne
   w0 = acc(1) - w1;
 }
 
-// Boxes (D, 4) and the image (D,) of each.
-inline void check_boxes(const Tensor& bases, const Tensor& boxes, const Tensor& image, int64_t count) {
-  const bool wide = bases.scalar_type() == ScalarType::Double;
+inline void check_crops(const Tensor& bases, const Tensor& boxes, const Tensor& image) {
   check_dim(bases, "bases", 4);
-  STD_TORCH_CHECK(count == 0 || (bases.size(2) > 0 && bases.size(3) > 0), "bases has no cells to crop");
-  check_dim(boxes, "boxes", 2);
-  check_size(boxes, "boxes", 0, count);
-  check_size(boxes, "boxes", 1, 4);
-  check_type(boxes, "boxes", wide ? ScalarType::Double : ScalarType::Float);
-  check_dim(image, "image", 1);
-  check_size(image, "image", 0, count);
-  check_type(image, "image", ScalarType::Long);
-  check_same_device(boxes, "boxes", bases);
-  check_same_device(image, "image", bases);
+  check_boxes(boxes, bases);
+  check_index(image, "image", boxes);
+  STD_TORCH_CHECK(boxes.size(0) == 0 || bases.numel() > 0, "bases has no cells to crop");
 }
 
 inline void check_mask_size(int64_t size) {
@@ -82,8 +75,7 @@ inline void check_like(const Tensor& t, const char* name, const Tensor& bases) {
 // Inputs of the blend with attentions; one_hot takes none of them.
 inline void check_blend(
     const Tensor& bases, const Tensor& attentions, const Tensor& boxes, const Tensor& image, Weighting weighting) {
-  check_dim(boxes, "boxes", 2);
-  check_boxes(bases, boxes, image, boxes.size(0));
+  check_crops(bases, boxes, image);
   check_dim(attentions, "attentions", 4);
   check_like(attentions, "attentions", bases);
   check_size(attentions, "attentions", 0, weighting == Weighting::one_hot ? 0 : boxes.size(0));
@@ -105,8 +97,7 @@ inline void check_factored(
     const Tensor& v,
     const Tensor& boxes,
     const Tensor& image) {
-  check_dim(boxes, "boxes", 2);
-  check_boxes(bases, boxes, image, boxes.size(0));
+  check_crops(bases, boxes, image);
   check_dim(u, "u", 3);
   check_like(u, "u", bases);
   check_mask_size(u.size(2));
@@ -136,6 +127,134 @@ inline void check_mask_grad(const Tensor& grad, const Tensor& bases, const Tenso
   check_size(grad, "grad", 1, size > 0 ? size : grad.size(2));
   check_size(grad, "grad", 2, size > 0 ? size : grad.size(1));
   check_mask_size(grad.size(1));
+}
+
+// A call of blend. The tensors are in the type that the device computes in, and all but the bases contiguous.
+struct BlendCall {
+  Tensor bases, attentions, boxes, image;
+  int64_t size;
+  double scale;
+  bool aligned, nearest;
+  Weighting weighting;
+};
+
+struct FactoredCall {
+  Tensor bases, t, sigma, u, v, boxes, image;
+  double scale;
+  bool aligned;
+  Weighting weighting;
+};
+
+// Where the gradients go; null where one is not wanted.
+struct FactorGrads {
+  Tensor *t, *along_x, *along_y;
+};
+
+inline Tensor empty_or_none(const Tensor& like, bool wanted) {
+  return wanted ? torch::stable::empty_like(like) : torch::stable::new_empty(like, {0});
+}
+
+// What follows are the operators of a Device with these functions: ready and ready_bases bring a tensor to what it
+// computes with; forward and backward, called where there are instances, fill in what they are given.
+template <class Device>
+Tensor contiguous_on(const Tensor& t) {
+  return torch::stable::contiguous(Device::ready(t));
+}
+
+template <class Device>
+BlendCall blend_call(
+    const Tensor& bases, const Tensor& attentions, const Tensor& boxes, const Tensor& image, int64_t size, double scale,
+    bool aligned, bool nearest, int64_t weighting) {
+  const Weighting rule = check_weighting(weighting);
+  check_mask_size(size);
+  check_blend(bases, attentions, boxes, image, rule);
+  return {
+      Device::ready_bases(bases), contiguous_on<Device>(attentions), torch::stable::contiguous(boxes),
+      torch::stable::contiguous(image), size, scale, aligned, nearest, rule};
+}
+
+template <class Device>
+Tensor blend(
+    const Tensor& bases, const Tensor& attentions, const Tensor& boxes, const Tensor& image, int64_t size, double scale,
+    bool aligned, bool nearest, int64_t weighting) {
+  const BlendCall call =
+      blend_call<Device>(bases, attentions, boxes, image, size, scale, aligned, nearest, weighting);
+  Tensor out = torch::stable::new_empty(call.bases, {boxes.size(0), size, size});
+  if (out.numel() > 0) {
+    Device::forward(call, out);
+  }
+  return as(out, bases.scalar_type());
+}
+
+template <class Device>
+std::tuple<Tensor, Tensor> blend_backward(
+    const Tensor& grad, const Tensor& bases, const Tensor& attentions, const Tensor& boxes, const Tensor& image,
+    double scale, bool aligned, bool nearest, int64_t weighting, bool need_bases, bool need_attentions,
+    bool deterministic) {
+  check_mask_grad(grad, bases, boxes, 0);
+  const BlendCall call =
+      blend_call<Device>(bases, attentions, boxes, image, grad.size(1), scale, aligned, nearest, weighting);
+  need_attentions = need_attentions && call.weighting != Weighting::one_hot;
+  Tensor grad_bases = empty_or_none(call.bases, need_bases);
+  Tensor grad_attentions = empty_or_none(call.attentions, need_attentions);
+  if (boxes.size(0) > 0) {
+    Device::backward(
+        call, contiguous_on<Device>(grad), need_bases ? &grad_bases : nullptr,
+        need_attentions ? &grad_attentions : nullptr, deterministic);
+  } else {
+    torch::stable::zero_(grad_bases);
+  }
+  return {as(grad_bases, bases.scalar_type()), as(grad_attentions, bases.scalar_type())};
+}
+
+template <class Device>
+FactoredCall factored_call(
+    const Tensor& bases, const Tensor& t, const Tensor& sigma, const Tensor& u, const Tensor& v, const Tensor& boxes,
+    const Tensor& image, double scale, bool aligned, int64_t weighting) {
+  const Weighting rule = check_weighting(weighting);
+  check_factored(bases, t, sigma, u, v, boxes, image);
+  return {
+      Device::ready_bases(bases), contiguous_on<Device>(t), contiguous_on<Device>(sigma), contiguous_on<Device>(u),
+      contiguous_on<Device>(v), torch::stable::contiguous(boxes), torch::stable::contiguous(image), scale, aligned, rule};
+}
+
+template <class Device>
+Tensor blend_factored(
+    const Tensor& bases, const Tensor& t, const Tensor& sigma, const Tensor& u, const Tensor& v, const Tensor& boxes,
+    const Tensor& image, double scale, bool aligned, int64_t weighting) {
+  const FactoredCall call = factored_call<Device>(bases, t, sigma, u, v, boxes, image, scale, aligned, weighting);
+  Tensor out = torch::stable::new_empty(call.bases, {boxes.size(0), u.size(2), u.size(2)});
+  if (out.numel() > 0) {
+    Device::forward(call, out);
+  }
+  return as(out, bases.scalar_type());
+}
+
+template <class Device>
+std::tuple<Tensor, Tensor, Tensor, Tensor> blend_factored_backward(
+    const Tensor& grad, const Tensor& bases, const Tensor& t, const Tensor& sigma, const Tensor& u, const Tensor& v,
+    const Tensor& boxes, const Tensor& image, double scale, bool aligned, int64_t weighting, bool need_bases,
+    bool need_factors, bool deterministic) {
+  const FactoredCall call = factored_call<Device>(bases, t, sigma, u, v, boxes, image, scale, aligned, weighting);
+  check_mask_grad(grad, bases, boxes, u.size(2));
+  std::vector<int64_t> planes{0}, shares{0};
+  if (need_bases) {
+    planes = {bases.size(0), bases.size(1), bases.size(2), bases.size(3)};
+  }
+  if (need_factors) {
+    shares = {boxes.size(0), u.size(0), u.size(1), u.size(2)};
+  }
+  Tensor grad_bases = torch::stable::new_empty(call.bases, planes), grad_t = empty_or_none(call.t, need_factors);
+  Tensor along_x = torch::stable::new_empty(u, shares, sum_type(u)), along_y = torch::stable::empty_like(along_x);
+  if (boxes.size(0) > 0) {
+    const FactorGrads grads{&grad_t, &along_x, &along_y};
+    Device::backward(
+        call, contiguous_on<Device>(grad), need_bases ? &grad_bases : nullptr, need_factors ? &grads : nullptr,
+        deterministic);
+  } else {
+    torch::stable::zero_(grad_bases);
+  }
+  return {as(grad_bases, bases.scalar_type()), as(grad_t, bases.scalar_type()), along_x, along_y};
 }
 
 } // namespace adet_ext

@@ -1,33 +1,60 @@
-// What the blur's CPU and CUDA kernels share: checks, the two directions, and the choice of a layout.
+// What the blur's CPU and CUDA kernels share: the filter, what lies beyond the border, and everything around the kernels.
 #pragma once
 
-#include "blur.h"
 #include "common.h"
 
 namespace adet_ext {
 
-// A map by its strides. Either columns or channels are dense.
-struct BlurInput {
-  Tensor tensor;
-  bool channels_last;
-};
+constexpr int kMaxTaps = 7;
 
-inline BlurInput blur_input(const Tensor& x) {
-  if (x.stride(3) == 1) {
-    return {x, false};
+enum class BlurPadding : int64_t { reflect = 0, replicate = 1, zeros = 2 };
+
+// Coefficient t of the binomial filter with so many taps; they add up to one.
+ADET_HOST_DEVICE constexpr float binomial(int taps, int t) {
+  float value = 1;
+  for (int i = 0; i < t; ++i) {
+    value = value * static_cast<float>(taps - 1 - i) / static_cast<float>(i + 1);
   }
-  if (x.stride(1) == 1) {
-    return {x, true};
-  }
-  return {torch::stable::contiguous(x), false};
+  return value / static_cast<float>(1 << (taps - 1));
 }
 
-inline Tensor blur_output(const BlurInput& x, int64_t height, int64_t width) {
-  const auto& t = x.tensor;
-  const std::vector<int64_t> size{t.size(0), t.size(1), height, width};
-  const auto format = x.channels_last ? torch::headeronly::MemoryFormat::ChannelsLast
-                                      : torch::headeronly::MemoryFormat::Contiguous;
-  return torch::stable::empty(size, t.scalar_type(), std::nullopt, t.device(), std::nullopt, format);
+// One direction. Tap t of output o lies on input o * stride - before + t.
+struct BlurAxis {
+  int64_t in, out;
+  int64_t stride, before;
+  int taps;
+  BlurPadding padding;
+
+  ADET_HOST_DEVICE int64_t first(int64_t o) const {
+    return o * stride - before;
+  }
+
+  // The input that stands at position p, inside or beyond the border; -1 for a zero.
+  ADET_HOST_DEVICE int64_t source(int64_t p) const {
+    if (p >= 0 && p < in) {
+      return p;
+    }
+    if (padding == BlurPadding::zeros) {
+      return -1;
+    }
+    if (padding == BlurPadding::replicate) {
+      return p < 0 ? 0 : in - 1;
+    }
+    const int64_t period = in > 1 ? 2 * in - 2 : 1;
+    const int64_t q = ((p % period) + period) % period;
+    return q < in ? q : period - q;
+  }
+};
+
+inline BlurAxis make_blur_axis(int64_t in, int64_t taps, int64_t stride, int64_t padding, int64_t extend) {
+  BlurAxis axis;
+  axis.in = in;
+  axis.out = (in + 2 * extend + stride - 1) / stride;
+  axis.stride = stride;
+  axis.before = (taps - 1) / 2 + extend;
+  axis.taps = static_cast<int>(taps);
+  axis.padding = static_cast<BlurPadding>(padding);
+  return axis;
 }
 
 inline void check_blur(
@@ -44,6 +71,59 @@ inline void check_blur(
       " and ",
       columns,
       "; they take 0 and 0 unless stride is 1 and padding is zeros");
+}
+
+// Strides of a map.
+struct BlurStrides {
+  explicit BlurStrides(const Tensor& t)
+      : image(t.stride(0)), channel(t.stride(1)), line(t.stride(2)), column(t.stride(3)) {}
+
+  int64_t image, channel, line, column;
+};
+
+// What a kernel reads and writes. In `from`, channels or columns are dense; `to` is not empty, and dense.
+struct BlurCall {
+  Tensor from, to;
+  BlurAxis rows, columns;
+  bool channels_last, backward;
+};
+
+// The operators of a device, whose kernel is run.
+template <void (*run)(const BlurCall&)>
+Tensor blur(const Tensor& x, const BlurAxis& rows, const BlurAxis& columns, bool backward) {
+  using torch::headeronly::MemoryFormat;
+  const bool channels_last = x.stride(3) != 1 && x.stride(1) == 1;
+  const Tensor from = channels_last || x.stride(3) == 1 ? x : torch::stable::contiguous(x);
+  const std::vector<int64_t> size{
+      x.size(0), x.size(1), backward ? rows.in : rows.out, backward ? columns.in : columns.out};
+  const auto format = channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous;
+  const Tensor to = torch::stable::empty(size, x.scalar_type(), std::nullopt, x.device(), std::nullopt, format);
+  if (to.numel() > 0) {
+    run({from, to, rows, columns, channels_last, backward});
+  }
+  return to;
+}
+
+template <void (*run)(const BlurCall&)>
+Tensor blur_pool(const Tensor& x, int64_t taps, int64_t stride, int64_t padding, int64_t rows, int64_t columns) {
+  check_blur(x, "x", taps, stride, padding, rows, columns);
+  return blur<run>(
+      x,
+      make_blur_axis(x.size(2), taps, stride, padding, rows),
+      make_blur_axis(x.size(3), taps, stride, padding, columns),
+      false);
+}
+
+template <void (*run)(const BlurCall&)>
+Tensor blur_pool_backward(
+    const Tensor& grad, int64_t height, int64_t width, int64_t taps, int64_t stride, int64_t padding, int64_t rows,
+    int64_t columns) {
+  check_blur(grad, "grad", taps, stride, padding, rows, columns);
+  const BlurAxis vertical = make_blur_axis(height, taps, stride, padding, rows);
+  const BlurAxis horizontal = make_blur_axis(width, taps, stride, padding, columns);
+  check_size(grad, "grad", 2, vertical.out);
+  check_size(grad, "grad", 3, horizontal.out);
+  return blur<run>(grad, vertical, horizontal, true);
 }
 
 } // namespace adet_ext

@@ -1,4 +1,4 @@
-// What all operators share: names of the stable ABI, checks that name the argument, and the choice of a scalar type.
+// What all operators share: names of the stable ABI, scalar types and the choice of one, checks that name the argument.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
@@ -10,6 +10,14 @@
 
 #include <cstdint>
 #include <vector>
+
+#if defined(__CUDACC__)
+#define ADET_HOST_DEVICE __host__ __device__ __forceinline__
+#elif defined(__GNUC__)
+#define ADET_HOST_DEVICE inline __attribute__((always_inline))
+#else
+#define ADET_HOST_DEVICE inline
+#endif
 
 namespace adet_ext {
 
@@ -27,6 +35,15 @@ struct Accumulate<double> {
 };
 template <typename T>
 using acc_t = typename Accumulate<T>::type;
+
+// acc_t of the tensor's type. Boxes come in it, too.
+inline ScalarType sum_type(const Tensor& t) {
+  return t.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+inline Tensor as(const Tensor& t, ScalarType type) {
+  return t.scalar_type() == type ? t : torch::stable::to(t, type);
+}
 
 inline void check_dim(const Tensor& t, const char* name, int64_t dim) {
   STD_TORCH_CHECK(t.dim() == dim, name, " has ", t.dim(), " dimensions; it takes ", dim);
@@ -54,6 +71,22 @@ inline void check_same_device(const Tensor& t, const char* name, const Tensor& o
       " lies on another device than the first tensor");
 }
 
+// boxes (D, 4) for maps of the type and on the device of `maps`.
+inline void check_boxes(const Tensor& boxes, const Tensor& maps) {
+  check_dim(boxes, "boxes", 2);
+  check_size(boxes, "boxes", 1, 4);
+  check_type(boxes, "boxes", sum_type(maps));
+  check_same_device(boxes, "boxes", maps);
+}
+
+// A number (D,) int64 for each of the boxes.
+inline void check_index(const Tensor& t, const char* name, const Tensor& boxes) {
+  check_dim(t, name, 1);
+  check_size(t, name, 0, boxes.size(0));
+  check_type(t, name, ScalarType::Long);
+  check_same_device(t, name, boxes);
+}
+
 } // namespace adet_ext
 
 // Runs the lambda with scalar_t set to the tensor's type: float32, float64, float16 or bfloat16.
@@ -65,3 +98,11 @@ inline void check_same_device(const Tensor& t, const char* name, const Tensor& o
       THO_DISPATCH_CASE(torch::headeronly::ScalarType::Double, __VA_ARGS__)   \
       THO_DISPATCH_CASE(torch::headeronly::ScalarType::Half, __VA_ARGS__)     \
       THO_DISPATCH_CASE(torch::headeronly::ScalarType::BFloat16, __VA_ARGS__))
+
+// The same for a tensor in a type that sums are kept in.
+#define ADET_DISPATCH_SUMS(TYPE, NAME, ...)                                \
+  THO_DISPATCH_SWITCH(                                                     \
+      TYPE,                                                                \
+      NAME,                                                                \
+      THO_DISPATCH_CASE(torch::headeronly::ScalarType::Float, __VA_ARGS__) \
+      THO_DISPATCH_CASE(torch::headeronly::ScalarType::Double, __VA_ARGS__))

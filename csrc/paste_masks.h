@@ -39,13 +39,19 @@ inline void check_paste(const Tensor& out, const Tensor& masks, const Tensor& bo
   check_size(masks, "masks", 0, out.size(0));
   check_size(masks, "masks", 2, masks.size(1));
   check_same_device(masks, "masks", out);
-  check_type(masks, "masks", masks.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float);
-  check_dim(boxes, "boxes", 2);
+  check_type(masks, "masks", sum_type(masks));
+  check_boxes(boxes, masks);
   check_size(boxes, "boxes", 0, out.size(0));
-  check_size(boxes, "boxes", 1, 4);
-  check_type(boxes, "boxes", masks.scalar_type());
-  check_same_device(boxes, "boxes", out);
   STD_TORCH_CHECK(threshold > 0, "threshold is ", threshold, "; it takes a number above 0");
+}
+
+// The operator of a device: paste(out, masks, boxes, threshold), the latter two contiguous, with something to do.
+template <void (*paste)(const Tensor&, const Tensor&, const Tensor&, double)>
+void paste_masks(const Tensor& out, const Tensor& masks, const Tensor& boxes, double threshold) {
+  check_paste(out, masks, boxes, threshold);
+  if (out.numel() > 0 && masks.numel() > 0) {
+    paste(out, torch::stable::contiguous(masks), torch::stable::contiguous(boxes), threshold);
+  }
 }
 
 } // namespace adet_ext

@@ -1,4 +1,4 @@
-// What the CPU and the CUDA kernels of roi_sample share: a description of the levels, and the checks.
+// What the CPU and the CUDA kernels of roi_sample share: a description of the levels, and everything around the kernels.
 #pragma once
 
 #include "bilinear.h"
@@ -42,37 +42,33 @@ inline Border as_border(int64_t border) {
   return static_cast<Border>(border);
 }
 
-template <typename acc>
-constexpr ScalarType acc_type() {
-  return sizeof(acc) == 8 ? ScalarType::Double : ScalarType::Float;
-}
+// The boxes as tensors, contiguous, and how each is divided.
+struct RoiCall {
+  Tensor corners, image, level;
+  int64_t kh, kw;
+  Border border;
 
-// boxes, image and level must be contiguous and outlive the result.
-template <typename acc>
-Boxes<acc> make_boxes(
-    const Tensor& boxes, const Tensor& image, const Tensor& level, int64_t kh, int64_t kw, int64_t border) {
-  return {
-      static_cast<const acc*>(boxes.const_data_ptr()),
-      static_cast<const int64_t*>(image.const_data_ptr()),
-      static_cast<const int64_t*>(level.const_data_ptr()),
-      boxes.size(0),
-      kh,
-      kw,
-      as_border(border)};
-}
-
-inline void check_boxes(const Tensor& first, const Tensor& boxes, const Tensor& image, const Tensor& level) {
-  check_dim(boxes, "boxes", 2);
-  check_size(boxes, "boxes", 1, 4);
-  check_type(boxes, "boxes", first.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float);
-  check_same_device(boxes, "boxes", first);
-  for (const auto& [t, name] : {std::pair{&image, "image"}, std::pair{&level, "level"}}) {
-    check_dim(*t, name, 1);
-    check_size(*t, name, 0, boxes.size(0));
-    check_type(*t, name, ScalarType::Long);
-    check_same_device(*t, name, first);
+  // first: of the features, or their gradient.
+  RoiCall(
+      const Tensor& first, const Tensor& boxes, const Tensor& image_, const Tensor& level_, int64_t kh_, int64_t kw_,
+      int64_t border_)
+      : kh(kh_), kw(kw_), border(as_border(border_)) {
+    check_boxes(boxes, first);
+    check_index(image_, "image", boxes);
+    check_index(level_, "level", boxes);
+    STD_TORCH_CHECK(kh > 0 && kw > 0, "size is ", kh, " x ", kw, "; it takes positive numbers");
+    corners = torch::stable::contiguous(boxes);
+    image = torch::stable::contiguous(image_);
+    level = torch::stable::contiguous(level_);
   }
-}
+
+  template <typename acc>
+  Boxes<acc> boxes() const {
+    return {
+        corners.const_data_ptr<acc>(), image.const_data_ptr<int64_t>(), level.const_data_ptr<int64_t>(),
+        corners.size(0), kh, kw, border};
+  }
+};
 
 inline void check_levels(int64_t levels, const std::vector<double>& scales) {
   STD_TORCH_CHECK(levels >= 1 && levels <= kMaxLevels, "there are ", levels, " levels; it takes 1 to ", kMaxLevels);
@@ -152,7 +148,7 @@ Levels<acc, acc> make_gradients(
   for (int64_t l = 0; l < count; ++l) {
     const int64_t h = sizes[1 + 2 * l], w = sizes[2 + 2 * l];
     std::vector<int64_t> shape = channels_last ? std::vector<int64_t>{n, h, w, c} : std::vector<int64_t>{n, c, h, w};
-    buffers.push_back(torch::stable::new_zeros(grad, shape, acc_type<acc>()));
+    buffers.push_back(torch::stable::new_zeros(grad, shape, sum_type(grad)));
     const int64_t cell = channels_last ? c : 1;
     check_map(l, h, w, w * cell, cell);
     levels.at[l] = {
@@ -176,6 +172,51 @@ inline std::vector<Tensor> finish_gradients(std::vector<Tensor>& buffers, Scalar
     gradients.push_back(channels_last ? torch::stable::permute(x, {0, 3, 1, 2}) : x);
   }
   return gradients;
+}
+
+// The operators of a Device. Its forward and backward_boxes, called where there is something to compute, fill in their
+// last argument; backward_features makes the buffers.
+template <class Device>
+Tensor roi_sample(
+    const std::vector<Tensor>& features, const Tensor& boxes, const Tensor& image, const Tensor& level,
+    const std::vector<double>& scales, int64_t kh, int64_t kw, int64_t border, bool channels_last) {
+  STD_TORCH_CHECK(!features.empty(), "features is empty; it takes one map per level");
+  const RoiCall call(features[0], boxes, image, level, kh, kw, border);
+  Tensor out = new_samples(features[0], boxes.size(0), features[0].size(1), kh, kw, channels_last);
+  if (out.numel() > 0) {
+    Device::forward(call, features, scales, channels_last, out);
+  }
+  return out;
+}
+
+template <class Device>
+std::vector<Tensor> roi_sample_backward_features(
+    const Tensor& grad, const Tensor& boxes, const Tensor& image, const Tensor& level,
+    const std::vector<int64_t>& sizes, const std::vector<double>& scales, int64_t border, bool channels_last,
+    bool deterministic) {
+  check_dim(grad, "grad", 4);
+  const RoiCall call(grad, boxes, image, level, grad.size(2), grad.size(3), border);
+  check_size(grad, "grad", 0, boxes.size(0));
+  std::vector<Tensor> buffers;
+  Device::backward_features(call, grad, sizes, scales, channels_last, deterministic, buffers);
+  return finish_gradients(buffers, grad.scalar_type(), channels_last);
+}
+
+template <class Device>
+Tensor roi_sample_backward_boxes(
+    const Tensor& grad, const std::vector<Tensor>& features, const Tensor& boxes, const Tensor& image,
+    const Tensor& level, const std::vector<double>& scales, int64_t border) {
+  STD_TORCH_CHECK(!features.empty(), "features is empty; it takes one map per level");
+  check_dim(grad, "grad", 4);
+  check_type(grad, "grad", features[0].scalar_type());
+  const RoiCall call(grad, boxes, image, level, grad.size(2), grad.size(3), border);
+  check_size(grad, "grad", 0, boxes.size(0));
+  check_size(grad, "grad", 1, features[0].size(1));
+  Tensor out = torch::stable::new_empty(boxes, {boxes.size(0), 4});
+  if (out.numel() > 0) {
+    Device::backward_boxes(call, dense_grad(grad, true), features, scales, out);
+  }
+  return out;
 }
 
 } // namespace adet_ext

@@ -5,10 +5,11 @@ N images, K bases, D instances, M side of an attention map, R side of a mask.
 
 import torch
 
-from .blend_checks import check_boxes, check_like, check_size, computing_dtype, fuses
+from .blend_checks import check_boxes, check_like, check_size, fuses
 from .blend_factored import blend_factored, blend_vector
 from .blend_native import ONE_HOT, SOFTMAX
 from .blend_reference import assemble, blend, crop_bases, one_hot_attentions
+from .floats import sum_dtype
 from .paste import paste_blended, paste_masks
 
 __all__ = [
@@ -69,7 +70,7 @@ def blend_masks(
     if top_interp not in ("nearest", "bilinear"):
         raise ValueError(f"top_interp is {top_interp!r}; it can be nearest or bilinear")
     dtype = torch.promote_types(bases.dtype, attentions.dtype)
-    wide = computing_dtype(dtype)
+    wide = sum_dtype(dtype)
     if fuses("blend", bases, sampling_ratio, pooler_type):
         return torch.ops.adet_ext.blend(
             bases.to(dtype),
@@ -117,7 +118,7 @@ def assemble_masks(
         return torch.ops.adet_ext.blend(
             bases,
             bases.new_empty((0, side * side, side, side)),
-            boxes.detach().to(computing_dtype(bases.dtype)),
+            boxes.detach().to(sum_dtype(bases.dtype)),
             image.long(),
             size,
             scale,
@@ -126,7 +127,7 @@ def assemble_masks(
             ONE_HOT,
         )
     crops = crop_bases(
-        bases.to(computing_dtype(bases.dtype)),
+        bases.to(sum_dtype(bases.dtype)),
         boxes,
         image,
         size=size,

@@ -5,16 +5,15 @@ from collections.abc import Sequence
 import torch
 
 from .blend_native import has_kernel
+from .floats import FLOATS
 
-__all__ = ["check_boxes", "check_like", "check_size", "computing_dtype", "fuses"]
-
-_FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+__all__ = ["check_boxes", "check_like", "check_size", "fuses"]
 
 
 def check_floating(name: str, tensor: torch.Tensor) -> None:
     if not isinstance(tensor, torch.Tensor):
         raise TypeError(f"{name} is {type(tensor).__name__}; it takes a tensor")
-    if tensor.dtype not in _FLOATS:
+    if tensor.dtype not in FLOATS:
         raise TypeError(f"{name} is {tensor.dtype}; it takes float32, float64, float16 or bfloat16")
 
 
@@ -30,7 +29,7 @@ def check_boxes(bases: torch.Tensor, boxes: torch.Tensor, image: torch.Tensor, s
         raise ValueError(f"bases are {tuple(bases.shape)}; they take (N, K, H, W) with K > 0")
     if not isinstance(boxes, torch.Tensor) or boxes.dim() != 2 or boxes.shape[1] != 4:
         raise ValueError(f"boxes are {tuple(getattr(boxes, 'shape', ()))}; they take (D, 4)")
-    if len(boxes) and bases.shape[2] * bases.shape[3] == 0:
+    if len(boxes) and bases.numel() == 0:
         raise ValueError(f"bases are {tuple(bases.shape)}; there are no cells to crop")
     if image.shape != boxes.shape[:1]:
         raise ValueError(f"image has shape {tuple(image.shape)}; it takes one number a box, ({len(boxes)},)")
@@ -50,11 +49,6 @@ def check_like(name: str, tensor: torch.Tensor, bases: torch.Tensor, shape: Sequ
         raise ValueError(f"{name} has shape {tuple(tensor.shape)}; it takes ({wanted})")
     if tensor.device != bases.device:
         raise ValueError(f"{name} lies on {tensor.device}, but bases on {bases.device}")
-
-
-def computing_dtype(dtype: torch.dtype) -> torch.dtype:
-    """What sums are kept in, and boxes measured in."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def fuses(name: str, bases: torch.Tensor, sampling_ratio: int, pooler_type: str) -> bool:

@@ -7,9 +7,10 @@ a mask.
 import torch
 from torch.nn import functional as F
 
-from .blend_checks import check_boxes, check_like, computing_dtype, fuses
+from .blend_checks import check_boxes, check_like, fuses
 from .blend_native import AS_IS, SOFTMAX
 from .blend_reference import crop_bases
+from .floats import sum_dtype
 
 __all__ = ["blend_factored", "blend_vector"]
 
@@ -68,12 +69,14 @@ def blend_factored(
     dtype = bases.dtype
     for tensor in (t, sigma, u, v):
         dtype = torch.promote_types(dtype, tensor.dtype)
-    wide = computing_dtype(dtype)
+    wide = sum_dtype(dtype)
     t = t.unflatten(1, (num_bases, channels))  # (D, K, C)
     sigma = sigma.unflatten(1, (num_bases, rank))  # (D, K, r)
     # Interpolation is separable: the product of the interpolated factors is the interpolated product.
     mode = "linear" if top_interp == "bilinear" else "nearest"
-    u, v = (F.interpolate(factor.to(wide), size, mode=mode) for factor in (u, v))  # (K, r, R)
+    u, v = u.to(wide), v.to(wide)
+    if u.shape[2] != size:
+        u, v = (F.interpolate(factor, size, mode=mode) for factor in (u, v))  # (K, r, R)
     if fuses("blend_factored", bases, sampling_ratio, pooler_type):
         return torch.ops.adet_ext.blend_factored(
             bases.to(dtype),
@@ -117,24 +120,18 @@ def blend_vector(
     """
     check_boxes(bases, boxes, image, size)
     check_like("embeddings", embeddings, bases, (len(boxes), bases.shape[1]))
-    dtype = torch.promote_types(bases.dtype, embeddings.dtype)
-    wide = computing_dtype(dtype)
-    if fuses("blend_factored", bases, sampling_ratio, pooler_type):
-        # A projection to one base, whose attention is one everywhere.
-        ones = bases.new_ones((1, 1, size), dtype=dtype)
-        return torch.ops.adet_ext.blend_factored(
-            bases.to(dtype),
-            embeddings.to(dtype)[:, None],
-            ones[:, :, 0].expand(len(boxes), 1, 1),
-            ones,
-            ones,
-            boxes.detach().to(wide),
-            image.long(),
-            scale,
-            pooler_type == "ROIAlignV2",
-            AS_IS,
-        )
-    crops = crop_bases(
-        bases.to(wide), boxes, image, size=size, scale=scale, sampling_ratio=sampling_ratio, pooler_type=pooler_type
-    )  # (D, C, R, R)
-    return torch.einsum("dc,dcyx->dyx", embeddings.to(wide), crops).to(dtype)
+    # A projection to one base, whose attention is one everywhere.
+    ones = embeddings.new_ones((1, 1, size))
+    return blend_factored(
+        bases,
+        embeddings,
+        ones[0, :, :1].expand(len(boxes), 1),
+        ones,
+        ones,
+        boxes,
+        image,
+        size=size,
+        scale=scale,
+        sampling_ratio=sampling_ratio,
+        pooler_type=pooler_type,
+    )

@@ -5,25 +5,20 @@ Importing this registers them, where the library has them; :func:`has_kernel` te
 
 import torch
 
-from .extension import native_operators
+from .extension import kernel_devices
+from .floats import sum_dtype
 
 __all__ = ["has_kernel", "SOFTMAX", "AS_IS", "ONE_HOT"]
 
 SOFTMAX, AS_IS, ONE_HOT = 0, 1, 2  # csrc/blend.h, Weighting
 
 
-# Found once: a compiler that traces a call cannot ask for it.
-_KERNELS = {
-    (name, device)
-    for name in native_operators()
-    for device in ("cpu", "cuda")
-    if torch._C._dispatch_has_kernel_for_dispatch_key(f"adet_ext::{name}", device.upper())
-}
+_DEVICES = {name: kernel_devices(name) for name in ("blend", "blend_factored", "paste_masks_")}
 
 
 def has_kernel(name: str, tensor: torch.Tensor) -> bool:
     """Whether the compiled operator serves tensors like this one."""
-    return (name, tensor.device.type) in _KERNELS
+    return tensor.device.type in _DEVICES[name]
 
 
 def _once(ctx, *grads):
@@ -73,9 +68,8 @@ def _deterministic() -> bool:
 
 
 def _register() -> None:
-    names = native_operators()
     fake = torch.library.register_fake
-    if "blend" in names:
+    if _DEVICES["blend"]:
 
         @fake("adet_ext::blend")
         def _(bases, attentions, boxes, image, size, scale, aligned, nearest, weighting):
@@ -90,7 +84,7 @@ def _register() -> None:
 
         torch.library.register_autograd("adet_ext::blend", _blend_backward, setup_context=_blend_setup)
         torch.library.register_autograd("adet_ext::blend_backward", _once)
-    if "blend_factored" in names:
+    if _DEVICES["blend_factored"]:
 
         @fake("adet_ext::blend_factored")
         def _(bases, t, sigma, u, v, boxes, image, scale, aligned, weighting):
@@ -98,18 +92,16 @@ def _register() -> None:
 
         @fake("adet_ext::blend_factored_backward")
         def _(grad, bases, t, sigma, u, v, boxes, image, scale, aligned, weighting, need_bases, need_factors, _):
-            kind = torch.float64 if bases.dtype == torch.float64 else torch.float32
+            kind = sum_dtype(bases.dtype)
             grad_bases = bases.new_empty(bases.shape if need_bases else (0,))
             if not need_factors:
                 return (grad_bases, t.new_empty((0,)), *(t.new_empty((0,), dtype=kind) for _ in range(2)))
             share = (boxes.shape[0], *u.shape)
             return (grad_bases, t.new_empty(t.shape), *(t.new_empty(share, dtype=kind) for _ in range(2)))
 
-        torch.library.register_autograd(
-            "adet_ext::blend_factored", _factored_backward, setup_context=_factored_setup
-        )
+        torch.library.register_autograd("adet_ext::blend_factored", _factored_backward, setup_context=_factored_setup)
         torch.library.register_autograd("adet_ext::blend_factored_backward", _once)
-    if "paste_masks_" in names:
+    if _DEVICES["paste_masks_"]:
 
         @fake("adet_ext::paste_masks_")
         def _(out, masks, boxes, threshold):

@@ -35,9 +35,13 @@ def crop_bases(
 
     Returns:
         (D, K, size, size).
+
+    Raises:
+        RuntimeError: an image is out of range.
     """
     if pooler_type not in ("ROIAlign", "ROIAlignV2", "ROIPool"):
         raise ValueError(f"pooler_type is {pooler_type!r}; it can be ROIAlignV2, ROIAlign or ROIPool")
+    image = torch.arange(len(bases), device=image.device).gather(0, image.long())  # RoIAlign reads anywhere
     rois = torch.cat([image[:, None].to(boxes.dtype), boxes], dim=1).to(bases.dtype)  # (D, 5)
     if pooler_type == "ROIPool":
         return roi_pool(bases, rois, size, scale)

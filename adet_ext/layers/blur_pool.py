@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from . import extension
+from .extension import kernel_devices
+from .floats import FLOATS, sum_dtype
 
 __all__ = [
     "BlurPool2d",
@@ -30,7 +31,7 @@ __all__ = [
 TAPS = range(1, 8)
 STRIDES = (1, 2, 4)
 PADDINGS = ("reflect", "replicate", "zeros")
-_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+_DEVICES = kernel_devices("blur_pool")
 
 
 def blur_pool2d(x: Tensor, *, taps: int = 3, stride: int = 2, padding: str = "reflect") -> Tensor:
@@ -47,7 +48,7 @@ def blur_pool2d(x: Tensor, *, taps: int = 3, stride: int = 2, padding: str = "re
             that pixel; "zeros".
 
     Returns:
-        (N, C, ceil(H / s), ceil(W / s)), channels-last where x is. Differentiable once; the gradient is
+        (N, C, ceil(H / s), ceil(W / s)), channels-last where x is. Differentiable any number of times; the gradient is
         deterministic on every device.
 
     Raises:
@@ -101,19 +102,17 @@ def blur(x: Tensor, taps: int, stride: int, padding: str, extend: tuple[int, int
     _check_input(x)
     if extend != (0, 0) and (stride != 1 or padding != "zeros"):
         raise ValueError(f"extend is {extend}; it takes (0, 0) unless stride is 1 and padding is zeros")
-    if _native(x):
+    if x.device.type in _DEVICES or (_DEVICES and x.device.type == "meta"):
         return torch.ops.adet_ext.blur_pool(x, taps, stride, PADDINGS.index(padding), *extend)
     return blur_pool2d_reference(x, taps, stride, padding, extend)
 
 
-def blur_pool2d_reference(
-    x: Tensor, taps: int, stride: int, padding: str, extend: tuple[int, int] = (0, 0)
-) -> Tensor:
+def blur_pool2d_reference(x: Tensor, taps: int, stride: int, padding: str, extend: tuple[int, int] = (0, 0)) -> Tensor:
     """What the operator computes, in plain PyTorch: pad a copy, then a depthwise convolution."""
     if x.numel() == 0:
         shape = [_output_size(size, stride, more) for size, more in zip(x.shape[2:], extend)]
         return x.sum() + x.new_zeros(*x.shape[:2], *shape)
-    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    dtype = sum_dtype(x.dtype)
     before, after = (taps - 1) // 2, taps // 2
     rows, columns = extend
     padded = _pad(x.to(dtype), (before + columns, after + columns, before + rows, after + rows), padding)
@@ -138,15 +137,10 @@ def _pad(x: Tensor, sides: tuple[int, int, int, int], padding: str) -> Tensor:
 def _check_input(x: Tensor) -> None:
     if not isinstance(x, Tensor):
         raise TypeError(f"x is {type(x).__name__}; it takes a tensor")
-    if x.dtype not in _DTYPES:
-        raise TypeError(f"x is {x.dtype}; it takes {', '.join(str(t).removeprefix('torch.') for t in _DTYPES)}")
+    if x.dtype not in FLOATS:
+        raise TypeError(f"x is {x.dtype}; it takes float32, float64, float16 or bfloat16")
     if x.dim() != 4:
         raise ValueError(f"x has shape {tuple(x.shape)}; it takes (N, C, H, W)")
-
-
-def _native(x: Tensor) -> bool:
-    """Whether the compiled operator serves tensors of this device."""
-    return _REGISTERED and (x.device.type in _DEVICES or x.device.type == "meta")
 
 
 def _output_size(size: int, stride: int, extend: int) -> int:
@@ -160,10 +154,7 @@ def _empty(x: Tensor, height: int, width: int) -> Tensor:
     return torch.empty(*x.shape[:2], height, width, dtype=x.dtype, device=x.device, memory_format=layout)
 
 
-def _register() -> bool:
-    if "blur_pool" not in extension.native_operators():
-        return False
-
+def _register() -> None:
     @torch.library.register_fake("adet_ext::blur_pool")
     def _(x, taps, stride, padding, rows, columns):
         return _empty(x, _output_size(x.shape[2], stride, rows), _output_size(x.shape[3], stride, columns))
@@ -179,9 +170,16 @@ def _register() -> bool:
     def backward(ctx, grad):
         return (torch.ops.adet_ext.blur_pool_backward(grad, *ctx.size, *ctx.geometry), *[None] * 5)
 
+    # The blur is linear: the gradient of its gradient is the blur.
+    def setup_backward(ctx, inputs, output):
+        _, _, _, *ctx.geometry = inputs
+
+    def backward_of_backward(ctx, grad):
+        return (torch.ops.adet_ext.blur_pool(grad, *ctx.geometry), *[None] * 7)
+
     torch.library.register_autograd("adet_ext::blur_pool", backward, setup_context=setup)
-    return True
+    torch.library.register_autograd("adet_ext::blur_pool_backward", backward_of_backward, setup_context=setup_backward)
 
 
-_REGISTERED = _register()
-_DEVICES = ("cpu", "cuda") if extension.status().build.get("cuda", "none") != "none" else ("cpu",)
+if _DEVICES:
+    _register()

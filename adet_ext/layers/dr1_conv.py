@@ -10,19 +10,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .extension import native_operators
+from .extension import kernel_devices
+from .floats import FLOATS
 
 __all__ = ["DR1Conv2d", "dr1_conv2d", "dr1_conv2d_reference"]
 
-_TYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-
-# Where the compiled operator has a kernel; found once, since a compiler that traces a call cannot ask for it.
-_DEVICES = {
-    device
-    for device in ("cpu", "cuda")
-    if "dr1_conv" in native_operators()
-    and torch._C._dispatch_has_kernel_for_dispatch_key("adet_ext::dr1_conv", device.upper())
-}
+_DEVICES = kernel_devices("dr1_conv")
 
 
 def dr1_conv2d(
@@ -110,7 +103,7 @@ def _check(x, a, b, weight, bias, padding) -> None:
     for name, tensor in (("x", x), ("weight", weight), ("a", a), ("b", b), ("bias", bias)):
         if tensor is None and name not in ("x", "weight"):
             continue
-        if not isinstance(tensor, torch.Tensor) or tensor.dtype not in _TYPES:
+        if not isinstance(tensor, torch.Tensor) or tensor.dtype not in FLOATS:
             kind = tensor.dtype if isinstance(tensor, torch.Tensor) else type(tensor).__name__
             raise TypeError(f"{name} is {kind}; it takes a tensor of floating-point numbers")
         if tensor.device != x.device:
@@ -203,6 +196,6 @@ def _gradients(ctx, grad, _):
     return grad_x if needs_x else None, grad_a, grad_weight, grad_bias if needs_bias else None, None, grad_b, None, None
 
 
-if "dr1_conv" in native_operators():
+if _DEVICES:
     torch.library.register_fake("adet_ext::dr1_conv", _fake)
     torch.library.register_autograd("adet_ext::dr1_conv", _gradients, setup_context=_save)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-__all__ = ["MIN_TORCH", "ExtensionStatus", "status", "native_operators"]
+__all__ = ["MIN_TORCH", "ExtensionStatus", "status", "kernel_devices", "native_operators"]
 
 MIN_TORCH = (2, 10)
 
@@ -68,6 +68,16 @@ def status() -> ExtensionStatus:
 def native_operators() -> list[str]:
     """Names of the operators that the compiled library brought, without the ``adet_ext::``; sorted."""
     return list(status().operators)
+
+
+def kernel_devices(operator: str) -> frozenset[str]:
+    """Kinds of device that the compiled library has a kernel of ``operator`` for.
+
+    To be asked on import: a compiler that traces a call cannot.
+    """
+    has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
+    known = operator in status().operators
+    return frozenset(d for d in ("cpu", "cuda") if known and has_kernel(f"adet_ext::{operator}", d.upper()))
 
 
 def _registered() -> set[str]:

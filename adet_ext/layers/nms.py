@@ -9,7 +9,7 @@ the candidates' own shape does not, so whole models can be captured in a CUDA gr
 import torch
 import torchvision
 
-from .extension import status
+from .extension import kernel_devices
 
 __all__ = ["nms_mask"]
 
@@ -54,20 +54,13 @@ def _(boxes, classes, valid, threshold):
     return torch.empty_like(valid)
 
 
-def _register() -> frozenset[str]:
-    """Teach torch the native operator's shapes. Returns the kinds of device it runs on."""
-    found = status()
-    if "nms_keep" not in found.operators:
-        return frozenset()
+_NATIVE_DEVICES = kernel_devices("nms_keep")
+
+if _NATIVE_DEVICES:
 
     @torch.library.register_fake("adet_ext::nms_keep")
     def _(boxes, classes, valid, threshold):
         return valid.new_empty(valid.shape)
-
-    return frozenset(["cpu"] if found.build["cuda"] == "none" else ["cpu", "cuda"])
-
-
-_NATIVE_DEVICES = _register()
 
 
 def _one_image(boxes: torch.Tensor, classes: torch.Tensor, valid: torch.Tensor, threshold: float) -> torch.Tensor:

@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from .blend_native import has_kernel
+from .floats import sum_dtype
 
 __all__ = ["paste_masks", "paste_blended"]
 
@@ -44,7 +45,7 @@ def paste_masks(
         out = torch.from_numpy(np.zeros(shape, dtype=bool))
     else:
         out = torch.zeros(shape, dtype=torch.bool, device=masks.device)
-    wide = torch.float64 if masks.dtype == torch.float64 else torch.float32
+    wide = sum_dtype(masks.dtype)
     masks, boxes = masks.detach().to(wide), boxes.detach().to(wide)
     if has_kernel("paste_masks_", masks):
         torch.ops.adet_ext.paste_masks_(out, masks, boxes, threshold)
@@ -57,8 +58,7 @@ def paste_blended(
     logits: torch.Tensor, boxes: torch.Tensor, image_size: tuple[int, int], *, threshold: float = 0.5
 ) -> torch.Tensor:
     """:func:`paste_masks` of the probabilities of (D, R, R) logits, as the blend operators give them."""
-    wide = logits if logits.dtype == torch.float64 else logits.float()
-    return paste_masks(wide.sigmoid(), boxes, image_size, threshold=threshold)
+    return paste_masks(logits.to(sum_dtype(logits.dtype)).sigmoid(), boxes, image_size, threshold=threshold)
 
 
 def _paste(out: torch.Tensor, masks: torch.Tensor, boxes: torch.Tensor, threshold: float) -> None:

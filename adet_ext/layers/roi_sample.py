@@ -12,12 +12,13 @@ from collections.abc import Sequence
 
 import torch
 
-from .extension import status
+from .extension import kernel_devices
+from .floats import FLOATS, sum_dtype
 
 __all__ = ["roi_sample", "roi_sample_reference"]
 
 _BORDERS = {"clamp": 0, "zeros": 1}  # as in csrc/bilinear.h
-_TYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+_NATIVE_DEVICES = kernel_devices("roi_sample")
 
 
 def roi_sample(
@@ -62,7 +63,7 @@ def roi_sample(
         return roi_sample_reference(features, boxes, image, level, strides=strides, size=size, border=border)
     return torch.ops.adet_ext.roi_sample(
         features,
-        boxes.to(_sum_type(features[0])),
+        boxes.to(sum_dtype(features[0].dtype)),
         image,
         level,
         [1 / s for s in strides],
@@ -84,7 +85,7 @@ def roi_sample_reference(
 ) -> torch.Tensor:
     """:func:`roi_sample` in plain PyTorch: its specification, and what serves without the compiled operators."""
     kh, kw = size
-    kind, device = _sum_type(features[0]), boxes.device
+    kind, device = sum_dtype(features[0].dtype), boxes.device
     heights, widths = [x.shape[-2] for x in features], [x.shape[-1] for x in features]
     area = [h * w for h, w in zip(heights, widths)]
     starts = [sum(area[:i]) for i in range(len(area))]
@@ -128,10 +129,6 @@ def _neighbours(p: torch.Tensor, size: torch.Tensor, border: str) -> list[tuple[
     ]
 
 
-def _sum_type(feature: torch.Tensor) -> torch.dtype:
-    return torch.float64 if feature.dtype == torch.float64 else torch.float32
-
-
 def _check(features, boxes, image, level, strides, size, border) -> None:
     if not features:
         raise ValueError("features is empty; roi_sample takes one map per level")
@@ -142,7 +139,7 @@ def _check(features, boxes, image, level, strides, size, border) -> None:
                 f"features[{i}] is {tuple(x.shape)}; roi_sample takes (N, C, H, W) with H and W positive, N and C the "
                 "same on every level"
             )
-        if x.dtype not in _TYPES or x.dtype != first.dtype:
+        if x.dtype not in FLOATS or x.dtype != first.dtype:
             raise TypeError(f"features[{i}] is {x.dtype}, features[0] {first.dtype}; roi_sample takes one float type")
     if boxes.dim() != 2 or boxes.shape[1] != 4:
         raise ValueError(f"boxes is {tuple(boxes.shape)}; roi_sample takes (D, 4)")
@@ -164,11 +161,8 @@ def _check(features, boxes, image, level, strides, size, border) -> None:
         raise ValueError(f"border is {border!r}; it can be clamp or zeros")
 
 
-def _register() -> frozenset[str]:
-    """Teach torch the native operators' shapes and gradients. Returns the kinds of device they run on."""
-    found = status()
-    if "roi_sample" not in found.operators:
-        return frozenset()
+def _register() -> None:
+    """Teach torch the native operators' shapes and gradients."""
     ops = torch.ops.adet_ext
 
     @torch.library.register_fake("adet_ext::roi_sample")
@@ -222,7 +216,7 @@ def _register() -> frozenset[str]:
     torch.library.register_autograd("adet_ext::roi_sample", backward, setup_context=setup)
     for name in ("roi_sample_backward_features", "roi_sample_backward_boxes"):
         torch.library.register_autograd(f"adet_ext::{name}", no_second_time)
-    return frozenset(["cpu"] if found.build["cuda"] == "none" else ["cpu", "cuda"])
 
 
-_NATIVE_DEVICES = _register()
+if _NATIVE_DEVICES:
+    _register()

@@ -7,17 +7,16 @@ gives the same numbers as the dense convolution at a small fraction of its cost,
 """
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-__all__ = ["conv3x3_at", "conv_at", "unravel_locations"]
+__all__ = ["conv_at", "unravel_locations"]
 
 
-def conv_at(
-    conv: nn.Conv2d, maps: Sequence[torch.Tensor], image: torch.Tensor, location: torch.Tensor
-) -> torch.Tensor:
+def conv_at(conv: nn.Conv2d, maps: Sequence[torch.Tensor], image: torch.Tensor, location: torch.Tensor) -> torch.Tensor:
     """Evaluate ``conv`` (k x k with k odd, stride 1, zero padding k // 2) at chosen locations.
 
     Args:
@@ -39,21 +38,12 @@ def conv_at(
     return F.linear(patches.reshape(len(location), weight.shape[1]), weight, conv.bias)
 
 
-def conv3x3_at(
-    conv: nn.Conv2d, maps: Sequence[torch.Tensor], image: torch.Tensor, location: torch.Tensor
-) -> torch.Tensor:
-    """:func:`conv_at` for 3x3 kernels."""
-    return conv_at(conv, maps, image, location)
-
-
 def unravel_locations(
     sizes: Sequence[tuple[int, int]], location: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Level, row and column, (P,) each, of positions in maps of the given (H_l, W_l) laid end to end."""
     device = location.device
-    starts = [0]
-    for h, w in sizes:
-        starts.append(starts[-1] + h * w)
+    starts = [0, *accumulate(h * w for h, w in sizes)]
     level = torch.bucketize(location, torch.tensor(starts[1:-1], device=device), right=True)
     start, width = torch.tensor([starts[:-1], [w for _, w in sizes]], device=device)[:, level]
     inside = location - start
@@ -61,15 +51,11 @@ def unravel_locations(
     return level, y, inside - y * width
 
 
-def _neighbour_index(
-    maps: Sequence[torch.Tensor], image: torch.Tensor, location: torch.Tensor, k: int
-) -> torch.Tensor:
+def _neighbour_index(maps: Sequence[torch.Tensor], image: torch.Tensor, location: torch.Tensor, k: int) -> torch.Tensor:
     """Rows of the k x k neighbours of each location in the padded maps laid end to end, image by image: (P, k^2)."""
     device = location.device
     sizes = [x.shape[-2:] for x in maps]
-    starts = [0]
-    for h, w in sizes:
-        starts.append(starts[-1] + (h + k - 1) * (w + k - 1))
+    starts = [0, *accumulate((h + k - 1) * (w + k - 1) for h, w in sizes)]
     level, y, x = unravel_locations(sizes, location)
     start, stride = torch.tensor([starts[:-1], [w + k - 1 for _, w in sizes]], device=device)[:, level]
     corner = image * starts[-1] + start + y * stride + x  # the upper left neighbour

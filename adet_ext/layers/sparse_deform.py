@@ -4,6 +4,7 @@ N images, C channels, L locations over all levels (level by level, each row by r
 """
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 import torch
 from torch.nn import functional as F
@@ -39,9 +40,7 @@ def deform_conv_at(
     k = weight.shape[-1]
     sizes = [x.shape[-2:] for x in maps]
     level, row, column = unravel_locations(sizes, location)
-    starts = [0]
-    for h, w in sizes:
-        starts.append(starts[-1] + h * w)
+    starts = [0, *accumulate(h * w for h, w in sizes)]
     table = torch.tensor([[h for h, _ in sizes], [w for _, w in sizes], starts[:-1]], device=location.device)
     height, width, start = table[:, level, None]  # (P, 1) each
 

@@ -3,8 +3,6 @@
 #include "blend_instance.h"
 #include "blend_share.h"
 
-#include <tuple>
-
 namespace adet_ext {
 namespace {
 
@@ -107,7 +105,7 @@ ADET_INLINE void run_instances(const BlendArgs<T>& a, BlendTask<T>& t, const int
     } else {
       const int64_t maps = a.num * a.side * a.side;
       const FullAttention<T> attention{
-          a.attentions + d * maps, a.num, a.side, a.size, a.line, t.resize, t.resize, t.wide, t.grad_wide, t.ready,
+          a.attentions + d * maps, a.num, a.side, a.size, a.line, t.resize, t.wide, t.grad_wide, t.ready,
           t.grad_wide == nullptr ? nullptr : a.grad_attentions + d * maps};
       run_instance(a, t, d, planes, attention);
     }
@@ -122,117 +120,57 @@ ADET_CLONES void run(const BlendArgs<double>& a, BlendTask<double>& t, const int
 }
 
 template <typename T>
-BlendArgs<T> make_args(
-    const Tensor& bases, const Tensor& attentions, const Tensor& boxes, const Tensor& image, int64_t size, double scale, bool aligned, bool nearest, Weighting weighting) {
+BlendArgs<T> make_args(const BlendCall& call) {
+  const Tensor& bases = call.bases;
   BlendArgs<T> a{};
   a.bases = bases.const_data_ptr<T>();
-  a.attentions = attentions.const_data_ptr<T>();
-  a.boxes = boxes.const_data_ptr<T>();
-  a.image = image.const_data_ptr<int64_t>();
+  a.attentions = call.attentions.const_data_ptr<T>();
+  a.boxes = call.boxes.const_data_ptr<T>();
+  a.image = call.image.const_data_ptr<int64_t>();
   a.num = bases.size(1), a.height = bases.size(2), a.width = bases.size(3);
-  a.side = attentions.size(3), a.size = size, a.line = line_length(size);
+  a.side = call.attentions.size(3), a.size = call.size, a.line = line_length(call.size);
   a.stride_n = bases.stride(0), a.stride_k = bases.stride(1), a.stride_y = bases.stride(2), a.stride_x = bases.stride(3);
-  a.scale = static_cast<T>(scale);
-  a.aligned = aligned, a.nearest = nearest, a.weighting = weighting;
+  a.scale = static_cast<T>(call.scale);
+  a.aligned = call.aligned, a.nearest = call.nearest, a.weighting = call.weighting;
   STD_TORCH_CHECK(
       a.stride_x * a.width < std::numeric_limits<int32_t>::max(), "bases has rows of more than 2^31 numbers");
-  check_images(a.image, boxes.size(0), bases.size(0));
+  check_images(a.image, call.boxes.size(0), bases.size(0));
   return a;
 }
 
-template <typename T>
-Tensor forward(const BlendArgs<T>& args, const Tensor& bases, int64_t count) {
-  BlendArgs<T> a = args;
-  Tensor out = torch::stable::new_empty(bases, {count, a.size, a.size});
-  if (out.numel() == 0) {
-    return out;
+struct Cpu {
+  static Tensor ready(const Tensor& t) {
+    return as(t, sum_type(t));
   }
-  a.out = out.mutable_data_ptr<T>();
-  parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
-    BlendTask<T> task(a, 0, 0, false, false);
-    run(a, task, nullptr, begin, end);
-  });
-  return out;
-}
 
-template <typename T>
-void backward(const BlendArgs<T>& args, int64_t count, int64_t images, Tensor* grad_bases, Tensor* grad_attentions) {
-  BlendArgs<T> a = args;
-  const bool to_bases = grad_bases != nullptr && grad_bases->numel() > 0;
-  const bool to_attentions = grad_attentions != nullptr;
-  const bool at_once = to_bases && to_attentions && whole_images(images);
-  a.grad_attentions = to_attentions ? grad_attentions->mutable_data_ptr<T>() : nullptr;
-  if (to_attentions && !at_once) {
-    parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
-      BlendTask<T> task(a, 0, a.height, false, true);
-      run(a, task, nullptr, begin, end);
+  static Tensor ready_bases(const Tensor& t) {
+    return ready(t);
+  }
+
+  static void forward(const BlendCall& call, Tensor& out) {
+    ADET_DISPATCH_SUMS(out.scalar_type(), "blend", [&] {
+      auto a = make_args<scalar_t>(call);
+      a.out = out.mutable_data_ptr<scalar_t>();
+      share_forward<BlendTask<scalar_t>>(a, out.size(0));
     });
   }
-  if (to_bases) {
-    T* grad = grad_bases->mutable_data_ptr<T>();
-    for_bands(a.image, count, images, a.height, [&](int64_t n, int64_t low, int64_t high, const int64_t* order, int64_t some) {
-      BlendTask<T> task(a, low, high - low, true, at_once);
-      run(a, task, order, 0, some);
-      write_band(task.band, low, high - low, grad + n * grad_bases->stride(0), *grad_bases);
+
+  static void backward(
+      const BlendCall& call, const Tensor& grad, Tensor* grad_bases, Tensor* grad_attentions,
+      bool /* deterministic: it is always */) {
+    ADET_DISPATCH_SUMS(grad.scalar_type(), "blend_backward", [&] {
+      auto a = make_args<scalar_t>(call);
+      a.grad = grad.const_data_ptr<scalar_t>();
+      a.grad_attentions = grad_attentions ? grad_attentions->mutable_data_ptr<scalar_t>() : nullptr;
+      share_backward<BlendTask<scalar_t>>(a, grad.size(0), call.bases.size(0), grad_bases, grad_attentions != nullptr);
     });
   }
-}
+};
 
 } // namespace
-
-Tensor blend_cpu(
-    const Tensor& bases, const Tensor& attentions, const Tensor& boxes, const Tensor& image, int64_t size, double scale, bool aligned, bool nearest, int64_t weighting) {
-  const Weighting rule = check_weighting(weighting);
-  check_mask_size(size);
-  check_blend(bases, attentions, boxes, image, rule);
-  const ScalarType type = computed_in(bases);
-  const Tensor b = as(bases, type), a = torch::stable::contiguous(as(attentions, type));
-  const Tensor box = torch::stable::contiguous(boxes), im = torch::stable::contiguous(image);
-  const Tensor out = type == ScalarType::Double
-      ? forward(make_args<double>(b, a, box, im, size, scale, aligned, nearest, rule), b, boxes.size(0))
-      : forward(make_args<float>(b, a, box, im, size, scale, aligned, nearest, rule), b, boxes.size(0));
-  return as(out, bases.scalar_type());
-}
-
-std::tuple<Tensor, Tensor> blend_backward_cpu(
-    const Tensor& grad,
-    const Tensor& bases,
-    const Tensor& attentions,
-    const Tensor& boxes,
-    const Tensor& image,
-    double scale,
-    bool aligned,
-    bool nearest,
-    int64_t weighting,
-    bool need_bases,
-    bool need_attentions,
-    bool /* deterministic: it is always */) {
-  const Weighting rule = check_weighting(weighting);
-  check_blend(bases, attentions, boxes, image, rule);
-  check_mask_grad(grad, bases, boxes, 0);
-  const ScalarType type = computed_in(bases);
-  const Tensor g = torch::stable::contiguous(as(grad, type));
-  const Tensor b = as(bases, type), a = torch::stable::contiguous(as(attentions, type));
-  const Tensor box = torch::stable::contiguous(boxes), im = torch::stable::contiguous(image);
-  need_attentions = need_attentions && rule != Weighting::one_hot;
-  Tensor grad_bases = need_bases ? torch::stable::empty_like(b) : torch::stable::new_empty(b, {0});
-  Tensor grad_attentions = need_attentions ? torch::stable::empty_like(a) : torch::stable::new_empty(a, {0});
-  auto go = [&](auto args) {
-    using T = std::remove_const_t<std::remove_pointer_t<decltype(args.grad)>>;
-    args.grad = g.const_data_ptr<T>();
-    backward(args, boxes.size(0), bases.size(0), need_bases ? &grad_bases : nullptr, need_attentions ? &grad_attentions : nullptr);
-  };
-  if (type == ScalarType::Double) {
-    go(make_args<double>(b, a, box, im, grad.size(1), scale, aligned, nearest, rule));
-  } else {
-    go(make_args<float>(b, a, box, im, grad.size(1), scale, aligned, nearest, rule));
-  }
-  return {as(grad_bases, bases.scalar_type()), as(grad_attentions, bases.scalar_type())};
-}
-
 } // namespace adet_ext
 
 STABLE_TORCH_LIBRARY_IMPL(adet_ext, CPU, m) {
-  m.impl("blend", TORCH_BOX(&adet_ext::blend_cpu));
-  m.impl("blend_backward", TORCH_BOX(&adet_ext::blend_backward_cpu));
+  m.impl("blend", TORCH_BOX(&adet_ext::blend<adet_ext::Cpu>));
+  m.impl("blend_backward", TORCH_BOX(&adet_ext::blend_backward<adet_ext::Cpu>));
 }

@@ -10,7 +10,7 @@ template <typename T>
 struct FullAttention {
   const T* maps; // (K, M, M)
   int64_t num, side, size, line;
-  Axis<T> x, y;
+  Axis<T> resize; // of both sides
   T* wide; // (M, K, line)
   T* grad_wide; // the same; null where no gradient is wanted
   bool* ready; // (M,)
@@ -36,7 +36,7 @@ struct FullAttention {
         T* to = rows + k * line;
 #pragma omp simd
         for (int64_t i = 0; i < line; ++i) {
-          to[i] = x.w0[i] * from[x.i0[i]] + x.w1[i] * from[x.i1[i]];
+          to[i] = resize.w0[i] * from[resize.i0[i]] + resize.w1[i] * from[resize.i1[i]];
         }
       }
     }
@@ -44,9 +44,9 @@ struct FullAttention {
   }
 
   ADET_INLINE void row(int64_t at, T* to) const {
-    const T* a = widened(y.i0[at]);
-    const T* b = widened(y.i1[at]);
-    const T wa = y.w0[at], wb = y.w1[at];
+    const T* a = widened(resize.i0[at]);
+    const T* b = widened(resize.i1[at]);
+    const T wa = resize.w0[at], wb = resize.w1[at];
 #pragma omp simd
     for (int64_t i = 0; i < num * line; ++i) {
       to[i] = wa * a[i] + wb * b[i];
@@ -54,9 +54,9 @@ struct FullAttention {
   }
 
   ADET_INLINE void add(int64_t at, const T* grad) const {
-    T* a = grad_wide + y.i0[at] * num * line;
-    T* b = grad_wide + y.i1[at] * num * line;
-    const T wa = y.w0[at], wb = y.w1[at];
+    T* a = grad_wide + resize.i0[at] * num * line;
+    T* b = grad_wide + resize.i1[at] * num * line;
+    const T wa = resize.w0[at], wb = resize.w1[at];
     for (int64_t i = 0; i < num * line; ++i) {
       a[i] += wa * grad[i];
     }
@@ -77,8 +77,8 @@ struct FullAttention {
         const T* from = grad_wide + (m * num + k) * line;
         T* to = grad_maps + (k * side + m) * side;
         for (int64_t i = 0; i < size; ++i) {
-          to[x.i0[i]] += x.w0[i] * from[i];
-          to[x.i1[i]] += x.w1[i] * from[i];
+          to[resize.i0[i]] += resize.w0[i] * from[i];
+          to[resize.i1[i]] += resize.w1[i] * from[i];
         }
       }
     }

@@ -47,16 +47,23 @@ struct Between {
   }
 };
 
+// The largest of the attentions at a place.
+template <typename T>
+ADET_INLINE T largest(const T* attention, int64_t n, int64_t line) {
+  T top = attention[0];
+  for (int64_t k = 1; k < n; ++k) {
+    const T a = attention[k * line];
+    top = a > top ? a : top;
+  }
+  return top;
+}
+
 template <typename T, int NUM>
 ADET_INLINE void combine_softmax(const T* attention, const Between<T>& crop, int64_t num, int64_t line, T* out) {
   const int64_t n = NUM > 0 ? NUM : num;
 #pragma omp simd
   for (int64_t i = 0; i < line; ++i) {
-    T top = attention[i];
-    for (int64_t k = 1; k < n; ++k) {
-      const T a = attention[k * line + i];
-      top = a > top ? a : top;
-    }
+    const T top = largest(attention + i, n, line);
     T sum = T(0), total = T(0);
     for (int64_t k = 0; k < n; ++k) {
       const T e = exp_of_negative(attention[k * line + i] - top);
@@ -74,11 +81,7 @@ ADET_INLINE void combine_softmax_backward(
   const int64_t n = NUM > 0 ? NUM : num;
 #pragma omp simd
   for (int64_t i = 0; i < line; ++i) {
-    T top = attention[i];
-    for (int64_t k = 1; k < n; ++k) {
-      const T a = attention[k * line + i];
-      top = a > top ? a : top;
-    }
+    const T top = largest(attention + i, n, line);
     T sum = T(0), total = T(0);
     for (int64_t k = 0; k < n; ++k) {
       const T e = exp_of_negative(attention[k * line + i] - top);

@@ -4,8 +4,6 @@
 #include "blend_project.h"
 #include "blend_share.h"
 
-#include <tuple>
-
 namespace adet_ext {
 namespace {
 
@@ -87,123 +85,57 @@ ADET_CLONES void run(const FactoredArgs<double>& a, FactoredTask<double>& t, con
   run_instances(a, t, order, begin, end);
 }
 
-// The inputs, checked, in the type they are computed in, contiguous.
-struct FactoredInputs {
-  FactoredInputs(
-      const Tensor& bases_, const Tensor& t_, const Tensor& sigma_, const Tensor& u_, const Tensor& v_, const Tensor& boxes_, const Tensor& image_)
-      : bases((check_factored(bases_, t_, sigma_, u_, v_, boxes_, image_), dense(bases_))),
-        t(dense(t_)),
-        sigma(dense(sigma_)),
-        u(dense(u_)),
-        v(dense(v_)),
-        boxes(torch::stable::contiguous(boxes_)),
-        image(torch::stable::contiguous(image_)) {}
+template <typename T>
+FactoredArgs<T> make_args(const FactoredCall& call) {
+  const Tensor &bases = call.bases, &u = call.u;
+  FactoredArgs<T> a{};
+  a.bases = bases.const_data_ptr<T>(), a.t = call.t.const_data_ptr<T>(), a.sigma = call.sigma.const_data_ptr<T>();
+  a.u = u.const_data_ptr<T>(), a.v = call.v.const_data_ptr<T>(), a.boxes = call.boxes.const_data_ptr<T>();
+  a.image = call.image.const_data_ptr<int64_t>();
+  a.channels = bases.size(1), a.height = bases.size(2), a.width = bases.size(3);
+  a.num = u.size(0), a.rank = u.size(1), a.size = u.size(2), a.line = line_length(a.size);
+  a.scale = static_cast<T>(call.scale), a.aligned = call.aligned, a.weighting = call.weighting;
+  check_images(a.image, call.boxes.size(0), bases.size(0));
+  return a;
+}
 
-  template <typename T>
-  FactoredArgs<T> args(double scale, bool aligned, Weighting weighting) const {
-    FactoredArgs<T> a{};
-    a.bases = bases.const_data_ptr<T>(), a.t = t.const_data_ptr<T>(), a.sigma = sigma.const_data_ptr<T>();
-    a.u = u.const_data_ptr<T>(), a.v = v.const_data_ptr<T>(), a.boxes = boxes.const_data_ptr<T>();
-    a.image = image.const_data_ptr<int64_t>();
-    a.channels = bases.size(1), a.height = bases.size(2), a.width = bases.size(3);
-    a.num = u.size(0), a.rank = u.size(1), a.size = u.size(2), a.line = line_length(a.size);
-    a.scale = static_cast<T>(scale), a.aligned = aligned, a.weighting = weighting;
-    check_images(a.image, boxes.size(0), bases.size(0));
-    return a;
+struct Cpu {
+  static Tensor ready(const Tensor& t) {
+    return as(t, sum_type(t));
   }
 
-  Tensor bases, t, sigma, u, v, boxes, image;
+  static Tensor ready_bases(const Tensor& t) {
+    return torch::stable::contiguous(ready(t));
+  }
+
+  static void forward(const FactoredCall& call, Tensor& out) {
+    ADET_DISPATCH_SUMS(out.scalar_type(), "blend_factored", [&] {
+      auto a = make_args<scalar_t>(call);
+      a.out = out.mutable_data_ptr<scalar_t>();
+      share_forward<FactoredTask<scalar_t>>(a, out.size(0));
+    });
+  }
+
+  static void backward(
+      const FactoredCall& call, const Tensor& grad, Tensor* grad_bases, const FactorGrads* factors,
+      bool /* deterministic: it is always */) {
+    ADET_DISPATCH_SUMS(grad.scalar_type(), "blend_factored_backward", [&] {
+      auto a = make_args<scalar_t>(call);
+      a.grad = grad.const_data_ptr<scalar_t>();
+      if (factors != nullptr) {
+        a.grad_t = factors->t->mutable_data_ptr<scalar_t>();
+        a.along_x = factors->along_x->mutable_data_ptr<scalar_t>();
+        a.along_y = factors->along_y->mutable_data_ptr<scalar_t>();
+      }
+      share_backward<FactoredTask<scalar_t>>(a, grad.size(0), call.bases.size(0), grad_bases, factors != nullptr);
+    });
+  }
 };
 
-template <typename T>
-void forward(FactoredArgs<T> a, Tensor& out) {
-  if (out.numel() == 0) {
-    return;
-  }
-  a.out = out.mutable_data_ptr<T>();
-  parallel_for(0, out.size(0), 1, [&](int64_t begin, int64_t end) {
-    FactoredTask<T> task(a, 0, 0, false, false);
-    run(a, task, nullptr, begin, end);
-  });
-}
-
-template <typename T>
-void backward(
-    FactoredArgs<T> a, int64_t images, const Tensor& grad, Tensor& grad_bases, Tensor& grad_t, Tensor& along_x, Tensor& along_y, bool to_bases, bool to_factors) {
-  const int64_t count = grad.size(0);
-  a.grad = grad.const_data_ptr<T>();
-  a.grad_t = grad_t.mutable_data_ptr<T>(), a.along_x = along_x.mutable_data_ptr<T>();
-  a.along_y = along_y.mutable_data_ptr<T>();
-  to_bases = to_bases && grad_bases.numel() > 0;
-  const bool at_once = to_bases && to_factors && whole_images(images);
-  if (to_factors && !at_once) {
-    parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
-      FactoredTask<T> task(a, 0, a.height, false, true);
-      run(a, task, nullptr, begin, end);
-    });
-  }
-  if (to_bases) {
-    T* to = grad_bases.mutable_data_ptr<T>();
-    for_bands(a.image, count, images, a.height, [&](int64_t n, int64_t low, int64_t high, const int64_t* order, int64_t some) {
-      FactoredTask<T> task(a, low, high - low, true, at_once);
-      run(a, task, order, 0, some);
-      write_band(task.band, low, high - low, to + n * grad_bases.stride(0), grad_bases);
-    });
-  }
-}
-
 } // namespace
-
-Tensor blend_factored_cpu(
-    const Tensor& bases, const Tensor& t, const Tensor& sigma, const Tensor& u, const Tensor& v, const Tensor& boxes, const Tensor& image, double scale, bool aligned, int64_t weighting) {
-  const Weighting rule = check_weighting(weighting);
-  const FactoredInputs in(bases, t, sigma, u, v, boxes, image);
-  Tensor out = torch::stable::new_empty(in.bases, {boxes.size(0), u.size(2), u.size(2)});
-  if (computed_in(bases) == ScalarType::Double) {
-    forward(in.args<double>(scale, aligned, rule), out);
-  } else {
-    forward(in.args<float>(scale, aligned, rule), out);
-  }
-  return as(out, bases.scalar_type());
-}
-
-std::tuple<Tensor, Tensor, Tensor, Tensor> blend_factored_backward_cpu(
-    const Tensor& grad,
-    const Tensor& bases,
-    const Tensor& t,
-    const Tensor& sigma,
-    const Tensor& u,
-    const Tensor& v,
-    const Tensor& boxes,
-    const Tensor& image,
-    double scale,
-    bool aligned,
-    int64_t weighting,
-    bool need_bases,
-    bool need_factors,
-    bool /* deterministic: it is always */) {
-  const Weighting rule = check_weighting(weighting);
-  const FactoredInputs in(bases, t, sigma, u, v, boxes, image);
-  check_mask_grad(grad, bases, boxes, u.size(2));
-  const Tensor g = dense(grad), none = torch::stable::new_empty(in.bases, {0});
-  Tensor grad_bases = need_bases ? torch::stable::empty_like(in.bases) : none;
-  Tensor grad_t = need_factors ? torch::stable::empty_like(in.t) : torch::stable::new_empty(in.t, {0});
-  auto share = [&] {
-    return need_factors ? torch::stable::new_empty(in.u, {boxes.size(0), u.size(0), u.size(1), u.size(2)})
-                        : torch::stable::new_empty(in.u, {0});
-  };
-  Tensor along_x = share(), along_y = share();
-  if (computed_in(bases) == ScalarType::Double) {
-    backward(in.args<double>(scale, aligned, rule), bases.size(0), g, grad_bases, grad_t, along_x, along_y, need_bases, need_factors);
-  } else {
-    backward(in.args<float>(scale, aligned, rule), bases.size(0), g, grad_bases, grad_t, along_x, along_y, need_bases, need_factors);
-  }
-  return {as(grad_bases, bases.scalar_type()), as(grad_t, bases.scalar_type()), along_x, along_y};
-}
-
 } // namespace adet_ext
 
 STABLE_TORCH_LIBRARY_IMPL(adet_ext, CPU, m) {
-  m.impl("blend_factored", TORCH_BOX(&adet_ext::blend_factored_cpu));
-  m.impl("blend_factored_backward", TORCH_BOX(&adet_ext::blend_factored_backward_cpu));
+  m.impl("blend_factored", TORCH_BOX(&adet_ext::blend_factored<adet_ext::Cpu>));
+  m.impl("blend_factored_backward", TORCH_BOX(&adet_ext::blend_factored_backward<adet_ext::Cpu>));
 }

@@ -6,25 +6,10 @@
 #include "../blend.h"
 #include "cpu.h"
 
-#include <torch/csrc/stable/ops.h>
-
 #include <algorithm>
 #include <vector>
 
 namespace adet_ext {
-
-inline ScalarType computed_in(const Tensor& t) {
-  return t.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-}
-
-inline Tensor as(const Tensor& t, ScalarType type) {
-  return t.scalar_type() == type ? t : torch::stable::to(t, type);
-}
-
-// In the computing type, contiguous.
-inline Tensor dense(const Tensor& t) {
-  return torch::stable::contiguous(as(t, computed_in(t)));
-}
 
 inline void check_images(const int64_t* image, int64_t count, int64_t images) {
   for (int64_t d = 0; d < count; ++d) {
@@ -77,6 +62,37 @@ void write_band(const T* band, int64_t low, int64_t rows, T* image, const Tensor
       }
     }
   }
+}
+
+// Both directions, of arguments and of a task: what a thread needs beside them, for the gradient of a band of rows of the
+// bases and that of the weights, or neither. run(arguments, task, order, begin, end) does instances order[begin] and on.
+template <class Task, class Args>
+void share_forward(const Args& a, int64_t count) {
+  parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
+    Task task(a, 0, 0, false, false);
+    run(a, task, nullptr, begin, end);
+  });
+}
+
+template <class Task, class Args>
+void share_backward(const Args& a, int64_t count, int64_t images, Tensor* grad_bases, bool to_weights) {
+  using T = std::remove_const_t<decltype(a.scale)>;
+  const bool at_once = grad_bases != nullptr && to_weights && whole_images(images);
+  if (to_weights && !at_once) {
+    parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
+      Task task(a, 0, a.height, false, true);
+      run(a, task, nullptr, begin, end);
+    });
+  }
+  if (grad_bases == nullptr) {
+    return;
+  }
+  T* grad = grad_bases->mutable_data_ptr<T>();
+  for_bands(a.image, count, images, a.height, [&](int64_t n, int64_t low, int64_t high, const int64_t* order, int64_t some) {
+    Task task(a, low, high - low, true, at_once);
+    run(a, task, order, 0, some);
+    write_band(task.band, low, high - low, grad + n * grad_bases->stride(0), *grad_bases);
+  });
 }
 
 } // namespace adet_ext

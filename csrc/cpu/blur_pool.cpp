@@ -8,9 +8,6 @@
 namespace adet_ext {
 namespace {
 
-using torch::headeronly::BFloat16;
-using torch::headeronly::Half;
-
 // One direction as a banded matrix: output j is the sum over k < count[j] of weight[j][k] * input[start[j] + k]. The
 // border is in the tables. From low to high - 1 the pattern repeats: row j + step is row j, moved on.
 struct Band {
@@ -128,11 +125,12 @@ combine(int count, const From* from, int64_t stride, const float* weight, To* to
   }
 }
 
+template <typename T>
 struct Job {
-  const void* from;
-  void* to;
+  const T* from;
+  T* to;
   int64_t channels;
-  int64_t image, channel, line, column; // strides of the input
+  BlurStrides strides; // of the input
   int taps, stride;
   bool backward;
   Band rows, columns;
@@ -143,14 +141,14 @@ constexpr int64_t kBuffer = 4096;
 
 // Channels-last: items are output rows of all images.
 template <typename T>
-ADET_INLINE void blur_channels_last(const Job& job, int64_t begin, int64_t end, acc_t<T>* buffer) {
+ADET_INLINE void blur_channels_last(const Job<T>& job, int64_t begin, int64_t end, acc_t<T>* buffer) {
   const Band &rows = job.rows, &columns = job.columns;
   const int64_t C = job.channels;
   const int64_t tile = std::max<int64_t>(kBuffer / C, 1); // input columns
   for (int64_t item = begin; item < end; ++item) {
     const int64_t o = item % rows.out;
-    const T* from = static_cast<const T*>(job.from) + item / rows.out * job.image + rows.start[o] * job.line;
-    T* to = static_cast<T*>(job.to) + item * columns.out * C;
+    const T* from = job.from + item / rows.out * job.strides.image + rows.start[o] * job.strides.line;
+    T* to = job.to + item * columns.out * C;
     for (int64_t p = 0; p < columns.out;) {
       const int64_t left = columns.start[p];
       int64_t q = p, right = left;
@@ -158,11 +156,11 @@ ADET_INLINE void blur_channels_last(const Job& job, int64_t begin, int64_t end, 
         right = std::max(right, columns.start[q] + columns.count[q]);
         ++q;
       }
-      if (job.column == C) {
-        combine(rows.count[o], from + left * C, job.line, rows.row(o), buffer, (right - left) * C);
+      if (job.strides.column == C) {
+        combine(rows.count[o], from + left * C, job.strides.line, rows.row(o), buffer, (right - left) * C);
       } else {
         for (int64_t i = left; i < right; ++i) {
-          combine(rows.count[o], from + i * job.column, job.line, rows.row(o), buffer + (i - left) * C, C);
+          combine(rows.count[o], from + i * job.strides.column, job.strides.line, rows.row(o), buffer + (i - left) * C, C);
         }
       }
       for (; p < q;) {
@@ -210,7 +208,7 @@ ADET_INLINE void grow(const acc* from, T* to, int64_t n) {
 }
 
 template <int M, typename acc, typename T>
-ADET_INLINE void regular(const Job& job, const acc* from, T* to, int64_t n) {
+ADET_INLINE void regular(const Job<T>& job, const acc* from, T* to, int64_t n) {
   if (!job.backward) {
     switch (job.stride) {
       case 1: return shrink<M, 1>(from, to, n);
@@ -226,7 +224,7 @@ ADET_INLINE void regular(const Job& job, const acc* from, T* to, int64_t n) {
 }
 
 template <typename acc, typename T>
-ADET_INLINE void blur_columns(const Job& job, const acc* buffer, T* to) {
+ADET_INLINE void blur_columns(const Job<T>& job, const acc* buffer, T* to) {
   const Band& columns = job.columns;
   const int64_t low = columns.low, high = columns.high;
   for (int64_t p = 0; p < columns.out; p = p + 1 == low ? std::max(high, low) : p + 1) {
@@ -262,118 +260,57 @@ ADET_INLINE void blur_columns(const Job& job, const acc* buffer, T* to) {
 
 // Contiguous: items are output rows of all channels of all images.
 template <typename T>
-ADET_INLINE void blur_contiguous(const Job& job, int64_t begin, int64_t end, acc_t<T>* buffer) {
+ADET_INLINE void blur_contiguous(const Job<T>& job, int64_t begin, int64_t end, acc_t<T>* buffer) {
   const Band &rows = job.rows, &columns = job.columns;
   for (int64_t item = begin; item < end; ++item) {
     const int64_t o = item % rows.out, plane = item / rows.out;
-    const T* from = static_cast<const T*>(job.from) + plane / job.channels * job.image +
-        plane % job.channels * job.channel + rows.start[o] * job.line;
-    combine(rows.count[o], from, job.line, rows.row(o), buffer, columns.in);
-    blur_columns(job, buffer, static_cast<T*>(job.to) + item * columns.out);
+    const T* from = job.from + plane / job.channels * job.strides.image + plane % job.channels * job.strides.channel +
+        rows.start[o] * job.strides.line;
+    combine(rows.count[o], from, job.strides.line, rows.row(o), buffer, columns.in);
+    blur_columns(job, buffer, job.to + item * columns.out);
   }
 }
 
-#define ADET_BLUR_KERNELS(T, NAME)                                                                             \
-  ADET_CLONES void channels_last_##NAME(const Job& job, int64_t begin, int64_t end, void* buffer) {            \
-    blur_channels_last<T>(job, begin, end, static_cast<acc_t<T>*>(buffer));                                    \
-  }                                                                                                            \
-  ADET_CLONES void contiguous_##NAME(const Job& job, int64_t begin, int64_t end, void* buffer) {               \
-    blur_contiguous<T>(job, begin, end, static_cast<acc_t<T>*>(buffer));                                       \
+#define ADET_BLUR_KERNELS(T)                                                                           \
+  ADET_CLONES void run_channels_last(const Job<T>& job, int64_t begin, int64_t end, acc_t<T>* buffer) { \
+    blur_channels_last(job, begin, end, buffer);                                                       \
+  }                                                                                                    \
+  ADET_CLONES void run_contiguous(const Job<T>& job, int64_t begin, int64_t end, acc_t<T>* buffer) {    \
+    blur_contiguous(job, begin, end, buffer);                                                          \
   }
-ADET_BLUR_KERNELS(float, float)
-ADET_BLUR_KERNELS(double, double)
-ADET_BLUR_KERNELS(Half, half)
-ADET_BLUR_KERNELS(BFloat16, bfloat16)
+ADET_BLUR_KERNELS(float)
+ADET_BLUR_KERNELS(double)
+ADET_BLUR_KERNELS(torch::headeronly::Half)
+ADET_BLUR_KERNELS(torch::headeronly::BFloat16)
 
-void run(const Job& job, ScalarType type, bool channels_last, int64_t begin, int64_t end, void* buffer) {
-  switch (type) {
-    case ScalarType::Float:
-      return channels_last ? channels_last_float(job, begin, end, buffer) : contiguous_float(job, begin, end, buffer);
-    case ScalarType::Double:
-      return channels_last ? channels_last_double(job, begin, end, buffer)
-                           : contiguous_double(job, begin, end, buffer);
-    case ScalarType::Half:
-      return channels_last ? channels_last_half(job, begin, end, buffer) : contiguous_half(job, begin, end, buffer);
-    default:
-      return channels_last ? channels_last_bfloat16(job, begin, end, buffer)
-                           : contiguous_bfloat16(job, begin, end, buffer);
-  }
-}
-
-Tensor apply(const Tensor& x, const BlurAxis& vertical, const BlurAxis& horizontal, bool backward) {
-  const auto type = x.scalar_type();
-  STD_TORCH_CHECK(
-      type == ScalarType::Float || type == ScalarType::Double || type == ScalarType::Half ||
-          type == ScalarType::BFloat16,
-      "x is ",
-      torch::headeronly::toString(type),
-      "; it takes float32, float64, float16 or bfloat16");
-  const BlurInput input = blur_input(x);
-  const Tensor& t = input.tensor;
-  const int64_t height = backward ? vertical.in : vertical.out, width = backward ? horizontal.in : horizontal.out;
-  Tensor out = blur_output(input, height, width);
-  if (out.numel() == 0) {
-    return out;
-  }
-  Job job;
-  job.from = t.const_data_ptr();
-  job.to = out.mutable_data_ptr();
-  job.channels = t.size(1);
-  job.image = t.stride(0);
-  job.channel = t.stride(1);
-  job.line = t.stride(2);
-  job.column = t.stride(3);
-  job.taps = vertical.taps;
-  job.stride = static_cast<int>(vertical.stride);
-  job.backward = backward;
-  job.rows = make_band(vertical, backward);
-  job.columns = make_band(horizontal, backward);
-
-  const int64_t C = job.channels;
-  const int64_t items = t.size(0) * height * (input.channels_last ? 1 : C);
-  const int64_t work = std::max<int64_t>(out.numel() / items, 1); // numbers an item
+void run(const BlurCall& call) {
+  const Tensor &from = call.from, &to = call.to;
+  const int64_t C = from.size(1), width = from.size(3);
+  const int64_t items = to.size(0) * to.size(2) * (call.channels_last ? 1 : C);
+  const int64_t grain = std::max<int64_t>(16384 * items / to.numel(), 1);
   // A single output may take more of the input than a tile has.
-  const int64_t floats = input.channels_last ? std::max(kBuffer, kMaxTaps * C) : std::max<int64_t>(job.columns.in, 1);
-  const int64_t grain = std::max<int64_t>(16384 / work, 1);
-  parallel_for(0, items, grain, [&](int64_t begin, int64_t end) {
-    std::vector<double> buffer(type == ScalarType::Double ? floats : (floats + 1) / 2);
-    run(job, type, input.channels_last, begin, end, buffer.data());
+  const int64_t room = call.channels_last ? std::max(kBuffer, kMaxTaps * C) : width;
+  ADET_DISPATCH(from.scalar_type(), "blur_pool", [&] {
+    const Job<scalar_t> job{
+        from.const_data_ptr<scalar_t>(), to.mutable_data_ptr<scalar_t>(), C, BlurStrides(from), call.rows.taps,
+        static_cast<int>(call.rows.stride), call.backward, make_band(call.rows, call.backward),
+        make_band(call.columns, call.backward)};
+    parallel_for(0, items, grain, [&](int64_t begin, int64_t end) {
+      std::vector<acc_t<scalar_t>> buffer(room);
+      if (call.channels_last) {
+        run_channels_last(job, begin, end, buffer.data());
+      } else {
+        run_contiguous(job, begin, end, buffer.data());
+      }
+    });
   });
-  return out;
-}
-
-Tensor
-blur_pool(Tensor x, int64_t taps, int64_t stride, int64_t padding, int64_t rows, int64_t columns) {
-  check_blur(x, "x", taps, stride, padding, rows, columns);
-  return apply(
-      x,
-      make_blur_axis(x.size(2), taps, stride, padding, rows),
-      make_blur_axis(x.size(3), taps, stride, padding, columns),
-      false);
-}
-
-Tensor blur_pool_backward(
-    Tensor grad,
-    int64_t height,
-    int64_t width,
-    int64_t taps,
-    int64_t stride,
-    int64_t padding,
-    int64_t rows,
-    int64_t columns) {
-  check_blur(grad, "grad", taps, stride, padding, rows, columns);
-  const BlurAxis vertical = make_blur_axis(height, taps, stride, padding, rows);
-  const BlurAxis horizontal = make_blur_axis(width, taps, stride, padding, columns);
-  check_size(grad, "grad", 2, vertical.out);
-  check_size(grad, "grad", 3, horizontal.out);
-  return apply(grad, vertical, horizontal, true);
 }
 
 } // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(adet_ext, CPU, m) {
-  m.impl("blur_pool", TORCH_BOX(&blur_pool));
-  m.impl("blur_pool_backward", TORCH_BOX(&blur_pool_backward));
+  m.impl("blur_pool", TORCH_BOX(&blur_pool<run>));
+  m.impl("blur_pool_backward", TORCH_BOX(&blur_pool_backward<run>));
 }
 
 } // namespace adet_ext

@@ -11,11 +11,7 @@
 #define ADET_CLONES
 #endif
 
-#if defined(__GNUC__)
-#define ADET_INLINE inline __attribute__((always_inline))
-#else
-#define ADET_INLINE inline
-#endif
+#define ADET_INLINE ADET_HOST_DEVICE
 
 namespace adet_ext {
 

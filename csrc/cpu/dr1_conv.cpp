@@ -1,5 +1,4 @@
 // dr1_conv on the CPU: the Winograd convolution with its factors, for float32 and float64 and channels by the 16.
-#include "../dr1_conv.h"
 #include "winograd.h"
 
 #include <memory>
@@ -9,7 +8,6 @@ namespace {
 
 #if defined(ADET_WINOGRAD)
 
-using winograd::Map;
 using winograd::Problem;
 
 // What one instruction set does: outputs of a group (two registers), and the two loops.
@@ -67,21 +65,6 @@ Kernels<double> best_kernels<double>([[maybe_unused]] int64_t outputs) {
   ADET_BEST_KERNELS(double)
 }
 
-template <class S>
-Map<S> map_of(const Tensor& t) {
-  return {static_cast<S*>(t.data_ptr()), t.stride(0), t.stride(2), t.stride(3)};
-}
-
-// An input's map; the tensor that it lies in, perhaps a copy, goes into `alive`.
-template <class S>
-Map<S> input(const MaybeTensor& t, std::vector<Tensor>& alive) {
-  if (!t) {
-    return {};
-  }
-  alive.push_back(channels_together(*t));
-  return map_of<S>(alive.back());
-}
-
 // Memory on a cache line, not initialised.
 template <class S>
 struct Scratch {
@@ -95,8 +78,17 @@ struct Scratch {
   S* const data;
 };
 
+// The tensor itself where its channels lie together, as in a channels-last map or a part of its channels; else a copy.
+Tensor channels_together(const Tensor& t) {
+  return t.stride(1) == 1 ? t : torch::stable::contiguous(t, torch::headeronly::MemoryFormat::ChannelsLast);
+}
+
 template <class S>
-void run(Problem<S> p, const Tensor& weight, bool turned) {
+void compute(const Dr1Call& call) {
+  std::vector<Tensor> alive;
+  const auto& [N, C, O, H, W] = call.sizes;
+  Problem<S> p{call.maps<S>(channels_together, alive), N, C, O, H, W, nullptr};
+  const Tensor& weight = call.weight;
   const Kernels<S> kernels = best_kernels<S>(p.O);
   const Scratch<S> filters(16 * p.C * p.O);
   const std::array<int64_t, 4> stride{weight.stride(0), weight.stride(1), weight.stride(2), weight.stride(3)};
@@ -104,7 +96,7 @@ void run(Problem<S> p, const Tensor& weight, bool turned) {
   const int64_t groups = p.O / kernels.group, grain = 1 + 16384 / (p.C * kernels.group);
   parallel_for(0, groups, grain, [&](int64_t begin, int64_t end) {
     for (int64_t g = begin; g < end; ++g) {
-      kernels.filters(from, stride.data(), p.C, p.O, turned, g * kernels.group, filters.data);
+      kernels.filters(from, stride.data(), p.C, p.O, call.turned, g * kernels.group, filters.data);
     }
   });
   p.filters = filters.data;
@@ -116,61 +108,16 @@ void run(Problem<S> p, const Tensor& weight, bool turned) {
   });
 }
 
-template <class S>
-void compute(
-    const Dr1Sizes& s,
-    const Tensor& x,
-    const MaybeTensor& before,
-    const Tensor& weight,
-    const MaybeTensor& bias,
-    bool turned,
-    const MaybeTensor& after,
-    const MaybeTensor& after2,
-    const Tensor& first,
-    const Tensor* second) {
-  std::vector<Tensor> alive;
-  Problem<S> p{s.N, s.C, s.O, s.H, s.W};
-  p.x = input<S>(x, alive);
-  p.before = input<S>(before, alive);
-  p.after = input<S>(after, alive);
-  p.after2 = input<S>(after2, alive);
-  p.result = map_of<S>(first);
-  if (second) {
-    p.result2 = map_of<S>(*second);
-  }
-  if (bias) {
-    alive.push_back(torch::stable::contiguous(*bias));
-    p.bias = static_cast<const S*>(alive.back().data_ptr());
-  }
-  run<S>(p, weight, turned);
-}
-
 #endif
 
-std::tuple<Tensor, Tensor> dr1_conv(
-    const Tensor& x,
-    const MaybeTensor& before,
-    const Tensor& weight,
-    const MaybeTensor& bias,
-    bool turned,
-    const MaybeTensor& after,
-    const MaybeTensor& after2,
-    int64_t results) {
-  const Dr1Sizes s = check_dr1(x, before, weight, bias, turned, after, after2, results);
+void run([[maybe_unused]] const Dr1Call& call) {
 #if defined(ADET_WINOGRAD)
-  STD_TORCH_CHECK(
-      s.C % 16 == 0 && s.O % 16 == 0, "weight is ", s.O, " x ", s.C, "; on the CPU both are multiples of 16");
-  const Tensor first = new_map(x, s), second = new_map(x, s, results == 1);
-  if (s.locations() > 0 && s.O > 0) {
-    const Tensor* const other = results == 2 ? &second : nullptr;
-    if (x.scalar_type() == ScalarType::Double) {
-      compute<double>(s, x, before, weight, bias, turned, after, after2, first, other);
-    } else {
-      check_type(x, "x", ScalarType::Float);
-      compute<float>(s, x, before, weight, bias, turned, after, after2, first, other);
-    }
+  if (call.x.scalar_type() == ScalarType::Double) {
+    compute<double>(call);
+  } else {
+    check_type(call.x, "x", ScalarType::Float);
+    compute<float>(call);
   }
-  return {first, second};
 #else
   STD_TORCH_CHECK(false, "dr1_conv has no CPU kernel from this compiler");
 #endif
@@ -179,7 +126,7 @@ std::tuple<Tensor, Tensor> dr1_conv(
 } // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(adet_ext, CPU, m) {
-  m.impl("dr1_conv", TORCH_BOX(&dr1_conv));
+  m.impl("dr1_conv", TORCH_BOX(&dr1_conv<run>));
 }
 
 } // namespace adet_ext

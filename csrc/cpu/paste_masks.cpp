@@ -3,8 +3,6 @@
 #include "../paste_masks.h"
 #include "blend_tables.h"
 
-#include <torch/csrc/stable/ops.h>
-
 #include <algorithm>
 
 namespace adet_ext {
@@ -111,34 +109,21 @@ ADET_CLONES void run(const PasteArgs<double>& a, PasteTask<double>& task, int64_
   paste(a, task, begin, end);
 }
 
-template <typename T>
 void paste_all(const Tensor& out, const Tensor& masks, const Tensor& boxes, double threshold) {
-  const PasteArgs<T> a{
-      masks.const_data_ptr<T>(), boxes.const_data_ptr<T>(), out.mutable_data_ptr<bool>(),
-      masks.size(2), out.size(1), out.size(2), static_cast<T>(threshold)};
-  parallel_for(0, out.size(0), 1, [&](int64_t begin, int64_t end) {
-    PasteTask<T> task(a);
-    run(a, task, begin, end);
+  ADET_DISPATCH_SUMS(masks.scalar_type(), "paste_masks_", [&] {
+    const PasteArgs<scalar_t> a{
+        masks.const_data_ptr<scalar_t>(), boxes.const_data_ptr<scalar_t>(), out.mutable_data_ptr<bool>(),
+        masks.size(2), out.size(1), out.size(2), static_cast<scalar_t>(threshold)};
+    parallel_for(0, out.size(0), 1, [&](int64_t begin, int64_t end) {
+      PasteTask<scalar_t> task(a);
+      run(a, task, begin, end);
+    });
   });
 }
 
 } // namespace
-
-void paste_masks_cpu(Tensor out, const Tensor& masks, const Tensor& boxes, double threshold) {
-  check_paste(out, masks, boxes, threshold);
-  if (out.numel() == 0 || masks.numel() == 0) {
-    return;
-  }
-  const Tensor m = torch::stable::contiguous(masks), b = torch::stable::contiguous(boxes);
-  if (masks.scalar_type() == ScalarType::Double) {
-    paste_all<double>(out, m, b, threshold);
-  } else {
-    paste_all<float>(out, m, b, threshold);
-  }
-}
-
 } // namespace adet_ext
 
 STABLE_TORCH_LIBRARY_IMPL(adet_ext, CPU, m) {
-  m.impl("paste_masks_", TORCH_BOX(&adet_ext::paste_masks_cpu));
+  m.impl("paste_masks_", TORCH_BOX(&adet_ext::paste_masks<adet_ext::paste_all>));
 }

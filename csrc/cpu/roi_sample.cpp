@@ -281,111 +281,87 @@ void check_indices(const Tensor& index, const char* name, int64_t size) {
   }
 }
 
-Tensor roi_sample(
-    std::vector<Tensor> features, Tensor boxes, Tensor image, Tensor level, std::vector<double> scales, int64_t kh,
-    int64_t kw, int64_t border, bool channels_last) {
-  STD_TORCH_CHECK(!features.empty(), "features is empty; it takes one map per level");
-  STD_TORCH_CHECK(kh > 0 && kw > 0, "size is ", kh, " x ", kw, "; it takes positive numbers");
-  const Tensor& first = features[0];
-  check_boxes(first, boxes, image, level);
-  const Tensor b = torch::stable::contiguous(boxes), n = torch::stable::contiguous(image),
-               l = torch::stable::contiguous(level);
-  check_indices(n, "image", first.size(0));
-  check_indices(l, "level", static_cast<int64_t>(features.size()));
-  const int64_t count = boxes.size(0), channels = first.size(1);
-  Tensor out = new_samples(first, count, channels, kh, kw, channels_last);
-  ADET_DISPATCH(first.scalar_type(), "roi_sample", ([&] {
-                  using T = typename Storage<scalar_t>::type;
-                  using acc = acc_t<scalar_t>;
-                  const auto levels = make_levels<const T, acc>(features, scales);
-                  const auto divided = make_boxes<acc>(b, n, l, kh, kw, border);
-                  T* to = static_cast<T*>(out.mutable_data_ptr());
-                  const int64_t values = std::max<int64_t>(channels * kw, 1);
-                  if (channels_last) {
-                    const int64_t grain = std::max<int64_t>(kGrain / values, 1);
-                    parallel_for(0, count * kh, grain, [&](int64_t begin, int64_t end) {
-                      run_forward_rows(levels, divided, channels, to, begin, end);
-                    });
-                  } else {
-                    const int64_t grain = std::max<int64_t>(kGrain / (values * kh), 1);
-                    parallel_for(0, count, grain, [&](int64_t begin, int64_t end) {
-                      std::vector<int32_t> at(4 * kh * kw);
-                      std::vector<acc> weight(4 * kh * kw);
-                      run_forward_planes(levels, divided, channels, to, at.data(), weight.data(), begin, end);
-                    });
-                  }
-                }));
-  return out;
-}
+struct Cpu {
+  static void forward(
+      const RoiCall& call, const std::vector<Tensor>& features, const std::vector<double>& scales, bool channels_last,
+      Tensor& out) {
+    const int64_t count = out.size(0), channels = out.size(1), kh = call.kh, kw = call.kw;
+    check_indices(call.image, "image", features[0].size(0));
+    check_indices(call.level, "level", static_cast<int64_t>(features.size()));
+    ADET_DISPATCH(out.scalar_type(), "roi_sample", [&] {
+      using T = typename Storage<scalar_t>::type;
+      using acc = acc_t<scalar_t>;
+      const auto levels = make_levels<const T, acc>(features, scales);
+      const auto boxes = call.boxes<acc>();
+      T* to = static_cast<T*>(out.mutable_data_ptr());
+      if (channels_last) {
+        const int64_t grain = std::max<int64_t>(kGrain / (channels * kw), 1);
+        parallel_for(0, count * kh, grain, [&](int64_t begin, int64_t end) {
+          run_forward_rows(levels, boxes, channels, to, begin, end);
+        });
+      } else {
+        const int64_t grain = std::max<int64_t>(kGrain / (channels * kw * kh), 1);
+        parallel_for(0, count, grain, [&](int64_t begin, int64_t end) {
+          std::vector<int32_t> at(4 * kh * kw);
+          std::vector<acc> weight(4 * kh * kw);
+          run_forward_planes(levels, boxes, channels, to, at.data(), weight.data(), begin, end);
+        });
+      }
+    });
+  }
 
-std::vector<Tensor> roi_sample_backward_features(
-    Tensor grad, Tensor boxes, Tensor image, Tensor level, std::vector<int64_t> sizes, std::vector<double> scales,
-    int64_t border, bool channels_last, bool /* deterministic: it always is */) {
-  check_dim(grad, "grad", 4);
-  check_boxes(grad, boxes, image, level);
-  check_size(grad, "grad", 0, boxes.size(0));
-  const Tensor b = torch::stable::contiguous(boxes), n = torch::stable::contiguous(image),
-               l = torch::stable::contiguous(level), g = dense_grad(grad, channels_last);
-  const int64_t channels = grad.size(1), kh = grad.size(2), kw = grad.size(3);
-  std::vector<Tensor> buffers;
-  ADET_DISPATCH(grad.scalar_type(), "roi_sample_backward_features", ([&] {
-                  using T = typename Storage<scalar_t>::type;
-                  using acc = acc_t<scalar_t>;
-                  const auto levels = make_gradients<acc>(grad, sizes, scales, channels_last, buffers);
-                  check_indices(n, "image", levels.images);
-                  check_indices(l, "level", levels.count);
-                  const auto divided = make_boxes<acc>(b, n, l, kh, kw, border);
-                  const T* from = static_cast<const T*>(g.const_data_ptr());
-                  const int64_t blocks = (channels + kChannelBlock - 1) / kChannelBlock;
-                  parallel_for(0, blocks, 1, [&](int64_t first, int64_t last) {
-                    const int64_t begin = first * kChannelBlock, end = std::min(last * kChannelBlock, channels);
-                    if (channels_last) {
-                      run_backward_rows(from, levels, divided, channels, begin, end);
-                    } else {
-                      std::vector<int32_t> at(4 * kh * kw);
-                      std::vector<acc> weight(4 * kh * kw);
-                      run_backward_planes(from, levels, divided, channels, at.data(), weight.data(), begin, end);
-                    }
-                  });
-                }));
-  return finish_gradients(buffers, grad.scalar_type(), channels_last);
-}
+  static void backward_features(
+      const RoiCall& call, const Tensor& grad, const std::vector<int64_t>& sizes, const std::vector<double>& scales,
+      bool channels_last, bool /* deterministic: it always is */, std::vector<Tensor>& buffers) {
+    const Tensor g = dense_grad(grad, channels_last);
+    const int64_t channels = grad.size(1), points = call.kh * call.kw;
+    ADET_DISPATCH(grad.scalar_type(), "roi_sample_backward_features", [&] {
+      using T = typename Storage<scalar_t>::type;
+      using acc = acc_t<scalar_t>;
+      const auto levels = make_gradients<acc>(grad, sizes, scales, channels_last, buffers);
+      check_indices(call.image, "image", levels.images);
+      check_indices(call.level, "level", levels.count);
+      const auto boxes = call.boxes<acc>();
+      const T* from = static_cast<const T*>(g.const_data_ptr());
+      const int64_t blocks = (channels + kChannelBlock - 1) / kChannelBlock;
+      parallel_for(0, blocks, 1, [&](int64_t first, int64_t last) {
+        const int64_t begin = first * kChannelBlock, end = std::min(last * kChannelBlock, channels);
+        if (channels_last) {
+          run_backward_rows(from, levels, boxes, channels, begin, end);
+        } else {
+          std::vector<int32_t> at(4 * points);
+          std::vector<acc> weight(4 * points);
+          run_backward_planes(from, levels, boxes, channels, at.data(), weight.data(), begin, end);
+        }
+      });
+    });
+  }
 
-Tensor roi_sample_backward_boxes(
-    Tensor grad, std::vector<Tensor> features, Tensor boxes, Tensor image, Tensor level, std::vector<double> scales,
-    int64_t border) {
-  STD_TORCH_CHECK(!features.empty(), "features is empty; it takes one map per level");
-  check_dim(grad, "grad", 4);
-  check_type(grad, "grad", features[0].scalar_type());
-  check_boxes(grad, boxes, image, level);
-  check_size(grad, "grad", 0, boxes.size(0));
-  check_size(grad, "grad", 1, features[0].size(1));
-  const Tensor b = torch::stable::contiguous(boxes), n = torch::stable::contiguous(image),
-               l = torch::stable::contiguous(level), g = dense_grad(grad, true);
-  check_indices(n, "image", features[0].size(0));
-  check_indices(l, "level", static_cast<int64_t>(features.size()));
-  const int64_t channels = grad.size(1), kh = grad.size(2), kw = grad.size(3);
-  Tensor out = torch::stable::new_empty(b, {boxes.size(0), 4});
-  ADET_DISPATCH(grad.scalar_type(), "roi_sample_backward_boxes", ([&] {
-                  using T = typename Storage<scalar_t>::type;
-                  using acc = acc_t<scalar_t>;
-                  const auto levels = make_levels<const T, acc>(features, scales);
-                  const auto divided = make_boxes<acc>(b, n, l, kh, kw, border);
-                  const T* from = static_cast<const T*>(g.const_data_ptr());
-                  acc* to = static_cast<acc*>(out.mutable_data_ptr());
-                  const int64_t grain = std::max<int64_t>(kGrain / std::max<int64_t>(channels * kh * kw, 1), 1);
-                  parallel_for(0, divided.count, grain, [&](int64_t begin, int64_t end) {
-                    run_backward_boxes(from, levels, divided, channels, to, begin, end);
-                  });
-                }));
-  return out;
-}
+  static void backward_boxes(
+      const RoiCall& call, const Tensor& grad, const std::vector<Tensor>& features, const std::vector<double>& scales,
+      Tensor& out) {
+    check_indices(call.image, "image", features[0].size(0));
+    check_indices(call.level, "level", static_cast<int64_t>(features.size()));
+    ADET_DISPATCH(grad.scalar_type(), "roi_sample_backward_boxes", [&] {
+      using T = typename Storage<scalar_t>::type;
+      using acc = acc_t<scalar_t>;
+      const auto levels = make_levels<const T, acc>(features, scales);
+      const auto boxes = call.boxes<acc>();
+      const T* from = static_cast<const T*>(grad.const_data_ptr());
+      acc* to = out.mutable_data_ptr<acc>();
+      const int64_t channels = features[0].size(1), values = std::max<int64_t>(channels * call.kh * call.kw, 1);
+      parallel_for(0, boxes.count, std::max<int64_t>(kGrain / values, 1), [&](int64_t begin, int64_t end) {
+        run_backward_boxes(from, levels, boxes, channels, to, begin, end);
+      });
+    });
+  }
+};
 
 } // namespace
 } // namespace adet_ext
 
 STABLE_TORCH_LIBRARY_IMPL(adet_ext, CPU, m) {
-  m.impl("roi_sample", TORCH_BOX(&adet_ext::roi_sample));
-  m.impl("roi_sample_backward_features", TORCH_BOX(&adet_ext::roi_sample_backward_features));
-  m.impl("roi_sample_backward_boxes", TORCH_BOX(&adet_ext::roi_sample_backward_boxes));
+  m.impl("roi_sample", TORCH_BOX(&adet_ext::roi_sample<adet_ext::Cpu>));
+  m.impl("roi_sample_backward_features", TORCH_BOX(&adet_ext::roi_sample_backward_features<adet_ext::Cpu>));
+  m.impl("roi_sample_backward_boxes", TORCH_BOX(&adet_ext::roi_sample_backward_boxes<adet_ext::Cpu>));
 }

@@ -8,6 +8,7 @@
 // N images, C input channels, O output channels, H x W locations, m, n: sides of a tile's results and inputs.
 #pragma once
 
+#include "../dr1_conv.h"
 #include "cpu.h"
 
 #if defined(__GNUC__)
@@ -17,24 +18,10 @@ namespace adet_ext::winograd {
 
 constexpr int m = 2, n = 4;
 
-// A channels-last map: channels lie together, the rest has strides (in elements). Null: a map of ones.
 template <class S>
-struct Map {
-  S* data = nullptr;
-  int64_t image = 0, row = 0, column = 0;
-
-  ADET_INLINE S* at(int64_t i, int64_t y, int64_t x) const {
-    return data + i * image + y * row + x * column;
-  }
-};
-
-// result = (Conv(x * before) + bias) * after, and, where there is a second one, result2 = (...) * after2.
-template <class S>
-struct Problem {
+struct Problem : Dr1Maps<S> {
   int64_t N, C, O, H, W;
-  Map<S> x, before, after, result, after2, result2;
-  const S* bias = nullptr;
-  const S* filters = nullptr; // (n n, O / group, C, group), transformed; a group of outputs is two registers
+  const S* filters; // (n n, O / group, C, group), transformed; a group of outputs is two registers
 };
 
 // BYTES of scalars S in a register.
@@ -283,7 +270,7 @@ ADET_INLINE void multiply(const S* spread, const S* filters, S* sums, int64_t C,
 // Asks for `rows` x m locations of a map from (y, x) on, a cache line of 64 bytes at a time.
 template <class S>
 ADET_INLINE void
-prefetch(const Problem<S>& p, const Map<S>& map, int64_t i, int64_t y, int64_t x, int64_t rows, int64_t channels) {
+prefetch(const Problem<S>& p, const Dr1Map<S>& map, int64_t i, int64_t y, int64_t x, int64_t rows, int64_t channels) {
   if (!map.data) {
     return;
   }

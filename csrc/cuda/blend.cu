@@ -3,10 +3,6 @@
 // bases: pixels add to the cells they read, by atomics; or, where it has to be deterministic, cells gather.
 #include "blend_gather.cuh"
 
-#include <torch/csrc/stable/ops.h>
-
-#include <tuple>
-
 namespace adet_ext {
 namespace {
 
@@ -62,21 +58,16 @@ __device__ const acc_t<T>* shared_maps(const BlendSource<T>& s, int64_t d, acc_t
 
 template <typename T, int NUM, typename Body>
 __device__ void each_pixel(const BlendSource<T>& s, acc_t<T>* shared, const Body& body) {
-  const int64_t d = blockIdx.x;
-  const int pixels = s.crop.size * s.crop.size, start = blockIdx.y * kPixelsOfBlock;
-  const int end = start + kPixelsOfBlock < pixels ? start + kPixelsOfBlock : pixels;
   const bool maps = s.weighting != Weighting::one_hot;
-  const acc_t<T>* near = maps && s.in_shared ? shared_maps(s, d, shared) : nullptr;
-  const T* far = maps ? s.attentions + d * s.num * s.side * s.side : nullptr;
-  for (int i = start + threadIdx.x; i < end; i += blockDim.x) {
-    const int y = i / s.crop.size, x = i % s.crop.size;
-    auto here = [&](const auto& attention, const auto& crop) { return body(d * pixels + i, y, x, attention, crop); };
+  const acc_t<T>* near = maps && s.in_shared ? shared_maps(s, blockIdx.x, shared) : nullptr;
+  each_pixel(s.crop, [&](int64_t d, int i, int y, int x) {
+    auto here = [&](const auto& attention, const auto& crop) { return body(d, i, y, x, attention, crop); };
     if (near != nullptr) {
       at_pixel<T, NUM>(s, near, d, y, x, here);
     } else {
-      at_pixel<T, NUM>(s, far, d, y, x, here);
+      at_pixel<T, NUM>(s, maps ? s.attentions + d * s.num * s.side * s.side : nullptr, d, y, x, here);
     }
-  }
+  });
 }
 
 extern __shared__ __align__(16) char blend_shared[];
@@ -86,8 +77,9 @@ __global__ void __launch_bounds__(kThreads) blend_forward(BlendSource<T> s, T* _
   using acc = acc_t<T>;
   const int num = NUM > 0 ? NUM : (s.weighting == Weighting::one_hot ? 1 : s.num);
   each_pixel<T, NUM>(
-      s, reinterpret_cast<acc*>(blend_shared), [&](int64_t i, int, int, const auto& attention, const auto& crop) {
-        out[i] = static_cast<T>(blended<acc>(s.weighting, num, attention, crop));
+      s, reinterpret_cast<acc*>(blend_shared),
+      [&](int64_t d, int i, int, int, const auto& attention, const auto& crop) {
+        out[d * s.crop.size * s.crop.size + i] = static_cast<T>(blended<acc>(s.weighting, num, attention, crop));
       });
 }
 
@@ -98,38 +90,26 @@ __global__ void __launch_bounds__(kThreads) blend_backward_bases(
   using acc = acc_t<T>;
   const bool one_hot = s.weighting == Weighting::one_hot;
   const int num = NUM > 0 ? NUM : (one_hot ? 1 : s.num);
-  const int64_t d = blockIdx.x, pixels = static_cast<int64_t>(s.crop.size) * s.crop.size;
-  const int64_t n = s.crop.image[d], plane = s.crop.height * s.crop.width;
+  const int64_t pixels = static_cast<int64_t>(s.crop.size) * s.crop.size, plane = s.crop.height * s.crop.width;
+  const int64_t n = s.crop.image[blockIdx.x];
   if (!per_crop && (n < 0 || n >= s.crop.images)) {
     return; // of the whole block
   }
   each_pixel<T, NUM>(
-      s, reinterpret_cast<acc*>(blend_shared), [&](int64_t i, int y, int x, const auto& attention, const auto& crop) {
-        const acc* box = s.crop.boxes + d * 4;
-        const Corners<acc> c = corners(
-            crop_point(box[1], box[3], y, s.crop.size, s.crop.scale, s.crop.aligned),
-            crop_point(box[0], box[2], x, s.crop.size, s.crop.scale, s.crop.aligned),
-            s.crop.height, s.crop.width, Border::clamp);
+      s, reinterpret_cast<acc*>(blend_shared),
+      [&](int64_t d, int i, int y, int x, const auto& attention, const auto& crop) {
+        const Spread<T> spread(s.crop, d, y, x);
         int first = 0; // plane of the crop's number 0
         if (one_hot) {
           const ResizedPixel<acc> part(y, x, s.side, s.crop.size, true);
           first = part.y0 * s.side + part.x0;
         }
         blended_backward<acc>(
-            s.weighting, num, attention, crop, static_cast<acc>(grad[i]), [&](int k, acc, acc value) {
+            s.weighting, num, attention, crop, static_cast<acc>(grad[d * pixels + i]), [&](int k, acc, acc value) {
               if (per_crop) {
-                grads[(d * num + k) * pixels + (i - d * pixels)] = value;
-                return;
-              }
-              acc* to = grads + (n * s.crop.channels + first + k) * plane;
-              const int64_t at[4] = {
-                  c.y0 * s.crop.width + c.x0, c.y0 * s.crop.width + c.x1,
-                  c.y1 * s.crop.width + c.x0, c.y1 * s.crop.width + c.x1};
-              const acc w[4] = {c.w00, c.w01, c.w10, c.w11};
-              for (int j = 0; j < 4; ++j) {
-                if (w[j] != acc(0)) {
-                  atomicAdd(to + at[j], w[j] * value);
-                }
+                grads[(d * num + k) * pixels + i] = value;
+              } else {
+                spread.add(grads + (n * s.crop.channels + first + k) * plane, value);
               }
             });
       });
@@ -199,26 +179,21 @@ __global__ void __launch_bounds__(kThreads) blend_backward_attentions(
 }
 
 template <typename T>
-BlendSource<T> source_of(
-    const Tensor& bases, const Tensor& attentions, const Tensor& boxes, const Tensor& image, int64_t size, double scale, bool aligned, bool nearest, Weighting weighting) {
-  BlendSource<T> s{
-      CropSource<T>(bases, boxes, image, size, scale, aligned), attentions.const_data_ptr<T>(),
-      static_cast<int>(bases.size(1)), static_cast<int>(attentions.size(3)), nearest, false, false, weighting};
-  s.packed = s.crop.packs();
+BlendSource<T> source_of(const BlendCall& call) {
+  const int64_t num = call.bases.size(1), side = call.attentions.size(3);
   STD_TORCH_CHECK(
-      bases.size(1) * attentions.size(3) * attentions.size(3) < (int64_t(1) << 31) &&
-          boxes.size(0) < (int64_t(1) << 31),
-      "attentions is too large: ", bases.size(1), " x ", attentions.size(3), " x ", attentions.size(3));
+      num * side * side < (int64_t(1) << 31), "attentions is too large: ", num, " x ", side, " x ", side);
+  BlendSource<T> s{
+      CropSource<T>(call.bases, call.boxes, call.image, call.size, call.scale, call.aligned),
+      call.attentions.const_data_ptr<T>(), static_cast<int>(num), static_cast<int>(side), call.nearest, false, false,
+      call.weighting};
+  s.packed = s.crop.packs();
   return s;
 }
 
 template <typename T>
 bool has_four(const BlendSource<T>& s) {
   return s.num == 4 && s.weighting != Weighting::one_hot;
-}
-
-dim3 tiles_of(int64_t count, int64_t size) {
-  return dim3(static_cast<unsigned>(count), static_cast<unsigned>((size * size + kPixelsOfBlock - 1) / kPixelsOfBlock));
 }
 
 // Bytes of shared memory for the attentions beside others; sets in_shared.
@@ -232,7 +207,7 @@ size_t shared_bytes(BlendSource<T>& s, int64_t others) {
 }
 
 template <typename T>
-void forward(BlendSource<T> s, Tensor& out, cudaStream_t stream) {
+void start_forward(BlendSource<T> s, Tensor& out, cudaStream_t stream) {
   const size_t bytes = shared_bytes(s, 0);
   const dim3 grid = tiles_of(out.size(0), s.crop.size);
   if (has_four(s)) {
@@ -276,85 +251,56 @@ void backward_bases(BlendSource<T> s, const Tensor& grad, Tensor& sums, bool per
   STD_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
+struct Cuda {
+  static const Tensor& ready(const Tensor& t) {
+    return t;
+  }
+
+  static const Tensor& ready_bases(const Tensor& t) {
+    return t;
+  }
+
+  static void forward(const BlendCall& call, Tensor& out) {
+    const OnDeviceOf guard(out);
+    ADET_DISPATCH(out.scalar_type(), "blend", [&] {
+      start_forward(source_of<scalar_t>(call), out, current_stream(out));
+    });
+  }
+
+  static void backward(
+      const BlendCall& call, const Tensor& grad, Tensor* grad_bases, Tensor* grad_attentions, bool deterministic) {
+    const OnDeviceOf guard(grad);
+    const cudaStream_t stream = current_stream(grad);
+    const ScalarType wide = sum_type(grad);
+    const Tensor& bases = call.bases;
+    ADET_DISPATCH(grad.scalar_type(), "blend_backward", [&] {
+      const auto s = source_of<scalar_t>(call);
+      if (grad_attentions != nullptr) {
+        backward_attentions(s, grad, *grad_attentions, stream);
+      }
+      if (grad_bases == nullptr) {
+        return;
+      }
+      if (deterministic) {
+        const bool one_hot = call.weighting == Weighting::one_hot;
+        const int64_t planes = one_hot ? 1 : s.num;
+        Tensor crops = torch::stable::new_empty(bases, {grad.size(0), planes, call.size, call.size}, wide);
+        backward_bases(s, grad, crops, true, stream);
+        launch_gather<scalar_t>(
+            s.crop, crops, nullptr, planes, one_hot ? s.side : 0, grad.size(0), *grad_bases, stream);
+        return;
+      }
+      Tensor sums = torch::stable::new_zeros(bases, {bases.size(0), bases.size(1), bases.size(2), bases.size(3)}, wide);
+      backward_bases(s, grad, sums, false, stream);
+      torch::stable::copy_(*grad_bases, sums);
+    });
+  }
+};
+
 } // namespace
-
-Tensor blend_cuda(
-    const Tensor& bases, const Tensor& attentions, const Tensor& boxes, const Tensor& image, int64_t size, double scale, bool aligned, bool nearest, int64_t weighting) {
-  const Weighting rule = check_weighting(weighting);
-  check_mask_size(size);
-  check_blend(bases, attentions, boxes, image, rule);
-  const OnDeviceOf guard(bases);
-  const Tensor a = torch::stable::contiguous(attentions);
-  const Tensor box = torch::stable::contiguous(boxes), im = torch::stable::contiguous(image);
-  Tensor out = torch::stable::new_empty(bases, {boxes.size(0), size, size});
-  if (out.numel() == 0) {
-    return out;
-  }
-  const cudaStream_t stream = current_stream(bases);
-  ADET_DISPATCH(bases.scalar_type(), "blend", [&] {
-    forward(source_of<scalar_t>(bases, a, box, im, size, scale, aligned, nearest, rule), out, stream);
-  });
-  return out;
-}
-
-std::tuple<Tensor, Tensor> blend_backward_cuda(
-    const Tensor& grad,
-    const Tensor& bases,
-    const Tensor& attentions,
-    const Tensor& boxes,
-    const Tensor& image,
-    double scale,
-    bool aligned,
-    bool nearest,
-    int64_t weighting,
-    bool need_bases,
-    bool need_attentions,
-    bool deterministic) {
-  const Weighting rule = check_weighting(weighting);
-  check_blend(bases, attentions, boxes, image, rule);
-  check_mask_grad(grad, bases, boxes, 0);
-  const OnDeviceOf guard(bases);
-  const int64_t count = boxes.size(0), size = grad.size(1);
-  const Tensor g = torch::stable::contiguous(grad), a = torch::stable::contiguous(attentions);
-  const Tensor box = torch::stable::contiguous(boxes), im = torch::stable::contiguous(image);
-  const ScalarType kind = bases.scalar_type();
-  const ScalarType wide = kind == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-  need_attentions = need_attentions && rule != Weighting::one_hot;
-  const cudaStream_t stream = current_stream(bases);
-  Tensor grad_attentions = need_attentions ? torch::stable::empty_like(a) : torch::stable::new_empty(a, {0});
-  Tensor grad_bases = need_bases ? torch::stable::empty_like(bases) : torch::stable::new_empty(bases, {0});
-  if (need_bases && count == 0) {
-    torch::stable::zero_(grad_bases);
-  }
-  if (count == 0) {
-    return {grad_bases, grad_attentions};
-  }
-  ADET_DISPATCH(kind, "blend_backward", [&] {
-    const auto s = source_of<scalar_t>(bases, a, box, im, size, scale, aligned, nearest, rule);
-    if (need_attentions) {
-      backward_attentions(s, g, grad_attentions, stream);
-    }
-    if (!need_bases) {
-      return;
-    }
-    if (deterministic) {
-      const bool one_hot = rule == Weighting::one_hot;
-      const int64_t planes = one_hot ? 1 : s.num;
-      Tensor crops = torch::stable::new_empty(bases, {count, planes, size, size}, wide);
-      backward_bases(s, g, crops, true, stream);
-      launch_gather<scalar_t>(s.crop, crops, nullptr, planes, one_hot ? s.side : 0, count, grad_bases, stream);
-      return;
-    }
-    Tensor sums = torch::stable::new_zeros(bases, {bases.size(0), bases.size(1), bases.size(2), bases.size(3)}, wide);
-    backward_bases(s, g, sums, false, stream);
-    torch::stable::copy_(grad_bases, sums);
-  });
-  return {grad_bases, grad_attentions};
-}
-
 } // namespace adet_ext
 
 STABLE_TORCH_LIBRARY_IMPL(adet_ext, CUDA, m) {
-  m.impl("blend", TORCH_BOX(&adet_ext::blend_cuda));
-  m.impl("blend_backward", TORCH_BOX(&adet_ext::blend_backward_cuda));
+  m.impl("blend", TORCH_BOX(&adet_ext::blend<adet_ext::Cuda>));
+  m.impl("blend_backward", TORCH_BOX(&adet_ext::blend_backward<adet_ext::Cuda>));
 }

@@ -3,10 +3,6 @@
 // row by row of its mask. Backward, bases: atomics; or, where it has to be deterministic, cells gather.
 #include "blend_gather.cuh"
 
-#include <torch/csrc/stable/ops.h>
-
-#include <tuple>
-
 namespace adet_ext {
 namespace {
 
@@ -113,16 +109,12 @@ template <typename T, typename Body>
 __device__ void each_pixel(const FactoredSource<T>& s, const Body& body) {
   acc_t<T>* weights = reinterpret_cast<acc_t<T>*>(factored_shared);
   acc_t<T>* sigma = weights + s.num * s.crop.channels;
-  const int64_t d = blockIdx.x;
-  const int pixels = s.crop.size * s.crop.size, start = blockIdx.y * kPixelsOfBlock;
-  const int end = start + kPixelsOfBlock < pixels ? start + kPixelsOfBlock : pixels;
-  bring_weights(s, d, weights, sigma);
-  for (int i = start + threadIdx.x; i < end; i += blockDim.x) {
-    const int y = i / s.crop.size, x = i % s.crop.size;
+  bring_weights(s, blockIdx.x, weights, sigma);
+  each_pixel(s.crop, [&](int64_t d, int i, int y, int x) {
     factored_at(s, weights, sigma, d, y, x, [&](const auto& attention, const auto& crop) {
       body(d, i, y, x, weights, attention, crop);
     });
-  }
+  });
 }
 
 template <typename T>
@@ -145,27 +137,10 @@ __global__ void __launch_bounds__(kThreads) factored_backward_bases(
     return; // of the whole block
   }
   each_pixel(s, [&](int64_t d, int i, int y, int x, const acc* weights, const auto& attention, const auto& crop) {
-    const acc* box = s.crop.boxes + d * 4;
-    const Corners<acc> c = corners(
-        crop_point(box[1], box[3], y, s.crop.size, s.crop.scale, s.crop.aligned),
-        crop_point(box[0], box[2], x, s.crop.size, s.crop.scale, s.crop.aligned),
-        s.crop.height, s.crop.width, Border::clamp);
-    const int64_t at[4] = {
-        c.y0 * s.crop.width + c.x0, c.y0 * s.crop.width + c.x1, c.y1 * s.crop.width + c.x0,
-        c.y1 * s.crop.width + c.x1};
-    const acc w[4] = {c.w00, c.w01, c.w10, c.w11};
+    const Spread<T> spread(s.crop, d, y, x);
     const int channels = static_cast<int>(s.crop.channels);
+    acc* planes = grads + n * channels * plane;
     acc held[kMostBases];
-    auto add = [&](int k, acc value) {
-      for (int j = 0; j < channels; ++j) {
-        const acc share = weights[k * channels + j] * value;
-        for (int corner = 0; corner < 4; ++corner) {
-          if (w[corner] != acc(0)) {
-            atomicAdd(grads + (n * channels + j) * plane + at[corner], w[corner] * share);
-          }
-        }
-      }
-    };
     const bool at_once = s.num <= kMostBases;
     blended_backward<acc>(
         s.weighting, s.num, attention, crop, static_cast<acc>(grad[d * pixels + i]), [&](int k, acc, acc value) {
@@ -174,7 +149,9 @@ __global__ void __launch_bounds__(kThreads) factored_backward_bases(
           } else if (at_once) {
             held[k] = value;
           } else {
-            add(k, value);
+            for (int j = 0; j < channels; ++j) {
+              spread.add(planes + j * plane, weights[k * channels + j] * value);
+            }
           }
         });
     if (per_crop || !at_once) {
@@ -185,11 +162,7 @@ __global__ void __launch_bounds__(kThreads) factored_backward_bases(
       for (int k = 0; k < s.num; ++k) {
         share += weights[k * channels + j] * held[k];
       }
-      for (int corner = 0; corner < 4; ++corner) {
-        if (w[corner] != acc(0)) {
-          atomicAdd(grads + (n * channels + j) * plane + at[corner], w[corner] * share);
-        }
-      }
+      spread.add(planes + j * plane, share);
     }
   });
 }
@@ -285,30 +258,16 @@ __global__ void __launch_bounds__(kThreads) factored_backward_factors(
   }
 }
 
-// The inputs, checked; the small ones contiguous.
-struct FactoredInputs {
-  FactoredInputs(
-      const Tensor& bases_, const Tensor& t_, const Tensor& sigma_, const Tensor& u_, const Tensor& v_, const Tensor& boxes_, const Tensor& image_)
-      : bases((check_factored(bases_, t_, sigma_, u_, v_, boxes_, image_), bases_)),
-        t(torch::stable::contiguous(t_)),
-        sigma(torch::stable::contiguous(sigma_)),
-        u(torch::stable::contiguous(u_)),
-        v(torch::stable::contiguous(v_)),
-        boxes(torch::stable::contiguous(boxes_)),
-        image(torch::stable::contiguous(image_)) {}
-
-  template <typename T>
-  FactoredSource<T> source(double scale, bool aligned, Weighting weighting) const {
-    FactoredSource<T> s{
-        CropSource<T>(bases, boxes, image, u.size(2), scale, aligned), t.const_data_ptr<T>(),
-        sigma.const_data_ptr<T>(), u.const_data_ptr<T>(), v.const_data_ptr<T>(), static_cast<int>(u.size(0)),
-        static_cast<int>(u.size(1)), false, weighting};
-    s.packed = s.crop.packs();
-    return s;
-  }
-
-  Tensor bases, t, sigma, u, v, boxes, image;
-};
+template <typename T>
+FactoredSource<T> source_of(const FactoredCall& call) {
+  const Tensor& u = call.u;
+  FactoredSource<T> s{
+      CropSource<T>(call.bases, call.boxes, call.image, u.size(2), call.scale, call.aligned),
+      call.t.const_data_ptr<T>(), call.sigma.const_data_ptr<T>(), u.const_data_ptr<T>(), call.v.const_data_ptr<T>(),
+      static_cast<int>(u.size(0)), static_cast<int>(u.size(1)), false, call.weighting};
+  s.packed = s.crop.packs();
+  return s;
+}
 
 template <typename T>
 int64_t weight_bytes(const FactoredSource<T>& s) {
@@ -319,13 +278,9 @@ int64_t weight_bytes(const FactoredSource<T>& s) {
   return bytes;
 }
 
-dim3 tiles_of(int64_t count, int64_t size) {
-  return dim3(static_cast<unsigned>(count), static_cast<unsigned>((size * size + kPixelsOfBlock - 1) / kPixelsOfBlock));
-}
-
 template <typename T>
 void backward_factors(
-    const FactoredSource<T>& s, const Tensor& grad, Tensor& grad_t, Tensor& along_x, Tensor& along_y, cudaStream_t stream) {
+    const FactoredSource<T>& s, const Tensor& grad, const FactorGrads& to, cudaStream_t stream) {
   const int64_t number = sizeof(acc_t<T>), line = static_cast<int64_t>(s.num) * s.crop.size * number;
   const int64_t fixed = weight_bytes(s) + s.num * s.crop.channels * number + s.rank * line;
   const int64_t rows = 4 * 2 * line + fixed <= kSharedBytes ? 4 : 1;
@@ -334,98 +289,66 @@ void backward_factors(
       bytes <= kSharedBytes, "u is ", s.num, " x ", s.rank, " x ", s.crop.size, " for ", s.crop.channels,
       " channels of bases; its gradient on a GPU takes ", bytes, " bytes of shared memory, of ", kSharedBytes);
   factored_backward_factors<T><<<static_cast<unsigned>(grad.size(0)), kThreads, static_cast<size_t>(bytes), stream>>>(
-      s, grad.const_data_ptr<T>(), grad_t.mutable_data_ptr<T>(), along_x.mutable_data_ptr<acc_t<T>>(),
-      along_y.mutable_data_ptr<acc_t<T>>(), static_cast<int>(rows));
+      s, grad.const_data_ptr<T>(), to.t->mutable_data_ptr<T>(), to.along_x->mutable_data_ptr<acc_t<T>>(),
+      to.along_y->mutable_data_ptr<acc_t<T>>(), static_cast<int>(rows));
   STD_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
+struct Cuda {
+  static const Tensor& ready(const Tensor& t) {
+    return t;
+  }
+
+  static const Tensor& ready_bases(const Tensor& t) {
+    return t;
+  }
+
+  static void forward(const FactoredCall& call, Tensor& out) {
+    const OnDeviceOf guard(out);
+    ADET_DISPATCH(out.scalar_type(), "blend_factored", [&] {
+      const auto s = source_of<scalar_t>(call);
+      const size_t bytes = static_cast<size_t>(weight_bytes(s));
+      factored_forward<scalar_t><<<tiles_of(out.size(0), out.size(1)), kThreads, bytes, current_stream(out)>>>(
+          s, out.mutable_data_ptr<scalar_t>());
+      STD_CUDA_KERNEL_LAUNCH_CHECK();
+    });
+  }
+
+  static void backward(
+      const FactoredCall& call, const Tensor& grad, Tensor* grad_bases, const FactorGrads* factors, bool deterministic) {
+    const OnDeviceOf guard(grad);
+    const cudaStream_t stream = current_stream(grad);
+    const int64_t count = grad.size(0), size = grad.size(1), num = call.u.size(0);
+    const Tensor& bases = call.bases;
+    ADET_DISPATCH(grad.scalar_type(), "blend_factored_backward", [&] {
+      const auto s = source_of<scalar_t>(call);
+      if (factors != nullptr) {
+        backward_factors(s, grad, *factors, stream);
+      }
+      if (grad_bases == nullptr) {
+        return;
+      }
+      const ScalarType wide = sum_type(grad);
+      Tensor sums = deterministic
+          ? torch::stable::new_empty(bases, {count, num, size, size}, wide)
+          : torch::stable::new_zeros(bases, {bases.size(0), bases.size(1), bases.size(2), bases.size(3)}, wide);
+      const size_t bytes = static_cast<size_t>(weight_bytes(s));
+      factored_backward_bases<scalar_t><<<tiles_of(count, size), kThreads, bytes, stream>>>(
+          s, grad.const_data_ptr<scalar_t>(), sums.mutable_data_ptr<acc_t<scalar_t>>(), deterministic);
+      STD_CUDA_KERNEL_LAUNCH_CHECK();
+      if (deterministic) {
+        launch_gather<scalar_t>(s.crop, sums, s.t, num, 0, count, *grad_bases, stream);
+      } else {
+        torch::stable::copy_(*grad_bases, sums);
+      }
+    });
+  }
+};
+
 } // namespace
-
-Tensor blend_factored_cuda(
-    const Tensor& bases, const Tensor& t, const Tensor& sigma, const Tensor& u, const Tensor& v, const Tensor& boxes, const Tensor& image, double scale, bool aligned, int64_t weighting) {
-  const Weighting rule = check_weighting(weighting);
-  const FactoredInputs in(bases, t, sigma, u, v, boxes, image);
-  const OnDeviceOf guard(bases);
-  const int64_t count = boxes.size(0), size = u.size(2);
-  Tensor out = torch::stable::new_empty(bases, {count, size, size});
-  if (out.numel() == 0) {
-    return out;
-  }
-  const cudaStream_t stream = current_stream(bases);
-  ADET_DISPATCH(bases.scalar_type(), "blend_factored", [&] {
-    const auto s = in.source<scalar_t>(scale, aligned, rule);
-    const size_t bytes = static_cast<size_t>(weight_bytes(s));
-    factored_forward<scalar_t><<<tiles_of(count, size), kThreads, bytes, stream>>>(s, out.mutable_data_ptr<scalar_t>());
-    STD_CUDA_KERNEL_LAUNCH_CHECK();
-  });
-  return out;
-}
-
-std::tuple<Tensor, Tensor, Tensor, Tensor> blend_factored_backward_cuda(
-    const Tensor& grad,
-    const Tensor& bases,
-    const Tensor& t,
-    const Tensor& sigma,
-    const Tensor& u,
-    const Tensor& v,
-    const Tensor& boxes,
-    const Tensor& image,
-    double scale,
-    bool aligned,
-    int64_t weighting,
-    bool need_bases,
-    bool need_factors,
-    bool deterministic) {
-  const Weighting rule = check_weighting(weighting);
-  const FactoredInputs in(bases, t, sigma, u, v, boxes, image);
-  check_mask_grad(grad, bases, boxes, u.size(2));
-  const OnDeviceOf guard(bases);
-  const int64_t count = boxes.size(0), size = u.size(2), num = u.size(0);
-  const Tensor g = torch::stable::contiguous(grad);
-  const ScalarType kind = bases.scalar_type();
-  const ScalarType wide = kind == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-  const cudaStream_t stream = current_stream(bases);
-  auto share = [&] {
-    return need_factors ? torch::stable::new_empty(u, {count, num, u.size(1), size}, wide)
-                        : torch::stable::new_empty(u, {0}, wide);
-  };
-  Tensor grad_bases = torch::stable::new_empty(bases, {0});
-  if (need_bases) {
-    grad_bases = torch::stable::new_zeros(bases, {bases.size(0), bases.size(1), bases.size(2), bases.size(3)});
-  }
-  Tensor grad_t = need_factors ? torch::stable::empty_like(in.t) : torch::stable::new_empty(t, {0});
-  Tensor along_x = share(), along_y = share();
-  if (count == 0) {
-    return {grad_bases, grad_t, along_x, along_y};
-  }
-  ADET_DISPATCH(kind, "blend_factored_backward", [&] {
-    using acc = acc_t<scalar_t>;
-    const auto s = in.source<scalar_t>(scale, aligned, rule);
-    if (need_factors) {
-      backward_factors(s, g, grad_t, along_x, along_y, stream);
-    }
-    if (!need_bases) {
-      return;
-    }
-    const size_t bytes = static_cast<size_t>(weight_bytes(s));
-    Tensor sums = deterministic
-        ? torch::stable::new_empty(bases, {count, num, size, size}, wide)
-        : torch::stable::new_zeros(bases, {bases.size(0), bases.size(1), bases.size(2), bases.size(3)}, wide);
-    factored_backward_bases<scalar_t><<<tiles_of(count, size), kThreads, bytes, stream>>>(
-        s, g.const_data_ptr<scalar_t>(), sums.mutable_data_ptr<acc>(), deterministic);
-    STD_CUDA_KERNEL_LAUNCH_CHECK();
-    if (deterministic) {
-      launch_gather<scalar_t>(s.crop, sums, s.t, num, 0, count, grad_bases, stream);
-    } else {
-      torch::stable::copy_(grad_bases, sums);
-    }
-  });
-  return {grad_bases, grad_t, along_x, along_y};
-}
-
 } // namespace adet_ext
 
 STABLE_TORCH_LIBRARY_IMPL(adet_ext, CUDA, m) {
-  m.impl("blend_factored", TORCH_BOX(&adet_ext::blend_factored_cuda));
-  m.impl("blend_factored_backward", TORCH_BOX(&adet_ext::blend_factored_backward_cuda));
+  m.impl("blend_factored", TORCH_BOX(&adet_ext::blend_factored<adet_ext::Cuda>));
+  m.impl("blend_factored_backward", TORCH_BOX(&adet_ext::blend_factored_backward<adet_ext::Cuda>));
 }

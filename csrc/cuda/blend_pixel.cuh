@@ -74,15 +74,21 @@ struct Sample {
   }
 };
 
+// The neighbours of sample (y, x) of mask d, and their weights.
+template <typename T>
+__device__ Corners<acc_t<T>> corners_of(const CropSource<T>& s, int64_t d, int y, int x) {
+  const acc_t<T>* box = s.boxes + d * 4;
+  return corners(
+      crop_point(box[1], box[3], y, s.size, s.scale, s.aligned),
+      crop_point(box[0], box[2], x, s.size, s.scale, s.aligned), s.height, s.width, Border::clamp);
+}
+
 // An image that does not exist reads zeros, as a box that is not finite does: the host is not waited for to refuse it.
 template <typename T>
 __device__ Sample<T> sample_of(const CropSource<T>& s, int64_t d, int y, int x) {
   using acc = acc_t<T>;
-  const acc* box = s.boxes + d * 4;
   const int64_t n = s.image[d];
-  const Corners<acc> c = corners(
-      crop_point(box[1], box[3], y, s.size, s.scale, s.aligned),
-      crop_point(box[0], box[2], x, s.size, s.scale, s.aligned), s.height, s.width, Border::clamp);
+  const Corners<acc> c = corners_of(s, d, y, x);
   const bool exists = n >= 0 && n < s.images;
   const int64_t y0 = c.y0 * s.stride_y, y1 = c.y1 * s.stride_y, x0 = c.x0 * s.stride_x, x1 = c.x1 * s.stride_x;
   const acc one = exists ? acc(1) : acc(0);
@@ -90,6 +96,45 @@ __device__ Sample<T> sample_of(const CropSource<T>& s, int64_t d, int y, int x) 
       s.maps + (exists ? n * s.stride_n : 0),
       {y0 + x0, y0 + x1, y1 + x0, y1 + x1},
       {one * c.w00, one * c.w01, one * c.w10, one * c.w11}};
+}
+
+// The way back of a sample, into contiguous planes (H, W).
+template <typename T>
+struct Spread {
+  using acc = acc_t<T>;
+  int64_t at[4];
+  acc weight[4];
+
+  __device__ Spread(const CropSource<T>& s, int64_t d, int y, int x) {
+    const Corners<acc> c = corners_of(s, d, y, x);
+    at[0] = c.y0 * s.width + c.x0, at[1] = c.y0 * s.width + c.x1;
+    at[2] = c.y1 * s.width + c.x0, at[3] = c.y1 * s.width + c.x1;
+    weight[0] = c.w00, weight[1] = c.w01, weight[2] = c.w10, weight[3] = c.w11;
+  }
+
+  __device__ void add(acc* plane, acc value) const {
+    for (int j = 0; j < 4; ++j) {
+      if (weight[j] != acc(0)) {
+        atomicAdd(plane + at[j], weight[j] * value);
+      }
+    }
+  }
+};
+
+// Blocks (x: detections, y: tiles of their masks).
+inline dim3 tiles_of(int64_t count, int64_t size) {
+  STD_TORCH_CHECK(count < (int64_t(1) << 31), "boxes has ", count, " rows; on a GPU it can have 2^31");
+  return dim3(static_cast<unsigned>(count), static_cast<unsigned>((size * size + kPixelsOfBlock - 1) / kPixelsOfBlock));
+}
+
+// Calls body(d, i, y, x) for the pixels i = (y, x) of this block's tile of mask d.
+template <typename T, typename Body>
+__device__ void each_pixel(const CropSource<T>& s, const Body& body) {
+  const int pixels = s.size * s.size, start = blockIdx.y * kPixelsOfBlock;
+  const int end = start + kPixelsOfBlock < pixels ? start + kPixelsOfBlock : pixels;
+  for (int i = start + threadIdx.x; i < end; i += blockDim.x) {
+    body(static_cast<int64_t>(blockIdx.x), i, i / s.size, i % s.size);
+  }
 }
 
 // Maps of M x M brought to the mask's size.

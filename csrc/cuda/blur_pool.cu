@@ -17,8 +17,7 @@ constexpr int kRows = 4; // outputs of a thread, forward
 struct Walk {
   BlurAxis rows, columns;
   int64_t images, channels;
-  int64_t image, channel, line, column; // strides of what is read
-  int64_t to_image, to_channel, to_line, to_column; // and of what is written
+  BlurStrides read, written;
   bool channels_last;
   float weight[kMaxTaps];
 };
@@ -85,7 +84,7 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
   for (int t = 0; t < most; ++t) {
     const int64_t place = t < taps ? walk.columns.source(walk.columns.first(x) + t) : -1;
-    column[t] = place < 0 ? -1 : place * walk.column;
+    column[t] = place < 0 ? -1 : place * walk.read.column;
     weight[t] = static_cast<acc>(M > 0 ? binomial(most, t) : walk.weight[t]);
   }
   const int64_t output = static_cast<int64_t>(y) * kRows;
@@ -94,7 +93,7 @@ __global__ void __launch_bounds__(kThreads)
   const int lines = (outputs - 1) * S + taps;
 
   for (int64_t n = blockIdx.y; n < walk.images; n += gridDim.y) {
-    const T* map = from + n * walk.image + c * walk.channel;
+    const T* map = from + n * walk.read.image + c * walk.read.channel;
     acc sum[kRows][V] = {};
 #pragma unroll
     for (int k = 0; k < (kRows - 1) * S + most; ++k) {
@@ -102,7 +101,7 @@ __global__ void __launch_bounds__(kThreads)
       if (row < 0) {
         continue;
       }
-      const T* line = map + row * walk.line;
+      const T* line = map + row * walk.read.line;
       acc blurred[V] = {};
 #pragma unroll
       for (int t = 0; t < most; ++t) {
@@ -121,11 +120,11 @@ __global__ void __launch_bounds__(kThreads)
         }
       }
     }
-    T* place = to + n * walk.to_image + c * walk.to_channel + output * walk.to_line + x * walk.to_column;
+    T* place = to + n * walk.written.image + c * walk.written.channel + output * walk.written.line + x * walk.written.column;
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
       if (r < outputs) {
-        put<T, V>(place + r * walk.to_line, sum[r]);
+        put<T, V>(place + r * walk.written.line, sum[r]);
       }
     }
   }
@@ -173,15 +172,15 @@ __global__ void __launch_bounds__(kThreads)
   uint32_t c, y, x;
   place<V>(i, walk, static_cast<uint32_t>(walk.rows.in), static_cast<uint32_t>(walk.columns.in), c, y, x);
   for (int64_t n = blockIdx.y; n < walk.images; n += gridDim.y) {
-    const T* map = from + n * walk.image + c * walk.channel;
+    const T* map = from + n * walk.read.image + c * walk.read.channel;
     acc sum[V] = {};
     taps_on<S>(walk, walk.rows, y, [&](int64_t row, float row_weight) {
-      const T* line = map + row * walk.line;
+      const T* line = map + row * walk.read.line;
       taps_on<S>(walk, walk.columns, x, [&](int64_t column, float weight) {
-        add<T, V>(sum, line + column * walk.column, static_cast<acc>(row_weight * weight));
+        add<T, V>(sum, line + column * walk.read.column, static_cast<acc>(row_weight * weight));
       });
     });
-    put<T, V>(to + n * walk.to_image + c * walk.to_channel + y * walk.to_line + x * walk.to_column, sum);
+    put<T, V>(to + n * walk.written.image + c * walk.written.channel + y * walk.written.line + x * walk.written.column, sum);
   }
 }
 
@@ -222,74 +221,29 @@ void launch(const T* from, T* to, const Walk& walk, bool backward, cudaStream_t 
   }
 }
 
-Tensor apply(const Tensor& x, const BlurAxis& vertical, const BlurAxis& horizontal, bool backward) {
-  const OnDeviceOf guard(x);
-  const BlurInput input = blur_input(x);
-  const Tensor& t = input.tensor;
-  Tensor out = blur_output(input, backward ? vertical.in : vertical.out, backward ? horizontal.in : horizontal.out);
-  if (out.numel() == 0) {
-    return out;
+void run(const BlurCall& call) {
+  const OnDeviceOf guard(call.from);
+  const Tensor& x = call.from;
+  Walk walk{call.rows, call.columns, x.size(0), x.size(1), BlurStrides(x), BlurStrides(call.to), call.channels_last, {}};
+  for (int k = 0; k < call.rows.taps; ++k) {
+    walk.weight[k] = binomial(call.rows.taps, k);
   }
-  Walk walk{};
-  walk.rows = vertical;
-  walk.columns = horizontal;
-  walk.images = t.size(0);
-  walk.channels = t.size(1);
-  walk.image = t.stride(0);
-  walk.channel = t.stride(1);
-  walk.line = t.stride(2);
-  walk.column = t.stride(3);
-  walk.to_image = out.stride(0);
-  walk.to_channel = out.stride(1);
-  walk.to_line = out.stride(2);
-  walk.to_column = out.stride(3);
-  walk.channels_last = input.channels_last;
-  for (int k = 0; k < vertical.taps; ++k) {
-    walk.weight[k] = binomial(vertical.taps, k);
-  }
-  ADET_DISPATCH(t.scalar_type(), "blur_pool", [&] {
+  ADET_DISPATCH(x.scalar_type(), "blur_pool", [&] {
     constexpr int V = sizeof(scalar_t) == 8 ? 1 : 16 / sizeof(scalar_t); // float64 is there to be checked with
-    const auto* from = static_cast<const scalar_t*>(t.const_data_ptr());
-    auto* to = static_cast<scalar_t*>(out.mutable_data_ptr());
-    const bool wide = input.channels_last && walk.channels % V == 0 && walk.image % V == 0 && walk.line % V == 0 &&
-        walk.column % V == 0 && reinterpret_cast<uintptr_t>(from) % 16 == 0;
-    const cudaStream_t stream = current_stream(t);
-    wide ? launch<scalar_t, V>(from, to, walk, backward, stream) : launch<scalar_t, 1>(from, to, walk, backward, stream);
+    const auto* from = x.const_data_ptr<scalar_t>();
+    auto* to = call.to.mutable_data_ptr<scalar_t>();
+    const bool wide = call.channels_last && walk.channels % V == 0 && walk.read.image % V == 0 &&
+        walk.read.line % V == 0 && walk.read.column % V == 0 && reinterpret_cast<uintptr_t>(from) % 16 == 0;
+    const auto start = wide ? launch<scalar_t, V> : launch<scalar_t, 1>;
+    start(from, to, walk, call.backward, current_stream(x));
   });
-  return out;
-}
-
-Tensor blur_pool(Tensor x, int64_t taps, int64_t stride, int64_t padding, int64_t rows, int64_t columns) {
-  check_blur(x, "x", taps, stride, padding, rows, columns);
-  return apply(
-      x,
-      make_blur_axis(x.size(2), taps, stride, padding, rows),
-      make_blur_axis(x.size(3), taps, stride, padding, columns),
-      false);
-}
-
-Tensor blur_pool_backward(
-    Tensor grad,
-    int64_t height,
-    int64_t width,
-    int64_t taps,
-    int64_t stride,
-    int64_t padding,
-    int64_t rows,
-    int64_t columns) {
-  check_blur(grad, "grad", taps, stride, padding, rows, columns);
-  const BlurAxis vertical = make_blur_axis(height, taps, stride, padding, rows);
-  const BlurAxis horizontal = make_blur_axis(width, taps, stride, padding, columns);
-  check_size(grad, "grad", 2, vertical.out);
-  check_size(grad, "grad", 3, horizontal.out);
-  return apply(grad, vertical, horizontal, true);
 }
 
 } // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(adet_ext, CUDA, m) {
-  m.impl("blur_pool", TORCH_BOX(&blur_pool));
-  m.impl("blur_pool_backward", TORCH_BOX(&blur_pool_backward));
+  m.impl("blur_pool", TORCH_BOX(&blur_pool<run>));
+  m.impl("blur_pool_backward", TORCH_BOX(&blur_pool_backward<run>));
 }
 
 } // namespace adet_ext

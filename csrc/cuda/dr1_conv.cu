@@ -1,6 +1,5 @@
 // dr1_conv on CUDA, compute capability 8.0 on: float16, bfloat16 and float32 (as TF32), channels by the 16, and up to 256
 // bytes of them to go in: the shared memory that this takes is there on all of these GPUs.
-#include "../dr1_conv.h"
 #include "cuda.h"
 #include "dr1_conv_kernel.cuh"
 
@@ -9,7 +8,6 @@
 namespace adet_ext {
 namespace {
 
-using dr1::Map;
 using dr1::Problem;
 
 // The tensor itself where its channels lie together on 16 bytes, else a copy of which that is true.
@@ -27,21 +25,6 @@ Tensor aligned(const Tensor& t) {
   return reinterpret_cast<uintptr_t>(copy.data_ptr()) % 16 == 0 ? copy : torch::stable::clone(copy);
 }
 
-template <class T>
-Map<T> map_of(const Tensor& t) {
-  return {static_cast<T*>(t.data_ptr()), t.stride(0), t.stride(2), t.stride(3)};
-}
-
-// An input's map; the tensor that it lies in, perhaps a copy, goes into `alive`.
-template <class T>
-Map<T> input(const MaybeTensor& t, std::vector<Tensor>& alive) {
-  if (!t) {
-    return {};
-  }
-  alive.push_back(aligned<T>(*t));
-  return map_of<T>(alive.back());
-}
-
 template <class T, bool turned>
 void launch(const Problem<T>& p, int64_t images, cudaStream_t stream) {
   const int64_t bytes = dr1::shared_bytes<T>(p.C, turned);
@@ -55,96 +38,49 @@ void launch(const Problem<T>& p, int64_t images, cudaStream_t stream) {
   }
   const dim3 grid(uint32_t(images * p.down * p.across), uint32_t((p.O + dr1::kOutputs - 1) / dr1::kOutputs));
   dr1::convolve<T, turned><<<grid, dr1::kThreads, size_t(bytes), stream>>>(p);
-  const cudaError_t error = cudaGetLastError();
-  STD_TORCH_CHECK(error == cudaSuccess, "dr1_conv: ", cudaGetErrorString(error));
+  STD_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
 template <class T>
-void compute(
-    const Dr1Sizes& s,
-    const Tensor& x,
-    const MaybeTensor& before,
-    const Tensor& weight,
-    const MaybeTensor& bias,
-    bool turned,
-    const MaybeTensor& after,
-    const MaybeTensor& after2,
-    const Tensor& first,
-    const Tensor* second) {
+void compute(const Dr1Call& call) {
+  const Dr1Sizes& s = call.sizes;
+  const int64_t down = (s.H + dr1::kRows - 1) / dr1::kRows, across = (s.W + dr1::kColumns - 1) / dr1::kColumns;
+  STD_TORCH_CHECK(
+      s.N * down * across < (int64_t(1) << 31) && s.H < (1 << 30) && s.W < (1 << 30),
+      "x is too large: ", s.N * s.H * s.W, " locations");
   std::vector<Tensor> alive;
-  Problem<T> p{};
-  p.H = int(s.H);
-  p.W = int(s.W);
-  p.C = int(s.C);
-  p.O = int(s.O);
-  p.down = (p.H + dr1::kRows - 1) / dr1::kRows;
-  p.across = (p.W + dr1::kColumns - 1) / dr1::kColumns;
-  p.x = input<T>(x, alive);
-  p.before = input<T>(before, alive);
-  p.after = input<T>(after, alive);
-  p.after2 = input<T>(after2, alive);
-  p.result = map_of<T>(first);
-  if (second) {
-    p.result2 = map_of<T>(*second);
-  }
-  if (bias) {
-    alive.push_back(torch::stable::contiguous(*bias));
-    p.bias = static_cast<const T*>(alive.back().data_ptr());
-  }
-  alive.push_back(aligned<T>(torch::stable::contiguous(weight, torch::headeronly::MemoryFormat::ChannelsLast)));
+  Problem<T> p{
+      call.maps<T>(aligned<T>, alive), int(s.H), int(s.W), int(s.C), int(s.O), int(down), int(across), nullptr};
+  alive.push_back(aligned<T>(torch::stable::contiguous(call.weight, torch::headeronly::MemoryFormat::ChannelsLast)));
   p.weight = static_cast<const T*>(alive.back().data_ptr());
-  const cudaStream_t stream = current_stream(x);
-  if (turned) {
-    launch<T, true>(p, s.N, stream);
-  } else {
-    launch<T, false>(p, s.N, stream);
-  }
+  const auto start = call.turned ? launch<T, true> : launch<T, false>;
+  start(p, s.N, current_stream(call.x));
 }
 
-std::tuple<Tensor, Tensor> dr1_conv(
-    const Tensor& x,
-    const MaybeTensor& before,
-    const Tensor& weight,
-    const MaybeTensor& bias,
-    bool turned,
-    const MaybeTensor& after,
-    const MaybeTensor& after2,
-    int64_t results) {
-  const Dr1Sizes s = check_dr1(x, before, weight, bias, turned, after, after2, results);
+void run(const Dr1Call& call) {
+  const OnDeviceOf guard(call.x);
+  int device = 0, major = 0;
+  cudaGetDevice(&device);
+  cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+  STD_TORCH_CHECK(major >= 8, "dr1_conv takes a GPU of compute capability 8.0 or later; this one has ", major, ".x");
   STD_TORCH_CHECK(
-      s.C % 16 == 0 && s.O % 16 == 0 && s.C > 0 && s.C * int64_t(x.element_size()) <= 256,
-      "weight connects ",
-      s.C,
-      " channels with ",
-      s.O,
-      "; on CUDA both are multiples of 16, and the former take at most 256 bytes");
-  const int64_t blocks = s.N * ((s.H + dr1::kRows - 1) / dr1::kRows) * ((s.W + dr1::kColumns - 1) / dr1::kColumns);
-  STD_TORCH_CHECK(
-      blocks < (int64_t(1) << 31) && s.H < (1 << 30) && s.W < (1 << 30), "x is too large: ", s.locations(), " locations");
-  const OnDeviceOf guard(x);
-  const Tensor first = new_map(x, s), second = new_map(x, s, results == 1);
-  if (s.locations() == 0 || s.O == 0) {
-    return {first, second};
-  }
-  const Tensor* const other = results == 2 ? &second : nullptr;
-  switch (x.scalar_type()) {
+      call.sizes.C * int64_t(call.x.element_size()) <= 256,
+      "x has ", call.sizes.C, " channels; on CUDA they take at most 256 bytes");
+  switch (call.x.scalar_type()) {
     case ScalarType::Half:
-      compute<__half>(s, x, before, weight, bias, turned, after, after2, first, other);
-      break;
+      return compute<__half>(call);
     case ScalarType::BFloat16:
-      compute<__nv_bfloat16>(s, x, before, weight, bias, turned, after, after2, first, other);
-      break;
+      return compute<__nv_bfloat16>(call);
     default:
-      check_type(x, "x", ScalarType::Float);
-      compute<float>(s, x, before, weight, bias, turned, after, after2, first, other);
+      check_type(call.x, "x", ScalarType::Float);
+      return compute<float>(call);
   }
-  return {first, second};
 }
 
 } // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(adet_ext, CUDA, m) {
-  m.impl("dr1_conv", TORCH_BOX(&dr1_conv));
+  m.impl("dr1_conv", TORCH_BOX(&dr1_conv<run>));
 }
 
 } // namespace adet_ext

@@ -1,10 +1,11 @@
 // The kernel of dr1_conv on tensor cores: a 3x3 convolution of channels-last maps whose input is multiplied by its
 // factors while it is brought to shared memory, and whose sums are multiplied by theirs while they are written out.
-// No torch in here.
 //
 // A block makes 8 x 16 locations of 32 outputs; each of its 4 warps two rows of them. The weights come row by row of the
 // kernel. float32 goes through TF32, as cuDNN's does by default.
 #pragma once
+
+#include "../dr1_conv.h"
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
@@ -19,19 +20,10 @@ namespace adet_ext::dr1 {
 constexpr int kRows = 8, kColumns = 16, kOutputs = 32, kThreads = 128;
 constexpr int kPatch = (kRows + 2) * (kColumns + 2);
 
-// A channels-last map; strides in elements. Null: ones.
 template <class T>
-struct Map {
-  T* data;
-  int64_t image, row, column;
-};
-
-template <class T>
-struct Problem {
+struct Problem : Dr1Maps<T> {
   int H, W, C, O;
   int down, across; // blocks of an image
-  Map<T> x, before, after, result, after2, result2;
-  const T* bias;
   const T* weight; // (O, 3, 3, C); turned: (C, 3, 3, O)
 };
 
@@ -107,9 +99,9 @@ __device__ __forceinline__ void bring_patch(const Problem<T>& p, int64_t image, 
     const int y = y0 - 1 + pixel / (kColumns + 2), x = x0 - 1 + pixel % (kColumns + 2);
     Words<T> v{};
     if (y >= 0 && y < p.H && x >= 0 && x < p.W) {
-      v = words(p.x.data + image * p.x.image + y * p.x.row + x * p.x.column + c);
+      v = words(p.x.at(image, y, x) + c);
       if (p.before.data) {
-        const Words<T> f = words(p.before.data + image * p.before.image + y * p.before.row + x * p.before.column + c);
+        const Words<T> f = words(p.before.at(image, y, x) + c);
 #pragma unroll
         for (int k = 0; k < Words<T>::count; ++k) {
           from_float(to_float(v.value[k]) * to_float(f.value[k]), v.value[k]);
@@ -147,16 +139,16 @@ __device__ __forceinline__ void bring_weights(const Problem<T>& p, int dy, int o
 // 16 bytes of a location's results: (sums + bias) * after.
 template <class T>
 __device__ __forceinline__ void
-put(const Map<T>& result, const Map<T>& after, const float* sums, int64_t image, int y, int x, int o) {
+put(const Dr1Map<T>& result, const Dr1Map<T>& after, const float* sums, int64_t image, int y, int x, int o) {
   Words<T> v, f;
   if (after.data) {
-    f = words(after.data + image * after.image + y * after.row + x * after.column + o);
+    f = words(after.at(image, y, x) + o);
   }
 #pragma unroll
   for (int k = 0; k < Words<T>::count; ++k) {
     from_float(after.data ? sums[k] * to_float(f.value[k]) : sums[k], v.value[k]);
   }
-  *reinterpret_cast<Words<T>*>(result.data + image * result.image + y * result.row + x * result.column + o) = v;
+  *reinterpret_cast<Words<T>*>(result.at(image, y, x) + o) = v;
 }
 
 template <class T, bool turned>

@@ -125,8 +125,7 @@ Tensor nms_keep(Tensor boxes, Tensor classes, Tensor valid, double threshold) {
       table);
   choose<<<static_cast<unsigned>(images), kThreads, words * sizeof(word), stream>>>(
       table, use, static_cast<int>(count), static_cast<int>(words), static_cast<bool*>(keep.mutable_data_ptr()));
-  const cudaError_t error = cudaGetLastError();
-  STD_TORCH_CHECK(error == cudaSuccess, "nms_keep's kernel did not start: ", cudaGetErrorString(error));
+  STD_CUDA_KERNEL_LAUNCH_CHECK();
   return keep;
 }
 

@@ -2,8 +2,6 @@
 #include "../paste_masks.h"
 #include "cuda.h"
 
-#include <torch/csrc/stable/ops.h>
-
 namespace adet_ext {
 namespace {
 
@@ -41,33 +39,20 @@ __global__ void __launch_bounds__(kColumns* kRows) paste(
   }
 }
 
-template <typename T>
-void launch(const Tensor& out, const Tensor& masks, const Tensor& boxes, double threshold, cudaStream_t stream) {
+void paste_all(const Tensor& out, const Tensor& masks, const Tensor& boxes, double threshold) {
+  const OnDeviceOf guard(out);
   const dim3 grid(static_cast<unsigned>(out.size(0)), kBlocks), block(kColumns, kRows);
-  paste<T><<<grid, block, 0, stream>>>(
-      masks.const_data_ptr<T>(), boxes.const_data_ptr<T>(), out.mutable_data_ptr<bool>(),
-      static_cast<int>(masks.size(2)), out.size(1), out.size(2), static_cast<T>(threshold));
-  STD_CUDA_KERNEL_LAUNCH_CHECK();
+  ADET_DISPATCH_SUMS(masks.scalar_type(), "paste_masks_", [&] {
+    paste<scalar_t><<<grid, block, 0, current_stream(out)>>>(
+        masks.const_data_ptr<scalar_t>(), boxes.const_data_ptr<scalar_t>(), out.mutable_data_ptr<bool>(),
+        static_cast<int>(masks.size(2)), out.size(1), out.size(2), static_cast<scalar_t>(threshold));
+    STD_CUDA_KERNEL_LAUNCH_CHECK();
+  });
 }
 
 } // namespace
-
-void paste_masks_cuda(Tensor out, const Tensor& masks, const Tensor& boxes, double threshold) {
-  check_paste(out, masks, boxes, threshold);
-  if (out.numel() == 0 || masks.numel() == 0) {
-    return;
-  }
-  const OnDeviceOf guard(out);
-  const Tensor m = torch::stable::contiguous(masks), b = torch::stable::contiguous(boxes);
-  if (masks.scalar_type() == ScalarType::Double) {
-    launch<double>(out, m, b, threshold, current_stream(out));
-  } else {
-    launch<float>(out, m, b, threshold, current_stream(out));
-  }
-}
-
 } // namespace adet_ext
 
 STABLE_TORCH_LIBRARY_IMPL(adet_ext, CUDA, m) {
-  m.impl("paste_masks_", TORCH_BOX(&adet_ext::paste_masks_cuda));
+  m.impl("paste_masks_", TORCH_BOX(&adet_ext::paste_masks<adet_ext::paste_all>));
 }

@@ -17,13 +17,6 @@ constexpr int kThreads = 256;
 constexpr int kWarp = 32;
 constexpr int kWarps = kThreads / kWarp;
 
-template <typename acc>
-struct Point {
-  Corners<acc> at;
-  acc sy0, sy1, sx0, sx1; // slopes
-  acc wy0, wy1, wx0, wx1;
-};
-
 template <typename T, typename acc>
 __device__ __forceinline__ bool valid(const Levels<T, acc>& levels, const Boxes<acc>& boxes, int64_t d) {
   return boxes.level[d] >= 0 && boxes.level[d] < levels.count && boxes.image[d] >= 0 && boxes.image[d] < levels.images;
@@ -283,7 +276,7 @@ __device__ __forceinline__ acc warp_sum(acc v) {
 
 // A block a box, a warp a point: the same order of sums every time. grad is (D, kh, kw, C), out (D, 4).
 template <typename T, typename acc>
-__global__ void __launch_bounds__(kThreads) backward_boxes(
+__global__ void __launch_bounds__(kThreads) box_gradients(
     const T* grad, const Levels<const T, acc> levels, const Boxes<acc> boxes, int64_t channels, acc* out) {
   __shared__ acc partial[kWarps][4];
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
@@ -343,11 +336,6 @@ __global__ void __launch_bounds__(kThreads) backward_boxes(
   }
 }
 
-void check_launch() {
-  const cudaError_t error = cudaGetLastError();
-  STD_TORCH_CHECK(error == cudaSuccess, "roi_sample's kernel did not start: ", cudaGetErrorString(error));
-}
-
 // Blocks for a loop over `tasks` groups of work; the loops take what does not fit into a grid.
 unsigned grid(int64_t tasks) {
   return static_cast<unsigned>(std::clamp<int64_t>(tasks, 1, int64_t(1) << 30));
@@ -376,52 +364,6 @@ bool aligned(const Levels<const T, acc>& levels, int64_t channels, const T* out,
   return good;
 }
 
-Tensor roi_sample(
-    std::vector<Tensor> features, Tensor boxes, Tensor image, Tensor level, std::vector<double> scales, int64_t kh,
-    int64_t kw, int64_t border, bool channels_last) {
-  STD_TORCH_CHECK(!features.empty(), "features is empty; it takes one map per level");
-  STD_TORCH_CHECK(kh > 0 && kw > 0, "size is ", kh, " x ", kw, "; it takes positive numbers");
-  const Tensor& first = features[0];
-  check_boxes(first, boxes, image, level);
-  OnDeviceOf device(first);
-  const Tensor b = torch::stable::contiguous(boxes), n = torch::stable::contiguous(image),
-               l = torch::stable::contiguous(level);
-  const int64_t count = boxes.size(0), channels = first.size(1);
-  Tensor out = new_samples(first, count, channels, kh, kw, channels_last);
-  if (out.numel() == 0) {
-    return out;
-  }
-  const cudaStream_t stream = current_stream(first);
-  ADET_DISPATCH(first.scalar_type(), "roi_sample", ([&] {
-                  using acc = acc_t<scalar_t>;
-                  const auto levels = make_levels<const scalar_t, acc>(features, scales);
-                  const auto divided = make_boxes<acc>(b, n, l, kh, kw, border);
-                  scalar_t* to = static_cast<scalar_t*>(out.mutable_data_ptr());
-                  bool innermost = channels_last;
-                  for (int64_t i = 0; i < levels.count; ++i) {
-                    innermost = innermost && levels.at[i].stride_c == 1;
-                  }
-                  STD_TORCH_CHECK(
-                      innermost || !channels_last, "channels_last takes features whose channels lie innermost");
-                  if (channels_last) {
-                    constexpr int width = 16 / sizeof(scalar_t);
-                    const unsigned blocks = grid((count * kh * kw + kWarps - 1) / kWarps);
-                    if (aligned(levels, channels, to, width)) {
-                      forward_rows<scalar_t, acc, width>
-                          <<<blocks, kThreads, 0, stream>>>(levels, divided, channels, to);
-                    } else {
-                      forward_rows<scalar_t, acc, 1><<<blocks, kThreads, 0, stream>>>(levels, divided, channels, to);
-                    }
-                  } else {
-                    const size_t bytes = table_bytes<acc>(kh, kw);
-                    forward_planes<scalar_t, acc><<<plane_grid(count, channels * kh * kw), kThreads, bytes, stream>>>(
-                        levels, divided, channels, to);
-                  }
-                }));
-  check_launch();
-  return out;
-}
-
 // Sorts ascending, equal ones in their order: the values and where they were.
 std::array<Tensor, 2> stable_sort(const Tensor& values) {
   std::array<StableIValue, 4> stack{
@@ -433,97 +375,92 @@ std::array<Tensor, 2> stable_sort(const Tensor& values) {
   return {torch::stable::detail::to<Tensor>(stack[0]), torch::stable::detail::to<Tensor>(stack[1])};
 }
 
-std::vector<Tensor> roi_sample_backward_features(
-    Tensor grad, Tensor boxes, Tensor image, Tensor level, std::vector<int64_t> sizes, std::vector<double> scales,
-    int64_t border, bool channels_last, bool deterministic) {
-  check_dim(grad, "grad", 4);
-  check_boxes(grad, boxes, image, level);
-  check_size(grad, "grad", 0, boxes.size(0));
-  OnDeviceOf device(grad);
-  const Tensor b = torch::stable::contiguous(boxes), n = torch::stable::contiguous(image),
-               l = torch::stable::contiguous(level), g = dense_grad(grad, channels_last || deterministic);
-  const int64_t channels = grad.size(1), kh = grad.size(2), kw = grad.size(3), points = boxes.size(0) * kh * kw;
-  const cudaStream_t stream = current_stream(grad);
-  std::vector<Tensor> buffers;
-  ADET_DISPATCH(
-      grad.scalar_type(), "roi_sample_backward_features", ([&] {
-        using acc = acc_t<scalar_t>;
-        const auto levels = make_gradients<acc>(grad, sizes, scales, channels_last, buffers);
-        const auto divided = make_boxes<acc>(b, n, l, kh, kw, border);
-        const scalar_t* from = static_cast<const scalar_t*>(g.const_data_ptr());
-        if (points * channels == 0) {
-          return;
+struct Cuda {
+  static void forward(
+      const RoiCall& call, const std::vector<Tensor>& features, const std::vector<double>& scales, bool channels_last,
+      Tensor& out) {
+    const OnDeviceOf guard(out);
+    const cudaStream_t stream = current_stream(out);
+    const int64_t count = out.size(0), channels = out.size(1), kh = call.kh, kw = call.kw;
+    ADET_DISPATCH(out.scalar_type(), "roi_sample", [&] {
+      using acc = acc_t<scalar_t>;
+      const auto levels = make_levels<const scalar_t, acc>(features, scales);
+      const auto boxes = call.boxes<acc>();
+      scalar_t* to = out.mutable_data_ptr<scalar_t>();
+      if (channels_last) {
+        for (const Tensor& x : features) {
+          STD_TORCH_CHECK(x.stride(1) == 1, "channels_last takes features whose channels lie innermost");
         }
-        const unsigned warps = grid((points + kWarps - 1) / kWarps);
-        if (deterministic) {
-          Tensor cell = torch::stable::new_empty(n, {4 * points});
-          Tensor weight = torch::stable::new_empty(b, {4 * points});
-          list_cells<acc><<<grid((points + kThreads - 1) / kThreads), kThreads, 0, stream>>>(
-              levels,
-              divided,
-              static_cast<int64_t*>(cell.mutable_data_ptr()),
-              static_cast<acc*>(weight.mutable_data_ptr()));
-          check_launch();
-          const auto [sorted, order] = stable_sort(cell);
-          add_runs<scalar_t, acc><<<grid((4 * points + kWarps - 1) / kWarps), kThreads, 0, stream>>>(
-              from,
-              static_cast<const int64_t*>(sorted.const_data_ptr()),
-              static_cast<const int64_t*>(order.const_data_ptr()),
-              static_cast<const acc*>(weight.const_data_ptr()),
-              4 * points,
-              levels,
-              channels);
-        } else if (channels_last) {
-          backward_rows<scalar_t, acc><<<warps, kThreads, 0, stream>>>(from, levels, divided, channels);
-        } else {
-          const size_t bytes = table_bytes<acc>(kh, kw);
-          backward_planes<scalar_t, acc>
-              <<<plane_grid(divided.count, channels * kh * kw), kThreads, bytes, stream>>>(
-                  from, levels, divided, channels);
-        }
-      }));
-  check_launch();
-  return finish_gradients(buffers, grad.scalar_type(), channels_last);
-}
-
-Tensor roi_sample_backward_boxes(
-    Tensor grad, std::vector<Tensor> features, Tensor boxes, Tensor image, Tensor level, std::vector<double> scales,
-    int64_t border) {
-  STD_TORCH_CHECK(!features.empty(), "features is empty; it takes one map per level");
-  check_dim(grad, "grad", 4);
-  check_type(grad, "grad", features[0].scalar_type());
-  check_boxes(grad, boxes, image, level);
-  check_size(grad, "grad", 0, boxes.size(0));
-  check_size(grad, "grad", 1, features[0].size(1));
-  OnDeviceOf device(grad);
-  const Tensor b = torch::stable::contiguous(boxes), n = torch::stable::contiguous(image),
-               l = torch::stable::contiguous(level), g = dense_grad(grad, true);
-  const int64_t channels = grad.size(1), kh = grad.size(2), kw = grad.size(3);
-  Tensor out = torch::stable::new_empty(b, {boxes.size(0), 4});
-  if (boxes.size(0) == 0) {
-    return out;
+        constexpr int width = 16 / sizeof(scalar_t);
+        const auto rows = aligned(levels, channels, to, width) ? forward_rows<scalar_t, acc, width>
+                                                               : forward_rows<scalar_t, acc, 1>;
+        rows<<<grid((count * kh * kw + kWarps - 1) / kWarps), kThreads, 0, stream>>>(levels, boxes, channels, to);
+      } else {
+        const size_t bytes = table_bytes<acc>(kh, kw);
+        forward_planes<scalar_t, acc>
+            <<<plane_grid(count, channels * kh * kw), kThreads, bytes, stream>>>(levels, boxes, channels, to);
+      }
+    });
+    STD_CUDA_KERNEL_LAUNCH_CHECK();
   }
-  const cudaStream_t stream = current_stream(grad);
-  ADET_DISPATCH(grad.scalar_type(), "roi_sample_backward_boxes", ([&] {
-                  using acc = acc_t<scalar_t>;
-                  const auto levels = make_levels<const scalar_t, acc>(features, scales);
-                  const auto divided = make_boxes<acc>(b, n, l, kh, kw, border);
-                  backward_boxes<scalar_t, acc><<<grid(divided.count), kThreads, 0, stream>>>(
-                      static_cast<const scalar_t*>(g.const_data_ptr()),
-                      levels,
-                      divided,
-                      channels,
-                      static_cast<acc*>(out.mutable_data_ptr()));
-                }));
-  check_launch();
-  return out;
-}
+
+  static void backward_features(
+      const RoiCall& call, const Tensor& grad, const std::vector<int64_t>& sizes, const std::vector<double>& scales,
+      bool channels_last, bool deterministic, std::vector<Tensor>& buffers) {
+    const OnDeviceOf guard(grad);
+    const cudaStream_t stream = current_stream(grad);
+    const Tensor g = dense_grad(grad, channels_last || deterministic);
+    const int64_t channels = grad.size(1), points = grad.size(0) * call.kh * call.kw;
+    ADET_DISPATCH(grad.scalar_type(), "roi_sample_backward_features", [&] {
+      using acc = acc_t<scalar_t>;
+      const auto levels = make_gradients<acc>(grad, sizes, scales, channels_last, buffers);
+      const auto boxes = call.boxes<acc>();
+      const scalar_t* from = g.const_data_ptr<scalar_t>();
+      if (points * channels == 0) {
+        return;
+      }
+      if (deterministic) {
+        Tensor cell = torch::stable::new_empty(call.image, {4 * points});
+        Tensor weight = torch::stable::new_empty(call.corners, {4 * points});
+        list_cells<acc><<<grid((points + kThreads - 1) / kThreads), kThreads, 0, stream>>>(
+            levels, boxes, cell.mutable_data_ptr<int64_t>(), weight.mutable_data_ptr<acc>());
+        STD_CUDA_KERNEL_LAUNCH_CHECK();
+        const auto [sorted, order] = stable_sort(cell);
+        add_runs<scalar_t, acc><<<grid((4 * points + kWarps - 1) / kWarps), kThreads, 0, stream>>>(
+            from, sorted.const_data_ptr<int64_t>(), order.const_data_ptr<int64_t>(), weight.const_data_ptr<acc>(),
+            4 * points, levels, channels);
+      } else if (channels_last) {
+        backward_rows<scalar_t, acc>
+            <<<grid((points + kWarps - 1) / kWarps), kThreads, 0, stream>>>(from, levels, boxes, channels);
+      } else {
+        const size_t bytes = table_bytes<acc>(call.kh, call.kw);
+        backward_planes<scalar_t, acc>
+            <<<plane_grid(boxes.count, channels * call.kh * call.kw), kThreads, bytes, stream>>>(
+                from, levels, boxes, channels);
+      }
+    });
+    STD_CUDA_KERNEL_LAUNCH_CHECK();
+  }
+
+  static void backward_boxes(
+      const RoiCall& call, const Tensor& grad, const std::vector<Tensor>& features, const std::vector<double>& scales,
+      Tensor& out) {
+    const OnDeviceOf guard(grad);
+    ADET_DISPATCH(grad.scalar_type(), "roi_sample_backward_boxes", [&] {
+      using acc = acc_t<scalar_t>;
+      const auto levels = make_levels<const scalar_t, acc>(features, scales);
+      box_gradients<scalar_t, acc><<<grid(out.size(0)), kThreads, 0, current_stream(grad)>>>(
+          grad.const_data_ptr<scalar_t>(), levels, call.boxes<acc>(), features[0].size(1), out.mutable_data_ptr<acc>());
+    });
+    STD_CUDA_KERNEL_LAUNCH_CHECK();
+  }
+};
 
 } // namespace
 } // namespace adet_ext
 
 STABLE_TORCH_LIBRARY_IMPL(adet_ext, CUDA, m) {
-  m.impl("roi_sample", TORCH_BOX(&adet_ext::roi_sample));
-  m.impl("roi_sample_backward_features", TORCH_BOX(&adet_ext::roi_sample_backward_features));
-  m.impl("roi_sample_backward_boxes", TORCH_BOX(&adet_ext::roi_sample_backward_boxes));
+  m.impl("roi_sample", TORCH_BOX(&adet_ext::roi_sample<adet_ext::Cuda>));
+  m.impl("roi_sample_backward_features", TORCH_BOX(&adet_ext::roi_sample_backward_features<adet_ext::Cuda>));
+  m.impl("roi_sample_backward_boxes", TORCH_BOX(&adet_ext::roi_sample_backward_boxes<adet_ext::Cuda>));
 }

@@ -219,6 +219,13 @@ def test_an_image_out_of_range_is_refused(face):
         function(*inputs)
 
 
+@pytest.mark.parametrize("face", FACES)
+def test_boxes_on_bases_of_no_images_are_refused(face):
+    function, (bases, *others) = make(face)
+    with pytest.raises(ValueError, match="bases are .* no cells to crop"):
+        function(bases[:0], *others)
+
+
 CHANGES = {
     "bases": (lambda x: x[0], ValueError),
     "boxes": (lambda x: x[:, :3], ValueError),

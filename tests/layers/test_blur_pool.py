@@ -109,9 +109,7 @@ def layouts(x):
     yield x.transpose(2, 3)
 
 
-maps = st.tuples(
-    st.integers(1, 2), st.sampled_from([1, 3, 4, 8, 33, 70]), st.integers(1, 12), st.integers(1, 40)
-)
+maps = st.tuples(st.integers(1, 2), st.sampled_from([1, 3, 4, 8, 33, 70]), st.integers(1, 12), st.integers(1, 40))
 blurs = st.tuples(st.integers(1, 7), st.sampled_from([1, 2, 4]), st.sampled_from(PADDINGS))
 
 
@@ -140,6 +138,12 @@ def test_every_number_of_half_and_bfloat16_comes_through_unchanged(dtype):
     x = torch.arange(-32768, 32768).to(torch.int16).view(dtype).reshape(1, 64, 32, 32)
     y = blur_pool2d(x, taps=1, stride=1)
     assert torch.equal(torch.where(x.isnan(), 0, y), torch.where(x.isnan(), 0, x)) and torch.equal(y.isnan(), x.isnan())
+
+
+@pytest.mark.parametrize("padding", PADDINGS)
+def test_the_gradient_has_a_gradient(padding):
+    x = torch.randn(1, 2, 6, 5, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradgradcheck(lambda x: blur_pool2d(x, padding=padding).square(), x)
 
 
 @native

@@ -194,6 +194,8 @@ def test_what_does_not_fit_the_operator_is_named():
         call(x, None, weight[:5], None, False, None, None, 1)
     with pytest.raises(RuntimeError, match="results is 3"):
         call(x, None, weight, None, False, None, None, 3)
+    with pytest.raises(RuntimeError, match="weight connects 0 channels"):  # once a division by zero
+        call(x[:, :0], None, weight[:, :0], None, False, None, None, 1)
 
 
 @pytest.mark.parametrize(

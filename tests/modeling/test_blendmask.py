@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from adet_ext.layers.sparse_conv import conv3x3_at
+from adet_ext.layers.sparse_conv import conv_at
 
 
 def test_losses_are_those_of_the_detector_the_bases_and_the_masks(build, batch):
@@ -53,7 +53,7 @@ def test_the_top_layer_at_chosen_locations_is_the_dense_one(build):
     dense = torch.cat([layer(x).flatten(2) for x in maps], dim=2)  # (2, 11, L)
     image = torch.arange(2).repeat_interleave(dense.shape[2])
     location = torch.arange(dense.shape[2]).repeat(2)
-    sparse = conv3x3_at(layer, maps, image, location)
+    sparse = conv_at(layer, maps, image, location)
     torch.testing.assert_close(sparse, dense.transpose(1, 2).flatten(0, 1))
     weights = torch.randn_like(sparse)
     parameters = [*maps, layer.weight, layer.bias]

@@ -13,7 +13,7 @@ from ...d2.layers import ShapeSpec
 from ...d2.modeling import META_ARCH_REGISTRY, build_sem_seg_head
 from ...d2.structures import ImageList, Instances
 from ...layers.blend import assemble, assemble_masks, blend, blend_masks, crop_bases, fuses
-from ...layers.sparse_conv import conv3x3_at
+from ...layers.sparse_conv import conv_at
 from ..fcos.head import HeadOutput
 from ..fcos.inference import Detections
 from ..fcos.losses import Positives
@@ -218,7 +218,7 @@ class BlendMask(OneStageDetector):
         """Attention logits at chosen locations, (P, K M^2); None where they are fixed."""
         if self.top_layer is None:
             return None
-        return conv3x3_at(self.top_layer, output.box_tower, image, location)
+        return conv_at(self.top_layer, output.box_tower, image, location)
 
     def branch_losses(
         self,

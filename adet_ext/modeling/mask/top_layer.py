@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import nn
 
-from ...layers.sparse_conv import conv3x3_at
+from ...layers.sparse_conv import conv_at
 from ..fcos.head import HeadOutput
 
 __all__ = ["SOURCES", "Context", "TopLayer"]
@@ -78,7 +78,7 @@ class TopLayer(nn.Module):
     ) -> torch.Tensor:
         """(P,) images and (P,) locations over all levels -> (P, E)."""
         maps = self._maps(self.embedding_source, features, output)
-        return conv3x3_at(self.embedding_layer, maps, image, location)
+        return conv_at(self.embedding_layer, maps, image, location)
 
     def _maps(
         self, source: str, features: Mapping[str, torch.Tensor], output: HeadOutput

@@ -1,0 +1,12 @@
+"""The floating-point types of the operators."""
+
+import torch
+
+__all__ = ["FLOATS", "sum_dtype"]
+
+FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+
+
+def sum_dtype(dtype: torch.dtype) -> torch.dtype:
+    """What sums are kept in, and boxes measured in."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
