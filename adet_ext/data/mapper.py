@@ -213,6 +213,8 @@ def _where(record: dict) -> str:
 
 def _read(file_name: str, image_format: str, where: str) -> np.ndarray:
     try:
+        if image_format == "L":  # labels are class numbers, however many bits they are stored with
+            return utils.read_image(file_name, format=image_format)
         return read_as(file_name, image_format)
     except FileNotFoundError as error:
         raise UserError(f"{where}: there is no such file; restore it, or take it out of the annotations") from error
