@@ -251,12 +251,26 @@ def load_config(path: str, opts: Sequence[str] = ()) -> CN:
     cfg = get_cfg()
     with _explained(cfg, path):
         cfg.merge_from_file(path, allow_unsafe=False)  # Detectron2 would let a YAML tag call any function
-    if len(opts) % 2:
-        raise UserError(f"config overrides come in pairs KEY VALUE; got {len(opts)} words: {' '.join(opts)}")
+    _check_pairs(opts)
     for key, value in zip(opts[0::2], opts[1::2]):
         with _explained(cfg, f"the command line ({key} {value})"):
             cfg.merge_from_list([key, value])
     return cfg
+
+
+def _check_pairs(opts: Sequence[str]) -> None:
+    """Refuse overrides that are no KEY VALUE KEY VALUE ..., by what they seem to be instead."""
+    for word in opts:
+        # argparse hands on everything from the first override, so that options after it look like keys.
+        if re.match(r"--[a-z]", str(word)):
+            raise UserError(f"{word} comes after {opts[0]}; options stand before the first config override KEY VALUE")
+    for key in opts[0::2]:
+        if "=" in key and key.partition("=")[0] in _flat_keys(get_cfg()):
+            raise UserError(
+                f"{key} should be {' '.join(key.split('=', 1))}: config overrides are KEY VALUE KEY VALUE ..."
+            )
+    if len(opts) % 2:
+        raise UserError(f"config overrides come in pairs KEY VALUE; got {len(opts)} words: {' '.join(opts)}")
 
 
 def find_config(path: str) -> str:

@@ -4,13 +4,13 @@ Shapes: H, W image height and width in pixels. Images are RGB uint8 [H, W, 3] an
 masks are bool [H, W]; boxes are (x0, y0, x1, y1) in pixels, edges not centres; colours are RGB triples 0..255.
 """
 
-import functools
-import os
 from collections.abc import Sequence
 
 import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+
+from .fonts import font
 
 __all__ = ["PALETTE", "draw_box", "draw_labels", "enlarge", "outline_mask", "paint_mask", "sheet", "signed_map"]
 
@@ -27,14 +27,6 @@ INK: Colour = (38, 42, 51)
 # As light at -x as at +x, so that neither sign looks stronger; white is for zero alone.
 _SIGNED_AT = (-1.0, -0.5, 0.0, 0.5, 1.0)
 _SIGNED: tuple[Colour, ...] = ((16, 62, 140), (92, 152, 214), (255, 255, 255), (232, 122, 92), (158, 22, 38))
-
-
-@functools.lru_cache(maxsize=16)
-def font(size: int) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans at ``size`` pixels: it comes with matplotlib and has Latin, Greek and Cyrillic letters."""
-    import matplotlib
-
-    return ImageFont.truetype(os.path.join(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf"), size)
 
 
 def enlarge(image: np.ndarray, scale: int) -> np.ndarray:
@@ -107,11 +99,12 @@ def draw_labels(
     """
     height, width = canvas.shape[:2]
     picture = Image.fromarray(canvas)
-    pen, letters, pad = ImageDraw.Draw(picture), font(size), max(2, size // 4)
+    pen, pad = ImageDraw.Draw(picture), max(2, size // 4)
     tag_height, taken = size + 2 * pad, []
     for box, label, colour in zip(boxes, labels, colours):
         if not label:
             continue
+        letters = font(size, label)
         tag_width = int(pen.textlength(label, font=letters)) + 2 * pad
         x0, y0, x1, y1 = (float(value) for value in box)
         places = [
@@ -198,14 +191,15 @@ def sheet(
     picture = Image.new("RGB", (gap + columns * (cell_w + gap), full_h), PAPER)
     pen = ImageDraw.Draw(picture)
     if title:
-        heading = font(int(size * 1.25))
+        heading = font(int(size * 1.25), title)
         pen.text((gap, gap + title_h * 0.4), _fit(pen, title, heading, picture.width - 2 * gap), INK, heading, "lm")
     for index, panel in enumerate(panels):
         row, column = divmod(index, columns)
         x, y = gap + column * (cell_w + gap), gap + title_h + row * (cell_h + text_h + gap)
         if text_h:
-            caption = _fit(pen, str(captions[index]), font(size), cell_w)
-            pen.text((x, y + text_h * 0.45), caption, INK, font(size), "lm")
+            letters = font(size, str(captions[index]))
+            caption = _fit(pen, str(captions[index]), letters, cell_w)
+            pen.text((x, y + text_h * 0.45), caption, INK, letters, "lm")
         fitted = _fit_panel(panel, cell_h, cell_w)
         left, top = x + (cell_w - fitted.shape[1]) // 2, y + text_h + (cell_h - fitted.shape[0]) // 2
         picture.paste(Image.fromarray(fitted), (left, top))

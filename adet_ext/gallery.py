@@ -9,11 +9,11 @@ import time
 import numpy as np
 
 from . import drawing
-from .d2.data import DatasetCatalog, MetadataCatalog, detection_utils
+from .d2.data import DatasetCatalog, MetadataCatalog
 from .errors import UserError
 from .explain import explain, explainable
 from .files import make_folder, written_beside
-from .image_io import write_image
+from .image_io import read_as, write_image
 from .predictor import Predictor, confident, on_cpu
 from .visualize import compare, draw_outputs
 
@@ -84,7 +84,7 @@ def make_gallery(
     chosen = [records[i] for i in np.unique(np.linspace(0, len(records) - 1, count).astype(int))]
     gallery, overview, seconds = Gallery(dataset, threshold), [], []
     for number, record in enumerate(chosen):
-        image = detection_utils.read_image(record["file_name"], format="BGR")
+        image = read_as(record["file_name"], "BGR")
         start = time.perf_counter()
         outputs = on_cpu(predictor(image))
         seconds.append(time.perf_counter() - start)

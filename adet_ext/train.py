@@ -50,11 +50,23 @@ def setup(cfg: CfgNode, args: Any) -> CfgNode:
                 cfg.SEED = int(yaml.safe_load(f).get("SEED", -1))
         if cfg.SEED < 0:
             cfg.SEED = comm.shared_random_seed()
+    check_device(cfg)
     check_classes(cfg)
     cfg.freeze()
     default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="adet_ext")
     return cfg
+
+
+def check_device(cfg: CfgNode) -> None:
+    """Refuse a GPU that is not there; torch would speak of drivers, and of no key.
+
+    Raises:
+        UserError: ``MODEL.DEVICE`` is cuda, and torch finds no GPU.
+    """
+    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+        why = "this torch is built without CUDA" if torch.version.cuda is None else "torch finds no GPU here"
+        raise UserError(f"MODEL.DEVICE is {cfg.MODEL.DEVICE}, but {why}; add MODEL.DEVICE cpu to run on the CPU")
 
 
 def check_classes(cfg: CfgNode) -> None:

@@ -87,6 +87,9 @@ def test_adding_the_keys_twice_changes_nothing_and_no_core_key_changes():
         (["MODEL.FCOS.NMS_THRESH", "0.5"], "no config key MODEL.FCOS.NMS_THRESH.*did you mean MODEL.FCOS.NMS_TH\\?"),
         (["SOLVER.BASE_LR", "fast"], "SOLVER.BASE_LR fast.*"),
         (["SOLVER.BASE_LR"], "come in pairs"),
+        (["OUTPUT_DIR", "out", "--resume"], "--resume comes after OUTPUT_DIR; options stand before"),
+        (["OUTPUT_DIR", "out", "--num-gpus", "2"], "--num-gpus comes after OUTPUT_DIR"),
+        (["SOLVER.BASE_LR=0.1"], "SOLVER.BASE_LR=0.1 should be SOLVER.BASE_LR 0.1"),
     ],
 )
 def test_a_wrong_override_is_one_sentence_with_the_key(opts, message):

@@ -157,6 +157,23 @@ def test_class_names_come_from_a_registered_data_set(tmp_path, folder, predictor
         main([*base, "no_such_set"], predictor)
 
 
+def test_class_names_come_from_the_file_that_was_trained_on(tmp_path, folder, predictor):
+    file, results = tmp_path / "train.json", tmp_path / "all.json"
+    categories = [{"id": 90, "name": "Größe"}, {"id": 7, "name": "chat noir"}]
+    file.write_text(json.dumps({"images": [], "annotations": [], "categories": categories}))
+    base = ["--config-file", "unused.yaml", "--input", str(folder), "--json", str(results), "--dataset-names"]
+    with pytest.raises(UserError, match="train.json.*nothing to train on"):
+        main([*base, str(file)], predictor)
+    image = {"id": 1, "file_name": "a.png", "height": 8, "width": 8}
+    file.write_text(json.dumps({"images": [image], "annotations": [], "categories": categories}))
+    main([*base, str(file)], predictor)
+    assert {(e["category_id"], e["category_name"]) for e in json.loads(results.read_text())} == {
+        (7, "chat noir"), (90, "Größe")
+    }  # fmt: skip
+    with pytest.raises(UserError, match="nowhere.json: there is no such annotation file"):
+        main([*base, "nowhere.json"], predictor)
+
+
 def test_a_video_keeps_its_rate_and_length_and_plays(tmp_path, predictor):
     source, target, results = tmp_path / "in.mp4", tmp_path / "out", tmp_path / "all.json"
     frames = [rectangles(48, 64, (4 + 3 * i, 8, 34 + 3 * i, 28)) for i in range(6)]

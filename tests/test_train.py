@@ -182,6 +182,15 @@ def test_a_model_with_another_number_of_classes_than_the_data_is_refused(tmp_pat
         setup(runs.config(tmp_path, "MODEL.FCOS.NUM_CLASSES", 80), Args())
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_said_with_the_key_to_set(tmp_path):
+    class Args:
+        resume, eval_only, config_file = False, False, ""
+
+    with pytest.raises(UserError, match="MODEL.DEVICE is cuda, but .*; add MODEL.DEVICE cpu"):
+        setup(runs.config(tmp_path, "MODEL.DEVICE", "cuda"), Args())
+
+
 def test_an_unknown_optimizer_is_named(tmp_path):
     with pytest.raises(UserError, match="SOLVER.OPTIMIZER is 'LION'"):
         Trainer(runs.config(tmp_path, "SOLVER.OPTIMIZER", "LION"))

@@ -12,9 +12,10 @@ from tqdm import tqdm
 from ..benchmark.shift import Consistency, shift_consistency
 from ..charts import CHART_STYLE, line_chart
 from ..config import load_config
-from ..d2.data import DatasetCatalog, detection_utils
+from ..d2.data import DatasetCatalog
 from ..errors import UserError
 from ..files import make_folder, written_beside
+from ..image_io import read_as
 from ..predictor import Predictor
 
 __all__ = ["add_parser", "run"]
@@ -68,7 +69,7 @@ def _images(dataset: str, count: int) -> list[np.ndarray]:
     except KeyError as error:
         raise UserError(f"--dataset {dataset}: there is no such data set; '... data list' lists them") from error
     chosen = np.unique(np.linspace(0, len(records) - 1, count).astype(int))
-    return [detection_utils.read_image(records[i]["file_name"], format="BGR") for i in chosen]
+    return [read_as(records[i]["file_name"], "BGR") for i in chosen]
 
 
 def _render(results: dict[str, Consistency]) -> str:

@@ -20,7 +20,7 @@ from ..data.register import register_dataset
 from ..data.validate import validate_coco
 from ..errors import UserError
 from ..files import make_folder
-from ..image_io import write_image
+from ..image_io import read_as, write_image
 from ..visualize import class_names_of, draw_ground_truth
 
 __all__ = ["build_parser", "draw", "main"]
@@ -206,8 +206,8 @@ def _annotated(cfg: CfgNode) -> Iterator[tuple[np.ndarray, dict]]:
     """Images as RGB, with their dataset dicts as they are."""
     for record in dataset_dicts(cfg.DATASETS.TRAIN, "DATASETS.TRAIN", filter_empty=False):
         try:
-            image = detection_utils.read_image(record["file_name"], "RGB")
-        except OSError as error:
+            image = read_as(record["file_name"], "RGB")
+        except (OSError, ValueError) as error:
             raise UserError(f"{record['file_name']}: this image cannot be read: {error}") from error
         yield image, {**record, "annotations": record.get("annotations", [])}
 

@@ -11,6 +11,7 @@ from .. import video
 from ..config import load_config
 from ..d2.config import CfgNode
 from ..d2.data import MetadataCatalog
+from ..data.validate import validate_coco
 from ..errors import UserError
 from ..predictor import Predictor
 from ..visualize import class_names_of
@@ -23,7 +24,12 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 def add_names(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that :func:`metadata_of` reads."""
     names = parser.add_mutually_exclusive_group()
-    names.add_argument("--dataset-names", metavar="NAME", help="use the class names of this data set, not the config's")
+    names.add_argument(
+        "--dataset-names",
+        metavar="NAME",
+        help="use the class names of this data set, not the config's; a registered name, or the JSON file that was "
+        "trained on",
+    )
     names.add_argument("--class-names", nargs="+", metavar="NAME", help="the class names themselves")
 
 
@@ -108,8 +114,17 @@ def load_predictor(config_file: str, opts: Sequence[str], threshold: float) -> P
 def metadata_of(cfg: CfgNode, arguments: argparse.Namespace) -> Any:
     if arguments.class_names:
         return SimpleNamespace(thing_classes=list(arguments.class_names))
+    if arguments.dataset_names and arguments.dataset_names.lower().endswith(".json"):
+        return _names_in(arguments.dataset_names)
     name = arguments.dataset_names or (cfg.DATASETS.TEST[0] if cfg.DATASETS.TEST else "")
     metadata = MetadataCatalog.get(name) if name in MetadataCatalog.list() else SimpleNamespace()
     if arguments.dataset_names and not (class_names_of(metadata) or class_names_of(metadata, "stuff_classes")):
         raise UserError(f"--dataset-names {name}: no class names are registered under this name; use --class-names")
     return metadata
+
+
+def _names_in(path: str) -> SimpleNamespace:
+    """The class names of an annotation file, and its category ids, as a training with ``--dataset`` has them."""
+    checked = validate_coco(path, "", check_files=False)
+    checked.report.raise_for_errors()
+    return SimpleNamespace(thing_classes=checked.classes, thing_dataset_id_to_contiguous_id=checked.category_ids)

@@ -16,6 +16,7 @@ from ..d2.data import detection_utils as utils
 from ..d2.data import transforms as T
 from ..d2.structures import BitMasks, BoxMode, Instances, PolygonMasks
 from ..errors import UserError
+from ..image_io import read_as
 from .augmentation import build_augmentation
 
 __all__ = ["AdetDatasetMapper"]
@@ -212,7 +213,9 @@ def _where(record: dict) -> str:
 
 def _read(file_name: str, image_format: str, where: str) -> np.ndarray:
     try:
-        return utils.read_image(file_name, format=image_format)
+        if image_format == "L":  # labels are class numbers, however many bits they are stored with
+            return utils.read_image(file_name, format=image_format)
+        return read_as(file_name, image_format)
     except FileNotFoundError as error:
         raise UserError(f"{where}: there is no such file; restore it, or take it out of the annotations") from error
     except UserError:

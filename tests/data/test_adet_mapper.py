@@ -4,6 +4,7 @@ import numpy as np
 import pycocotools.mask as mask_util
 import pytest
 import torch
+from PIL import Image
 
 from adet_ext.config import get_cfg
 from adet_ext.d2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
@@ -12,6 +13,7 @@ from adet_ext.data.mapper import AdetDatasetMapper, draw_semantic
 from adet_ext.data.shapes import ShapesSpec, shapes_dicts, shapes_labels
 from adet_ext.data.validate import validate_coco
 from adet_ext.errors import UserError
+from adet_ext.image_io import read_image
 
 SPEC = ShapesSpec(num_images=6, height=64, width=96, seed=2)
 
@@ -170,6 +172,24 @@ def test_crowds_are_left_out_of_the_instances(coco_set):
     record = validate_coco(*coco_set.write(iscrowd=1)).dataset_dicts[0]
     sample = AdetDatasetMapper(config("MODEL.BASIS_MODULE.LOSS_ON", True), True)(record)
     assert len(sample["instances"]) == 0 and sample["basis_sem"].max() == 1
+
+
+@pytest.mark.parametrize("image_format", ["BGR", "RGB"])
+def test_a_grey_image_of_16_bits_trains_as_it_is_predicted_on(coco_set, image_format):
+    record = validate_coco(*coco_set.write()).dataset_dicts[0]
+    deep = np.linspace(0, 65535, 40 * 60).astype(np.uint16).reshape(40, 60)
+    Image.fromarray(deep).save(record["file_name"])
+    cfg = config("INPUT.FORMAT", image_format, "INPUT.MIN_SIZE_TEST", 40)
+    mapped = AdetDatasetMapper(cfg, False)(record)["image"].permute(1, 2, 0).numpy()
+    assert np.array_equal(mapped, read_image(record["file_name"]))
+    assert len(np.unique(mapped)) == 256
+
+
+@pytest.mark.parametrize("pixels", [np.full((40, 60), 0.5, np.float32), np.full((40, 60), 1 << 20, np.int32)])
+def test_pixels_of_unknown_range_are_said(coco_set, pixels):
+    coco_set.data["images"][0]["file_name"] = "deep.tiff"
+    Image.fromarray(pixels).save(coco_set.images / "deep.tiff")
+    refused(validate_coco(*coco_set.write()).dataset_dicts[0], "numbers of unknown range")
 
 
 @pytest.fixture

@@ -5,7 +5,9 @@ import copy
 import pytest
 import torch
 
+from adet_ext.d2.structures import Boxes, Instances, PolygonMasks
 from adet_ext.layers.sparse_conv import conv_at
+from adet_ext.modeling.mask.mask_targets import thing_labels
 
 
 def test_losses_are_those_of_the_detector_the_bases_and_the_masks(build, batch):
@@ -107,8 +109,28 @@ def test_training_without_ground_truth_says_so(build, batch):
     model = build()
     with pytest.raises(ValueError, match="without ground truth"):
         model([{"image": batch[0]["image"]}])
-    with pytest.raises(ValueError, match="needs 'basis_sem'"):
-        build("MODEL.BASIS_MODULE.LOSS_ON", True)([{k: v for k, v in batch[0].items() if k != "basis_sem"}])
+    del batch[0]["basis_sem"]
+    batch[0]["instances"].remove("gt_masks")
+    with pytest.raises(ValueError, match="LOSS_ON needs instance masks"):
+        build("MODEL.BASIS_MODULE.LOSS_ON", True)(batch[:1])
+
+
+@pytest.mark.parametrize("polygons", [False, True])
+def test_without_semantic_labels_they_are_drawn_from_the_instance_masks(batch, polygons):
+    expected = thing_labels(batch, torch.device("cpu"), 32)
+    for x in batch:
+        del x["basis_sem"]
+        if polygons:
+            boxes = x["instances"].gt_boxes.tensor.double().tolist()
+            x["instances"].gt_masks = PolygonMasks([[[a, b, c, b, c, d, a, d]] for a, b, c, d in boxes])
+    assert torch.equal(thing_labels(batch, torch.device("cpu"), 32), expected) and expected.max() == 2
+
+
+def test_an_image_without_instances_has_semantic_labels_too(batch):
+    # Detectron2's mapper gives such instances no masks.
+    empty = {"instances": Instances((64, 80), gt_boxes=Boxes(torch.zeros(0, 4)), gt_classes=torch.zeros(0).long())}
+    labels = thing_labels([empty], torch.device("cpu"), 32)
+    assert labels.shape == (1, 64, 96) and not labels.any()
 
 
 @pytest.mark.parametrize(

@@ -120,8 +120,8 @@ class BasisModule(nn.Module):
             return {}
         if labels is None:
             raise ValueError(
-                "MODEL.BASIS_MODULE.LOSS_ON needs 'basis_sem' in the inputs, which adet_ext.data.AdetDatasetMapper "
-                "makes from the instance masks; use that mapper, or switch the loss off"
+                "MODEL.BASIS_MODULE.LOSS_ON needs instance masks in the inputs, or 'basis_sem', which "
+                "adet_ext.data.AdetDatasetMapper makes of them; set MODEL.MASK_ON to True, or switch the loss off"
             )
         logits = self.semantic_logits(features)
         # Every stride-th pixel, the first included: of the feature's size even where the stride does not divide the

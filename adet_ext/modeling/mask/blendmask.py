@@ -229,9 +229,10 @@ class BlendMask(OneStageDetector):
         batched_inputs: list[dict],
     ) -> dict[str, torch.Tensor]:
         bases = self.basis_module(features)
-        losses = self.basis_module.semantic_loss(
-            features, thing_labels(batched_inputs, self.device, self.backbone.size_divisibility)
-        )
+        losses = {}
+        if self.basis_module.loss_on:
+            labels = thing_labels(batched_inputs, self.device, self.backbone.size_divisibility)
+            losses = self.basis_module.semantic_loss(features, labels)
         mask_loss = self._mask_loss(bases, output, positives, gt_instances)
         losses["loss_mask"] = mask_loss * self.mask_loss_weight
         if self.panoptic_module is not None:

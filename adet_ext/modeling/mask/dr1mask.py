@@ -107,9 +107,10 @@ class DR1Mask(OneStageDetector):
     ) -> dict[str, torch.Tensor]:
         bases = self.bases(features, output)
         embeddings = self.top_layer.embeddings(features, output, positives.image, positives.location)
-        losses = self.basis_module.semantic_loss(
-            features, thing_labels(batched_inputs, self.device, self.backbone.size_divisibility)
-        )
+        losses = {}
+        if self.basis_module.loss_on:
+            labels = thing_labels(batched_inputs, self.device, self.backbone.size_divisibility)
+            losses = self.basis_module.semantic_loss(features, labels)
         mask_loss = self._mask_loss(bases, embeddings, positives, gt_instances)
         losses["loss_mask"] = mask_loss * self.mask_loss_weight
         if self.panoptic is not None:

@@ -40,10 +40,30 @@ def located_mask_loss(logits: torch.Tensor, gt_instances: Sequence[Instances], p
 
 
 def thing_labels(batched_inputs: Sequence[dict], device: torch.device, divisibility: int) -> torch.Tensor | None:
-    """(N, H, W) int64 of the padded images, ``basis_sem`` of the inputs; None where one comes without."""
-    if any("basis_sem" not in x for x in batched_inputs):
+    """(N, H, W) int64 of the padded images: 0 nothing, else class + 1; None where one has no masks either.
+
+    They are the inputs' ``basis_sem``. Where Detectron2's own mapper leaves that out, the instance masks are drawn
+    in their order; crowds, which it leaves out too, then count as nothing.
+    """
+    labels = [x["basis_sem"] if "basis_sem" in x else _drawn(x["instances"]) for x in batched_inputs]
+    if any(x is None for x in labels):
         return None
-    return ImageList.from_tensors([x["basis_sem"].to(device) for x in batched_inputs], divisibility, 0).tensor
+    return ImageList.from_tensors([x.to(device) for x in labels], divisibility, 0).tensor
+
+
+def _drawn(instances: Instances) -> torch.Tensor | None:
+    """(H, W) int64 of an image's instances, later ones over earlier ones."""
+    labels = torch.zeros(instances.image_size, dtype=torch.int64)
+    if not len(instances):
+        return labels
+    if not instances.has("gt_masks"):
+        return None
+    masks, classes = instances.gt_masks, instances.gt_classes.tolist()
+    if not isinstance(masks, BitMasks):
+        masks = BitMasks.from_polygon_masks(masks, *instances.image_size)
+    for mask, index in zip(masks.tensor.cpu(), classes):
+        labels[mask] = index + 1
+    return labels
 
 
 def stuff_labels(batched_inputs: Sequence[dict], device: torch.device) -> list[torch.Tensor]:
