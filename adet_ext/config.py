@@ -4,14 +4,12 @@ Keys that AdelaiDet's published FCOS and BlendMask files use keep their names an
 unchanged. No key of Detectron2 is edited: two extensions in one process do not disturb one another.
 """
 
-import difflib
 import os
-import re
 from collections.abc import Sequence
 
+from .config_errors import check_overrides, explained
 from .d2.config import CfgNode as CN
 from .d2.config import get_cfg as _engine_cfg
-from .errors import UserError
 
 __all__ = ["add_adet_config", "find_config", "get_cfg", "load_config"]
 
@@ -249,28 +247,13 @@ def load_config(path: str, opts: Sequence[str] = ()) -> CN:
     """
     path = find_config(path)
     cfg = get_cfg()
-    with _explained(cfg, path):
+    with explained(cfg, path):
         cfg.merge_from_file(path, allow_unsafe=False)  # Detectron2 would let a YAML tag call any function
-    _check_pairs(opts)
+    check_overrides(cfg, opts)
     for key, value in zip(opts[0::2], opts[1::2]):
-        with _explained(cfg, f"the command line ({key} {value})"):
+        with explained(cfg, f"the command line ({key} {value})"):
             cfg.merge_from_list([key, value])
     return cfg
-
-
-def _check_pairs(opts: Sequence[str]) -> None:
-    """Refuse overrides that are no KEY VALUE KEY VALUE ..., by what they seem to be instead."""
-    for word in opts:
-        # argparse hands on everything from the first override, so that options after it look like keys.
-        if re.match(r"--[a-z]", str(word)):
-            raise UserError(f"{word} comes after {opts[0]}; options stand before the first config override KEY VALUE")
-    for key in opts[0::2]:
-        if "=" in key and key.partition("=")[0] in _flat_keys(get_cfg()):
-            raise UserError(
-                f"{key} should be {' '.join(key.split('=', 1))}: config overrides are KEY VALUE KEY VALUE ..."
-            )
-    if len(opts) % 2:
-        raise UserError(f"config overrides come in pairs KEY VALUE; got {len(opts)} words: {' '.join(opts)}")
 
 
 def find_config(path: str) -> str:
@@ -284,35 +267,3 @@ def find_config(path: str) -> str:
     from .model_zoo import get_config_file
 
     return get_config_file(path)
-
-
-class _explained:
-    """Turns what a config node raises into a UserError that names the place and the nearest key."""
-
-    def __init__(self, cfg: CN, where: str):
-        self.cfg, self.where = cfg, where
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind, error, traceback) -> bool:
-        if error is None or isinstance(error, UserError) or not isinstance(error, Exception):
-            return False
-        # A KeyError's own text is quoted.
-        text = str(error.args[0] if isinstance(error, KeyError) and error.args else error) or kind.__name__
-        key = re.search(r"[Nn]on-existent(?: config)? key: ([\w.]+)", text)
-        if key:
-            known = sorted(_flat_keys(self.cfg))
-            near = difflib.get_close_matches(key[1], known, n=1, cutoff=0.6)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            text = f"there is no config key {key[1]}{hint}"
-        raise UserError(f"{self.where}: {' '.join(text.split())}") from error
-
-
-def _flat_keys(node: CN, prefix: str = "") -> list[str]:
-    keys = []
-    for name, value in node.items():
-        keys.append(prefix + name)
-        if isinstance(value, CN):
-            keys += _flat_keys(value, prefix + name + ".")
-    return keys

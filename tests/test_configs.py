@@ -85,7 +85,8 @@ def test_adding_the_keys_twice_changes_nothing_and_no_core_key_changes():
     "opts, message",
     [
         (["MODEL.FCOS.NMS_THRESH", "0.5"], "no config key MODEL.FCOS.NMS_THRESH.*did you mean MODEL.FCOS.NMS_TH\\?"),
-        (["SOLVER.BASE_LR", "fast"], "SOLVER.BASE_LR fast.*"),
+        (["SOLVER.BASE_LR", "fast"], "SOLVER.BASE_LR takes a number, such as 0.01; got fast"),
+        (["DATASETS.TEST", "mine"], r"DATASETS.TEST takes a list, such as \('coco_2017_val',\); got mine"),
         (["SOLVER.BASE_LR"], "come in pairs"),
         (["OUTPUT_DIR", "out", "--resume"], "--resume comes after OUTPUT_DIR; options stand before"),
         (["OUTPUT_DIR", "out", "--num-gpus", "2"], "--num-gpus comes after OUTPUT_DIR"),
