@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from adet_ext import load_config
 from adet_ext.d2.modeling import build_model
@@ -15,7 +14,7 @@ from adet_ext.model_zoo import get_config_file
 from adet_ext.modeling.mask import DR1Mask
 
 from .dr1 import PANOPTIC, build_dr1, with_stuff
-from .test_fcos import CountSyncs, until_results_leave
+from .host_waits import counted_waits
 
 README = (Path(get_config_file("DR1Mask/R_50_1x.yaml")).parent / "README.md").read_text(encoding="utf-8")
 TABLES = {"4.10": 2, "5.1": 4, "5.2": 2, "5.3": 4, "5.4": 3, "5.5": 3, "5.6": 3, "5.7": 2, "5.8": 5, "5.9": 5}
@@ -109,13 +108,8 @@ def test_nothing_detected_gives_empty_masks_of_the_right_type(batch, overrides):
 @pytest.mark.parametrize("attention", ["vector", "full", "factored"])
 def test_the_host_waits_for_nothing_before_the_results_leave(batch, attention):
     model = build_dr1("MODEL.DR1MASK.ATTENTION", attention).eval()
-    images = model.preprocess_image(batch).tensor
-    count = CountSyncs()
-    with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True) as mode:
-        fake = mode.from_tensor(images)
-        with count:
-            _, (fields, _) = until_results_leave(model, fake)
-    assert fields["pred_masks"].shape == (2, 100, 1, 28, 28) and count.seen == []
+    (_, (fields, _)), waits = counted_waits(model, batch)
+    assert fields["pred_masks"].shape == (2, 100, 1, 28, 28) and waits == []
 
 
 def test_the_bases_and_embeddings_are_handed_out_on_request(batch):

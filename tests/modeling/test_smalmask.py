@@ -5,12 +5,11 @@ import functools
 
 import pytest
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from adet_ext.d2.utils import EventStorage
 from adet_ext.modeling.fcos.targets import all_locations
 
-from .test_fcos import CountSyncs, until_results_leave
+from .host_waits import counted_waits
 
 LOWER = ("MODEL.SMALMASK.LEVELS", ["p3", "p3", "p4", "p5", "p6"])
 
@@ -146,13 +145,8 @@ def test_nothing_detected_gives_empty_masks_of_the_right_type(build, batch):
 @pytest.mark.parametrize("predictor", ["Conv", "DefConv", "RoIConv", "RoIPred"])
 def test_the_host_waits_for_nothing_before_the_results_leave(build, batch, predictor):
     model = build("MODEL.SMALMASK.PREDICTOR", predictor).eval()
-    images = model.preprocess_image(batch).tensor
-    count = CountSyncs()
-    with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True) as mode:
-        fake = mode.from_tensor(images)
-        with count:
-            _, (fields, _) = until_results_leave(model, fake)
-    assert fields["pred_masks"].shape == (2, 100, 1, 28, 28) and count.seen == []
+    (_, (fields, _)), waits = counted_waits(model, batch)
+    assert fields["pred_masks"].shape == (2, 100, 1, 28, 28) and waits == []
 
 
 def test_the_canonical_length_moves_the_detector_s_sizes_and_not_the_config_s(build):

@@ -5,14 +5,13 @@ import functools
 
 import pytest
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from adet_ext.cli import convert
 from adet_ext.errors import UserError
 from adet_ext.modeling.mask.convert import convert_smalmask
 from adet_ext.modeling.mask.mask_predictors import Places
 
-from .test_fcos import CountSyncs, until_results_leave
+from .host_waits import counted_waits, until_results_leave
 
 
 @pytest.fixture
@@ -78,13 +77,8 @@ def test_images_without_objects_give_a_zero_loss_that_reaches_every_parameter(bu
 
 def test_the_host_waits_for_nothing_before_the_results_leave(build2, batch):
     model = build2().eval()
-    images = model.preprocess_image(batch).tensor
-    count = CountSyncs()
-    with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True) as mode:
-        fake = mode.from_tensor(images)
-        with count:
-            _, (fields, _) = until_results_leave(model, fake)
-    assert fields["pred_masks"].shape == (2, 100, 1, 28, 28) and count.seen == []
+    (_, (fields, _)), waits = counted_waits(model, batch)
+    assert fields["pred_masks"].shape == (2, 100, 1, 28, 28) and waits == []
 
 
 @pytest.mark.parametrize("lengths, message", [([], "POOLER_LENGTHS is empty"), ([64, 0], "positive number")])
