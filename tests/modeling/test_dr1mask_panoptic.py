@@ -77,6 +77,18 @@ def test_polygons_give_the_targets_of_bitmaps():
     assert torch.equal(panoptic_targets(instances, labels, 2, 4, 255, present), from_bits)
 
 
+def test_what_a_mask_has_beyond_its_box_is_nobodys():
+    instances = Instances((16, 16))
+    instances.gt_boxes = Boxes(torch.tensor([[0.0, 0.0, 9.5, 16.0]]))
+    masks = torch.zeros(1, 16, 16, dtype=torch.bool)
+    masks[:, :, :11] = True  # the middle of the third cell, at 10, is in the mask and not in the box
+    instances.gt_masks = BitMasks(masks)
+    labels = torch.zeros(16, 16, dtype=torch.int64)
+    labels[:, 11:] = 2
+    found = panoptic_targets(instances, labels, 2, 4, 255, torch.tensor([True]))
+    assert found.tolist() == [[2, 2, -1, 1]] * 4
+
+
 def loss_inputs(prediction):
     torch.manual_seed(1)
     bases = torch.randn(2, WIDTH, 8, 10, requires_grad=True)
@@ -153,9 +165,7 @@ def test_memory_of_the_loss_does_not_grow_with_the_instances():
             return x
 
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
-            made.loss(
-                prediction, bases, embeddings, torch.arange(count), instances, [torch.zeros(128, 128).long()]
-            )
+            made.loss(prediction, bases, embeddings, torch.arange(count), instances, [torch.zeros(128, 128).long()])
         return total
 
     few, many = kept(2), kept(100)

@@ -117,9 +117,7 @@ class UnifiedPanoptic(nn.Module):
 
     def keep_in_boxes(self, logits: torch.Tensor, boxes: torch.Tensor, first_row: int = 0) -> torch.Tensor:
         """Let instances lose outside their boxes: (S + G, h, w), (G, 4) -> (S + G, h, w)."""
-        height, width = logits.shape[1:]
-        ys = (torch.arange(height, device=boxes.device) + (first_row + 0.5)) * self.stride
-        xs = (torch.arange(width, device=boxes.device) + 0.5) * self.stride
+        ys, xs = places(*logits.shape[1:], self.stride, boxes.device, first_row)
         stuff, things = logits.split([self.num_stuff, len(boxes)])
         return torch.cat([stuff, things.masked_fill(~inside(boxes, ys, xs), NEVER)])
 
@@ -178,6 +176,14 @@ class UnifiedPanoptic(nn.Module):
         return counted / area[segment].float()
 
 
+def places(
+    height: int, width: int, stride: int, device: torch.device, first_row: int = 0
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The middles of cells, in pixels: ys (height,) and xs (width,)."""
+    ys = (torch.arange(height, device=device) + (first_row + 0.5)) * stride
+    return ys, (torch.arange(width, device=device) + 0.5) * stride
+
+
 def inside(boxes: torch.Tensor, ys: torch.Tensor, xs: torch.Tensor) -> torch.Tensor:
     """Which places lie in which box: (G, 4), (h,), (w,) -> (G, h, w) bool."""
     x0, y0, x1, y1 = (boxes[:, i, None] for i in range(4))  # (G, 1)
@@ -206,7 +212,8 @@ def panoptic_targets(
     """The channel that each place of one image's bases is to have.
 
     Args:
-        instances: with ``gt_masks``, of G instances.
+        instances: with ``gt_boxes`` and ``gt_masks``, of G instances. Masks are cut to the boxes: by rounding they
+            reach beyond them, where their instance may not compete and would lose without end.
         labels: (H, W) int64: 0 for things, stuff classes from 1 on, or ``ignore_value``.
         present: (G,) bool, the instances that have a channel.
 
@@ -223,6 +230,7 @@ def panoptic_targets(
     if not len(instances):
         return target
     masks = _masks_at(instances.gt_masks, stride, size).to(labels.device)  # (G, h, w)
+    masks = masks & inside(instances.gt_boxes.tensor, *places(*size, stride, labels.device))
     # The smallest of the instances over a pixel has it: a large one would leave it nothing.
     order = masks.flatten(1).sum(dim=1).argsort(stable=True)
     owner = order[masks[order].to(torch.uint8).argmax(dim=0)]  # (h, w), the first in order
