@@ -20,7 +20,7 @@ help:
 	@echo "make clean   remove the environment and everything that was built"
 
 demo: $(STAMP)
-	$(VENV_PY) tools/quick_demo.py
+	$(VENV_PY) -m adet_ext quick
 
 test: $(STAMP)
 	OMP_NUM_THREADS=1 MPLBACKEND=Agg $(VENV_PY) -m pytest -q -n $(WORKERS) --durations=5
@@ -41,8 +41,8 @@ $(STAMP): $(SOURCES)
 	@touch $@
 
 lint:
-	@if $(VENV_PY) -m ruff --version >/dev/null 2>&1; then $(VENV_PY) -m ruff check .; \
-	elif command -v ruff >/dev/null; then ruff check .; \
+	@if $(VENV_PY) -m ruff --version >/dev/null 2>&1; then $(VENV_PY) -m ruff check . && $(VENV_PY) -m ruff format --check .; \
+	elif command -v ruff >/dev/null; then ruff check . && ruff format --check .; \
 	else echo "ruff is not installed; pip install ruff"; fi
 
 zoo: $(STAMP)

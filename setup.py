@@ -35,6 +35,7 @@ except ImportError:  # setuptools before 70.1, in a build without isolation
                 need = "building without isolation takes setuptools >= 70.1"
                 raise SystemExit(f"adet_ext: {need}; pip install -U setuptools")
 
+
 HERE = Path(__file__).resolve().parent
 
 # The oldest torch whose stable ABI has what csrc/ uses. A library compiled for it runs on all later ones.

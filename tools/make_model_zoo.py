@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Write MODEL_ZOO.md from files: the configs, the papers' figures, and our measurements.
 
-    configs/zoo.json        what the papers say: rows of config, overrides, source, figures
-    configs/measured.json   what this tool measured: parameters, multiply-adds, activations. Written here; rows whose
-                            config has changed since are measured anew, ``--remeasure`` does all of them
-    docs/results/*.json     what else was measured: lists of {"config", "what", "value", "command", "machine"}
+configs/zoo.json        what the papers say: rows of config, overrides, source, figures
+configs/measured.json   what this tool measured: parameters, multiply-adds, activations. Written here; rows whose
+                        config has changed since are measured anew, ``--remeasure`` does all of them
+docs/results/*.json     what else was measured: lists of {"config", "what", "value", "command", "machine"}
 """
 
 import argparse
@@ -72,7 +72,7 @@ def digest(config: str, overrides: tuple[str, ...]) -> str:
 
 
 def measure(config: str, overrides: tuple[str, ...]) -> dict[str, Any]:
-    from adet_ext.cli.analyze import analyze, config_size
+    from adet_ext.benchmark.analysis import analyze, config_size
     from adet_ext.config import load_config
 
     cfg = load_config(str(CONFIGS / config), overrides)

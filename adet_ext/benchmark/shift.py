@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torchvision.ops import box_iou
 
-from ..predictor import Predictor, confident, on_cpu
+from ..engine.predictor import Predictor, confident, on_cpu
 
 __all__ = ["Consistency", "shift_consistency"]
 

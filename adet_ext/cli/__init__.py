@@ -21,6 +21,8 @@ VERBS = {
     "explain": "draw what masks are made of: bases, attentions, components",
     "data": "list, check, prepare and draw data sets",
     "bench": "time models against one another in paired rounds",
+    "quick": "train a small model, evaluate it and write an HTML report, in one command",
+    "report": "write the HTML report of a training",
     "study": "train the rows of an ablation over several seeds and compare",
     "analyze": "parameters, multiply-adds and activations, per module",
     "convert": "a SmalMask's checkpoint into a SmalMask2's, or the reverse",

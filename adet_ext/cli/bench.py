@@ -14,7 +14,7 @@ from tqdm import tqdm
 from ..benchmark.paired import Partner, ratios, run_rounds, spread
 from ..d2 import ENGINE
 from ..errors import UserError
-from ..machine import processor_name
+from ..utils.machine import processor_name
 from . import bench_ops, bench_shift
 
 __all__ = ["build_parser", "main"]

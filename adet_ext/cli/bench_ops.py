@@ -14,9 +14,9 @@ from ..benchmark.ops.peaks import cpu_peaks
 from ..benchmark.ops.runner import copy_bandwidth, run_case
 from ..benchmark.ops.table import render
 from ..errors import UserError
-from ..files import make_folder
 from ..layers.extension import status
-from ..machine import processor_name
+from ..utils.files import make_folder
+from ..utils.machine import processor_name
 
 __all__ = ["add_parser", "run"]
 

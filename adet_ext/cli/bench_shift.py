@@ -10,13 +10,13 @@ import numpy as np
 from tqdm import tqdm
 
 from ..benchmark.shift import Consistency, shift_consistency
-from ..charts import CHART_STYLE, line_chart
 from ..config import load_config
 from ..d2.data import DatasetCatalog
+from ..engine.predictor import Predictor
 from ..errors import UserError
-from ..files import make_folder, written_beside
-from ..image_io import read_as
-from ..predictor import Predictor
+from ..report.charts import CHART_STYLE, line_chart
+from ..utils.files import make_folder, written_beside
+from ..utils.image_io import read_as
 
 __all__ = ["add_parser", "run"]
 

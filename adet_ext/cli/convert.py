@@ -8,8 +8,8 @@ import torch
 
 from ..d2.checkpoint import read_checkpoint
 from ..errors import UserError
-from ..files import make_folder, written_beside
 from ..modeling.mask.convert import convert_smalmask
+from ..utils.files import make_folder, written_beside
 
 __all__ = ["build_parser", "main"]
 

@@ -8,20 +8,21 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from tqdm import tqdm
 
-from .. import drawing
 from ..config import get_cfg, load_config
 from ..d2.config import CfgNode
 from ..d2.data import DatasetCatalog, MetadataCatalog, detection_utils
 from ..d2.structures import BoxMode, Instances, PolygonMasks
+from ..data.catalog import class_names_of
 from ..data.loader import build_train_loader, dataset_dicts
 from ..data.lvis import lvis_splits, prepare_lvis
 from ..data.prepare_panoptic import annotated_images, coco_splits, prepare_panoptic
 from ..data.register import register_dataset
 from ..data.validate import validate_coco
 from ..errors import UserError
-from ..files import make_folder
-from ..image_io import read_as, write_image
-from ..visualize import class_names_of, draw_ground_truth
+from ..utils.files import make_folder
+from ..utils.image_io import read_as, write_image
+from ..visualize import drawing
+from ..visualize.predictions import draw_ground_truth
 
 __all__ = ["build_parser", "draw", "main"]
 

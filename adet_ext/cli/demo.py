@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from .. import video
-from ..coco_json import image_ids, to_results, write_results
+from ..data.catalog import class_names_of
+from ..engine.predictor import Predictor, confident, on_cpu
 from ..errors import UserError
-from ..files import make_folder
-from ..image_io import read_image, write_image
-from ..predictor import Predictor, confident, on_cpu
-from ..visualize import ColourTracker, class_names_of, draw_outputs
+from ..evaluation.coco_json import image_ids, to_results, write_results
+from ..utils import video
+from ..utils.files import make_folder
+from ..utils.image_io import read_image, write_image
+from ..visualize.predictions import ColourTracker, draw_outputs
 from .inputs import add_names, add_threshold, find_images, image_targets, keep_inputs, load_predictor, metadata_of
 
 __all__ = ["build_parser", "main"]

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ..errors import UserError
-from ..machine import processor_name
+from ..utils.machine import processor_name
 
 __all__ = ["collect", "main"]
 

@@ -10,12 +10,12 @@ from tqdm import tqdm
 
 from ..config import load_config
 from ..d2.modeling import META_ARCH_REGISTRY
+from ..engine.predictor import Predictor
 from ..errors import UserError
-from ..explain import PICTURES, check_explainable, components_picture, explain
-from ..files import make_folder
-from ..image_io import read_image, write_image
-from ..instance_maps import can_follow
-from ..predictor import Predictor
+from ..utils.files import make_folder
+from ..utils.image_io import read_image, write_image
+from ..visualize.explain import PICTURES, check_explainable, components_picture, explain
+from ..visualize.instance_maps import can_follow
 from .inputs import add_names, add_threshold, find_images, image_targets, keep_inputs, load_predictor, metadata_of
 
 __all__ = ["build_parser", "main"]

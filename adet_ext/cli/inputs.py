@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
-from .. import video
 from ..config import load_config
 from ..d2.config import CfgNode
 from ..d2.data import MetadataCatalog
+from ..data.catalog import class_names_of
 from ..data.validate import validate_coco
+from ..engine.predictor import Predictor
 from ..errors import UserError
-from ..predictor import Predictor
-from ..visualize import class_names_of
+from ..utils import video
 
 __all__ = ["add_names", "add_threshold", "find_images", "image_targets", "keep_inputs", "load_predictor", "metadata_of"]
 
@@ -34,7 +34,7 @@ def add_names(parser: argparse.ArgumentParser) -> None:
 
 
 def add_threshold(parser: argparse.ArgumentParser) -> None:
-    """Add ``--confidence-threshold``, for :func:`load_predictor` and :func:`~adet_ext.predictor.confident`."""
+    """Add ``--confidence-threshold``, for :func:`load_predictor` and :func:`~adet_ext.engine.predictor.confident`."""
     parser.add_argument(
         "--confidence-threshold",
         type=float,

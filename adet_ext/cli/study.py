@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from tqdm import tqdm
 
-from ..ablation import load_study, render_study, run_study, summarise
 from ..errors import UserError
-from ..files import written_beside
+from ..experiments.study import load_study, render_study, run_study, summarise
+from ..utils.files import written_beside
 
 __all__ = ["build_parser", "main"]
 

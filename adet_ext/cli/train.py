@@ -3,13 +3,13 @@
 import argparse
 import logging
 
-from ..checkpoint import AdetCheckpointer
 from ..config import find_config, load_config
 from ..d2.config import CfgNode
 from ..d2.engine import default_argument_parser, launch
 from ..data.register import num_classes_of, register_dataset
+from ..engine.checkpoint import AdetCheckpointer
+from ..engine.trainer import Trainer, setup
 from ..errors import UserError
-from ..train import Trainer, setup
 
 __all__ = ["main", "make_parser", "configure", "run"]
 

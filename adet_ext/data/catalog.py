@@ -4,11 +4,12 @@ import atexit
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from ..d2.data import DatasetCatalog, MetadataCatalog
 
-__all__ = ["process_folder", "replace_dataset"]
+__all__ = ["class_names_of", "name_of", "process_folder", "replace_dataset"]
 
 
 def replace_dataset(name: str, load: Callable[[], list[dict]], metadata: dict) -> None:
@@ -35,3 +36,13 @@ def process_folder() -> str:
 
     atexit.register(remove)
     return folder
+
+
+def class_names_of(metadata: Any, kind: str = "thing_classes") -> list[str]:
+    """The class names a data set's metadata holds, or [] where it holds none (names are then numbers)."""
+    return list(getattr(metadata, kind, None) or [])
+
+
+def name_of(names: Sequence[str], index: int) -> str:
+    """The name of a class; ``class 7`` where the names do not reach that far."""
+    return names[index] if 0 <= index < len(names) else f"class {index}"

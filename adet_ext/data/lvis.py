@@ -15,7 +15,7 @@ from ..d2.data import DatasetCatalog, MetadataCatalog
 from ..d2.structures import BoxMode
 from ..d2.utils import PathManager
 from ..errors import UserError
-from ..files import make_folder, written_beside
+from ..utils.files import make_folder, written_beside
 from .catalog import replace_dataset
 from .register import num_classes_of
 

@@ -16,7 +16,7 @@ from ..d2.data import detection_utils as utils
 from ..d2.data import transforms as T
 from ..d2.structures import BitMasks, BoxMode, Instances, PolygonMasks
 from ..errors import UserError
-from ..image_io import read_as
+from ..utils.image_io import read_as
 from .augmentation import build_augmentation
 
 __all__ = ["AdetDatasetMapper"]

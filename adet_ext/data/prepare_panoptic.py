@@ -18,9 +18,9 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from ..d2.evaluation import rgb2id
 from ..errors import UserError
-from ..files import make_folder, written_beside
+from ..utils.files import make_folder, written_beside
+from ..utils.segment_ids import rgb2id
 
 __all__ = ["Prepared", "prepare_panoptic"]
 

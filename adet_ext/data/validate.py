@@ -36,9 +36,7 @@ class CheckedCoco:
     repaired: dict | None = None
 
 
-def validate_coco(
-    json_path: str, image_root: str, *, check_files: bool = True, max_examples: int = 5
-) -> CheckedCoco:
+def validate_coco(json_path: str, image_root: str, *, check_files: bool = True, max_examples: int = 5) -> CheckedCoco:
     """Check the annotation file ``json_path``, whose images lie in ``image_root``.
 
     Args:
@@ -104,9 +102,7 @@ def _categories(entries: list, report: Report) -> dict[int, str]:
                 "category malformed", f"categories[{number}] needs an 'id', a whole number, and a 'name', a text"
             )
         elif entry["id"] in names:
-            report.error(
-                "category id twice", f"category id {entry['id']} occurs twice; give each category its own id"
-            )
+            report.error("category id twice", f"category id {entry['id']} occurs twice; give each category its own id")
         else:
             if entry["name"] in names.values():
                 report.warning(
@@ -177,9 +173,7 @@ def _check_file(entry: dict, image_root: str, listings: dict[str, set[str] | Non
         )
 
 
-def _dicts(
-    images: dict[Any, dict], kept: list[Kept], category_ids: dict[int, int], image_root: str
-) -> list[dict]:
+def _dicts(images: dict[Any, dict], kept: list[Kept], category_ids: dict[int, int], image_root: str) -> list[dict]:
     by_image: dict[Any, list[dict]] = {image_id: [] for image_id in images}
     for k in kept:
         if k.dropped:

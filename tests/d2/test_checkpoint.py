@@ -84,9 +84,7 @@ def test_nothing_is_written_when_told_so(tmp_path):
 
 
 def test_periodic_checkpoints_are_kept_up_to_a_number(tmp_path):
-    periodic = PeriodicCheckpointer(
-        DetectionCheckpointer(Model(), str(tmp_path)), 2, max_iter=7, max_to_keep=2
-    )
+    periodic = PeriodicCheckpointer(DetectionCheckpointer(Model(), str(tmp_path)), 2, max_iter=7, max_to_keep=2)
     for iteration in range(7):
         periodic.step(iteration)
     names = ["last_checkpoint", "model_0000003.pth", "model_0000005.pth", "model_final.pth"]

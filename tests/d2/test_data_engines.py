@@ -130,9 +130,7 @@ def test_builtin_metadata_are_equal(theirs):
     for name in ours.MetadataCatalog.list():
         if name in ours.DatasetCatalog and name.startswith("coco_20"):
             assert name in theirs.DatasetCatalog
-            assert (
-                ours.MetadataCatalog.get(name).as_dict() == theirs.MetadataCatalog.get(name).as_dict()
-            ), name
+            assert ours.MetadataCatalog.get(name).as_dict() == theirs.MetadataCatalog.get(name).as_dict(), name
     assert {n for n in theirs.DatasetCatalog if n.startswith("coco_20")} <= set(ours.DatasetCatalog)
 
 
@@ -164,9 +162,7 @@ def test_training_batches_of_one_seed_are_equal(registered, theirs, workers, gro
         np.random.seed(5)
         torch.manual_seed(5)
         batches = itertools.islice(data.build_detection_train_loader(cfg), 5)
-        results.append(
-            [[(d["image_id"], plain(d["image"]), plain(d["instances"])) for d in b] for b in batches]
-        )
+        results.append([[(d["image_id"], plain(d["image"]), plain(d["instances"])) for d in b] for b in batches])
     assert results[0] == results[1]
 
 
@@ -181,9 +177,7 @@ def test_test_batches_are_equal(registered, theirs, workers):
 
 def test_read_images_are_equal(theirs, tmp_path):
     image = Image.fromarray(np.random.RandomState(0).randint(0, 256, (9, 14, 3), dtype=np.uint8))
-    for orientation, mode, format in itertools.product(
-        (1, 3, 6, 7), ("RGB", "L", "P"), ("BGR", "RGB", "L", None)
-    ):
+    for orientation, mode, format in itertools.product((1, 3, 6, 7), ("RGB", "L", "P"), ("BGR", "RGB", "L", None)):
         exif = Image.Exif()
         exif[274] = orientation
         path = str(tmp_path / "x.png")

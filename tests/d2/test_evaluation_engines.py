@@ -85,9 +85,7 @@ def random_problem(seed, classes=(4, 1, 7), first_annotation=1):
         boxes[:, 2:] += boxes[:, :2]
         boxes += rng.rand(*boxes.shape)
         shape = (len(masks), h, w)
-        predictions.append(
-            (image_id, boxes, scores, np.array(labels, int), np.array(masks, bool).reshape(shape))
-        )
+        predictions.append((image_id, boxes, scores, np.array(labels, int), np.array(masks, bool).reshape(shape)))
     return coco, predictions
 
 
@@ -165,9 +163,7 @@ def test_coco_ap_of_disturbed_real_annotations_is_equal(engines, tmp_path, data_
         rles = [r if isinstance(r, dict) else mask_util.merge(mask_util.frPyObjects(r, h, w)) for r in rles]
         rles = [mask_util.frPyObjects(r, h, w) if isinstance(r["counts"], list) else r for r in rles]
         masks = [np.roll(mask_util.decode(r), rng.randint(-5, 6, 2), (0, 1)).astype(bool) for r in rles]
-        boxes = np.array([a["bbox"] for a in annotations], float).reshape(-1, 4) + rng.rand(
-            len(annotations), 4
-        )
+        boxes = np.array([a["bbox"] for a in annotations], float).reshape(-1, 4) + rng.rand(len(annotations), 4)
         boxes[:, 2:] += boxes[:, :2]
         labels = np.array([contiguous[a["category_id"]] for a in annotations], int)
         scores = rng.rand(len(masks)).round(1)
@@ -192,9 +188,7 @@ def test_semantic_metrics_are_equal_to_the_last_digit(engines, tmp_path, seed, c
     records, predicted = [], []
     for i in range(4):
         h, w = rng.randint(20, 60, 2)
-        truth = (
-            rng.randint(0, max(classes - 1, 1), (h // 7 + 1, w // 7 + 1)).repeat(7, 0).repeat(7, 1)[:h, :w]
-        )
+        truth = rng.randint(0, max(classes - 1, 1), (h // 7 + 1, w // 7 + 1)).repeat(7, 0).repeat(7, 1)[:h, :w]
         scores = rng.rand(classes, h, w)
         np.put_along_axis(scores, truth[None], 0.98, 0)  # mostly right
         truth[rng.rand(h, w) < 0.1] = classes + 5
@@ -225,8 +219,8 @@ def test_panoptic_predictions_are_collected_alike(engines, tmp_path, monkeypatch
     import types
 
     from adet_ext.d2.data import MetadataCatalog
-    from adet_ext.d2.embedded.evaluation.pq import id2rgb
-    from adet_ext.d2.evaluation import COCOPanopticEvaluator
+    from adet_ext.evaluation.panoptic import COCOPanopticEvaluator
+    from adet_ext.utils.segment_ids import id2rgb
 
     stand_in = types.ModuleType("panopticapi.utils")
     stand_in.id2rgb = id2rgb

@@ -327,9 +327,7 @@ def test_numbers_are_those_of_detectron2():
         torch.manual_seed(1)
         values = []
         for name in ("FrozenBN", "BN", "GN", "LN", "naiveSyncBN", ""):
-            conv = lib.Conv2d(
-                64, 64, 3, padding=1, bias=not name, norm=lib.get_norm(name, 64), activation=F.relu
-            )
+            conv = lib.Conv2d(64, 64, 3, padding=1, bias=not name, norm=lib.get_norm(name, 64), activation=F.relu)
             randomise(conv)
             inputs = x.clone().requires_grad_()
             result = conv(inputs)
@@ -340,9 +338,7 @@ def test_numbers_are_those_of_detectron2():
         values += [deform.weight, deform(x, offset), lib.ModulatedDeformConv(8, 8, 3).weight]
         values += [lib.ROIAlign((7, 7), 0.5, 0)(x, torch.cat([torch.zeros(12, 1), boxes], dim=1))]
         values += [lib.batched_nms(boxes, boxes[:, 0], (boxes[:, 1] > 5).long(), 0.3)]
-        values += [
-            lib.paste_masks_in_image(masks, boxes, (40, 50), threshold) for threshold in (0.5, 0.1, -1)
-        ]
+        values += [lib.paste_masks_in_image(masks, boxes, (40, 50), threshold) for threshold in (0.5, 0.1, -1)]
         results.append(values)
     for index, (ours_value, theirs_value) in enumerate(zip(*results, strict=True)):
         assert ours_value.dtype == theirs_value.dtype

@@ -13,7 +13,7 @@ from adet_ext.data.mapper import AdetDatasetMapper, draw_semantic
 from adet_ext.data.shapes import ShapesSpec, shapes_dicts, shapes_labels
 from adet_ext.data.validate import validate_coco
 from adet_ext.errors import UserError
-from adet_ext.image_io import read_image
+from adet_ext.utils.image_io import read_image
 
 SPEC = ShapesSpec(num_images=6, height=64, width=96, seed=2)
 

@@ -4,12 +4,13 @@ import pytest
 import torch
 
 from adet_ext.config import get_cfg
-from adet_ext.d2.evaluation import COCOEvaluator, COCOPanopticEvaluator, SemSegEvaluator
+from adet_ext.d2.evaluation import COCOEvaluator, SemSegEvaluator
 from adet_ext.d2.structures import Instances
 from adet_ext.data.loader import build_test_loader
 from adet_ext.data.mapper import AdetDatasetMapper
 from adet_ext.data.shapes import register_shapes, shapes_labels
 from adet_ext.data.shapes_scene import THING_CLASSES
+from adet_ext.evaluation.panoptic import COCOPanopticEvaluator
 
 
 def perfect(sample, spec):

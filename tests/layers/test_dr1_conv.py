@@ -109,9 +109,7 @@ def test_gradients_asked_for_singly_are_those_asked_for_together(wanted):
     together = torch.autograd.grad(dr1_conv2d(*everything).square().sum(), everything)
     chosen = [name for name in names if name in (wanted if wanted == "ab" else [wanted])]
     inputs = [t.detach().requires_grad_(name in chosen) for name, t in zip(names, make(1, 16, 32, 14, 14))]
-    singly = torch.autograd.grad(
-        dr1_conv2d(*inputs).square().sum(), [inputs[names.index(name)] for name in chosen]
-    )
+    singly = torch.autograd.grad(dr1_conv2d(*inputs).square().sum(), [inputs[names.index(name)] for name in chosen])
     for name, grad in zip(chosen, singly):
         torch.testing.assert_close(grad, together[names.index(name)])
 

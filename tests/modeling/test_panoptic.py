@@ -38,9 +38,7 @@ def literal_merge(instances, labels, confidence, overlap, stuff_limit):
     for label in sorted(set(labels.flatten().tolist()) - {0}):
         mask = free & (labels == label)
         if 0 < int(mask.sum()) >= stuff_limit:
-            segments.append(
-                {"id": len(segments) + 1, "isthing": False, "category_id": label, "area": int(mask.sum())}
-            )
+            segments.append({"id": len(segments) + 1, "isthing": False, "category_id": label, "area": int(mask.sum())})
             ids[mask] = len(segments)
     return ids, segments
 

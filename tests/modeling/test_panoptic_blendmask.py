@@ -9,9 +9,9 @@ from adet_ext.d2.engine import HookBase
 from adet_ext.d2.layers import ShapeSpec
 from adet_ext.d2.modeling import SemSegFPNHead
 from adet_ext.data.shapes import register_shapes
+from adet_ext.engine.trainer import Trainer, check_classes
 from adet_ext.errors import UserError
 from adet_ext.modeling.mask import BlendMask
-from adet_ext.train import Trainer, check_classes
 
 PANOPTIC = [
     *("MODEL.FPN.IN_FEATURES", ["res2", "res3", "res4", "res5"], "MODEL.PANOPTIC_FPN.COMBINE.ENABLED", True),

@@ -11,9 +11,9 @@ from adet_ext import load_config
 from adet_ext.d2.modeling import build_model
 from adet_ext.d2.structures import BitMasks, Boxes, Instances
 from adet_ext.d2.utils import EventStorage
+from adet_ext.engine.trainer import Trainer
 from adet_ext.model_zoo import get_config_file
 from adet_ext.modeling.mask.teacher_forcing import TeacherForcing
-from adet_ext.train import Trainer
 
 README = (Path(get_config_file("SmalMask/R_50_1x.yaml")).parent / "README.md").read_text(encoding="utf-8")
 TABLES = {"3.1": 7, "3.2": 3, "3.3": 4, "3.4": 6, "3.5": 4, "3.6": 5, "3.7": 2, "3.8": 1}

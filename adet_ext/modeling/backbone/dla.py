@@ -29,9 +29,7 @@ def _conv(in_channels: int, out_channels: int, kernel: int, stride: int = 1) -> 
     return nn.Conv2d(in_channels, out_channels, kernel, stride=stride, padding=kernel // 2, bias=False)
 
 
-def _conv_norm_relu(
-    in_channels: int, out_channels: int, kernel: int, stride: int, norm: str
-) -> list[nn.Module]:
+def _conv_norm_relu(in_channels: int, out_channels: int, kernel: int, stride: int, norm: str) -> list[nn.Module]:
     conv = _conv(in_channels, out_channels, kernel, stride)
     return [conv, get_norm(norm, out_channels), nn.ReLU(inplace=True)]
 

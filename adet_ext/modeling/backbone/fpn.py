@@ -66,9 +66,7 @@ _TOP_BLOCKS = {0: None, 1: LastLevelP6, 2: LastLevelP6P7}
 def _build_top_block(cfg, shapes: dict[str, ShapeSpec]) -> nn.Module | None:
     levels, source = cfg.MODEL.FCOS.TOP_LEVELS, cfg.MODEL.FCOS.TOP_FEATURE
     if levels not in _TOP_BLOCKS:
-        raise ValueError(
-            f"MODEL.FCOS.TOP_LEVELS is {levels!r}; it takes 0 (P5 is the last), 1 (P6) or 2 (P6 and P7)."
-        )
+        raise ValueError(f"MODEL.FCOS.TOP_LEVELS is {levels!r}; it takes 0 (P5 is the last), 1 (P6) or 2 (P6 and P7).")
     if source not in ("p5", "res5"):
         raise ValueError(
             f"MODEL.FCOS.TOP_FEATURE is {source!r}; it takes 'p5' or 'res5' (C5, whatever the body calls it)."

@@ -41,9 +41,7 @@ _STAGES = ("stage2", "stage3", "stage4", "stage5")
 _Layers = list[tuple[str, nn.Module]]
 
 
-def _conv(
-    name: str, in_channels: int, out_channels: int, *, norm: str, kernel: int = 3, stride: int = 1
-) -> _Layers:
+def _conv(name: str, in_channels: int, out_channels: int, *, norm: str, kernel: int = 3, stride: int = 1) -> _Layers:
     conv = nn.Conv2d(in_channels, out_channels, kernel, stride=stride, padding=kernel // 2, bias=False)
     return [
         (f"{name}/conv", conv),
@@ -52,12 +50,8 @@ def _conv(
     ]
 
 
-def _separable_conv(
-    name: str, in_channels: int, out_channels: int, *, norm: str, stride: int = 1
-) -> _Layers:
-    depthwise = nn.Conv2d(
-        in_channels, in_channels, 3, stride=stride, padding=1, groups=in_channels, bias=False
-    )
+def _separable_conv(name: str, in_channels: int, out_channels: int, *, norm: str, stride: int = 1) -> _Layers:
+    depthwise = nn.Conv2d(in_channels, in_channels, 3, stride=stride, padding=1, groups=in_channels, bias=False)
     return [
         (f"{name}/dw_conv3x3", depthwise),
         (f"{name}/pw_conv1x1", nn.Conv2d(in_channels, out_channels, 1, bias=False)),
@@ -147,9 +141,7 @@ class VoVNet(Backbone):
         ValueError: an unknown body or feature.
     """
 
-    def __init__(
-        self, *, body: str, norm: str, in_channels: int = 3, out_features: list[str], freeze_at: int = 0
-    ):
+    def __init__(self, *, body: str, norm: str, in_channels: int = 3, out_features: list[str], freeze_at: int = 0):
         super().__init__()
         if body not in _BODIES:
             raise ValueError(f"MODEL.VOVNET.CONV_BODY is {body!r}; there are {', '.join(_BODIES)}.")

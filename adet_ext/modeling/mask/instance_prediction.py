@@ -108,9 +108,7 @@ class FactoredPrediction(InstancePrediction):
     """An embedding is a projection t of D bases to K, and r factors sigma for each of the K attention maps
     Q_k = U_k^T diag(sigma_k) V_k. U and V are parameters, common to all instances."""
 
-    def __init__(
-        self, *, width: int, num_bases: int, side: int, rank: int, softmax: bool, top_interp: str, **common
-    ):
+    def __init__(self, *, width: int, num_bases: int, side: int, rank: int, softmax: bool, top_interp: str, **common):
         super().__init__(**common)
         self.num_bases, self.rank, self.softmax, self.top_interp = num_bases, rank, softmax, top_interp
         self.lengths = [width * num_bases, num_bases * rank]

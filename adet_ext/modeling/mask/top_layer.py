@@ -80,9 +80,7 @@ class TopLayer(nn.Module):
         maps = self._maps(self.embedding_source, features, output)
         return conv_at(self.embedding_layer, maps, image, location)
 
-    def _maps(
-        self, source: str, features: Mapping[str, torch.Tensor], output: HeadOutput
-    ) -> Sequence[torch.Tensor]:
+    def _maps(self, source: str, features: Mapping[str, torch.Tensor], output: HeadOutput) -> Sequence[torch.Tensor]:
         return [features[name] for name in self.in_features] if source == "fpn" else getattr(output, source)
 
 

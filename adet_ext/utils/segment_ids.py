@@ -1,0 +1,17 @@
+"""Segment ids of panoptic maps, as numbers and as the colors of a PNG."""
+
+import numpy as np
+
+__all__ = ["id2rgb", "rgb2id"]
+
+
+def rgb2id(colour: np.ndarray) -> np.ndarray:
+    """(H, W, 3) uint8 colours to (H, W) uint32 ids: R + 256 G + 65536 B."""
+    colour = colour.astype(np.uint32)
+    return colour[..., 0] + 256 * colour[..., 1] + 65536 * colour[..., 2]
+
+
+def id2rgb(ids: np.ndarray) -> np.ndarray:
+    """(H, W) ids below 2**24 to (H, W, 3) uint8 colours."""
+    ids = ids.astype(np.uint32)
+    return np.stack([ids & 255, (ids >> 8) & 255, (ids >> 16) & 255], axis=-1).astype(np.uint8)

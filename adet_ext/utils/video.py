@@ -1,0 +1,200 @@
+"""Reading and writing video: PyAV where it is installed, OpenCV elsewhere, one face for both.
+
+Frames are BGR uint8 [H, W, 3]. Sound is not carried over.
+"""
+
+import importlib.util
+import logging
+import os
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from typing import Any
+
+import cv2
+import numpy as np
+
+from ..errors import UserError
+from .files import written_beside
+
+__all__ = ["SUFFIXES", "VideoReader", "backend", "convert"]
+
+logger = logging.getLogger(__name__)
+
+SUFFIXES = (".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v")
+
+
+def backend() -> str:
+    """The library at work: "pyav" or "opencv"."""
+    return "pyav" if importlib.util.find_spec("av") else "opencv"
+
+
+class VideoReader:
+    """The frames of a video, in order; iterate over it once.
+
+    Attributes:
+        fps: frames per second, a Fraction; 25 where the file does not say.
+        frames: how many frames the file says it has; 0 where it does not say.
+    """
+
+    def __init__(self, path: str):
+        """Open ``path``. Raises UserError where it is missing or no video."""
+        if not os.path.isfile(path):
+            raise UserError(f"{path}: there is no such video file")
+        self.path = path
+        self._pyav = backend() == "pyav"
+        if self._pyav:
+            self._open_pyav()
+        else:
+            self._open_opencv()
+
+    def _open_pyav(self) -> None:
+        import av
+
+        try:
+            self._source = av.open(self.path)
+        except (av.error.FFmpegError, OSError) as error:
+            raise UserError(f"{self.path}: cannot be read as a video: {error}") from error
+        if not self._source.streams.video:
+            raise UserError(f"{self.path}: there is no picture in it")
+        stream = self._source.streams.video[0]
+        stream.thread_type = "AUTO"
+        self.fps = Fraction(stream.average_rate or stream.guessed_rate or 25)
+        self.frames = int(stream.frames or 0)
+
+    def _open_opencv(self) -> None:
+        self._source = cv2.VideoCapture(self.path)
+        if not self._source.isOpened():
+            raise UserError(f"{self.path}: cannot be read as a video")
+        self.fps = Fraction(self._source.get(cv2.CAP_PROP_FPS) or 25).limit_denominator(1001)
+        self.frames = max(0, int(self._source.get(cv2.CAP_PROP_FRAME_COUNT)))
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        yield from self._iterate_pyav() if self._pyav else self._iterate_opencv()
+
+    def _iterate_pyav(self) -> Iterator[np.ndarray]:
+        import av
+
+        decoder, count = self._source.decode(video=0), 0
+        while True:
+            try:
+                frame = next(decoder)
+            except StopIteration:
+                return
+            except av.error.FFmpegError as error:
+                logger.warning("%s: broken after frame %d, the rest is left out: %s", self.path, count, error)
+                return
+            count += 1
+            image = frame.to_ndarray(format="bgr24")
+            # Phones store films as the sensor saw them, with a note how to turn them (degrees, anticlockwise).
+            turns = round(getattr(frame, "rotation", 0) / 90) % 4
+            yield np.ascontiguousarray(np.rot90(image, turns)) if turns else image
+
+    def _iterate_opencv(self) -> Iterator[np.ndarray]:
+        while True:
+            read, frame = self._source.read()
+            if not read:
+                return
+            yield frame
+
+    def close(self) -> None:
+        """Close the file."""
+        self._source.close() if self._pyav else self._source.release()
+
+    def __enter__(self) -> "VideoReader":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class _PyavWriter:
+    """Writes frames with the first codec of the format's list that this build of FFmpeg has."""
+
+    def __init__(self, path: str, fps: Fraction, size: tuple[int, int]):
+        import av
+
+        wanted = {".webm": ("libvpx-vp9", "libvpx"), ".avi": ("mpeg4",)}.get(_suffix(path), ("libx264", "mpeg4"))
+        codec = next((name for name in wanted if name in av.codecs_available), wanted[-1])
+        self._av, self._container = av, av.open(path, "w")
+        self._stream = self._container.add_stream(codec, rate=fps)
+        self._stream.height, self._stream.width = size
+        self._stream.pix_fmt = "yuv420p"  # the one format that every player and browser shows
+        if codec == "libx264":
+            self._stream.options = {"crf": "18", "preset": "veryfast"}
+        elif codec == "mpeg4":
+            self._stream.bit_rate = int(size[0] * size[1] * float(fps) * 0.25)
+
+    def write(self, frame: np.ndarray) -> None:
+        for packet in self._stream.encode(self._av.VideoFrame.from_ndarray(frame, format="bgr24")):
+            self._container.mux(packet)
+
+    def close(self) -> None:
+        for packet in self._stream.encode():
+            self._container.mux(packet)
+        self._container.close()
+
+
+class _OpencvWriter:
+    """Writes frames with the codec OpenCV's wheels always have for the format."""
+
+    def __init__(self, path: str, fps: Fraction, size: tuple[int, int]):
+        code = {".webm": "VP80", ".avi": "MJPG"}.get(_suffix(path), "mp4v")
+        self._writer = cv2.VideoWriter(path, cv2.VideoWriter_fourcc(*code), float(fps), size[::-1])
+        if not self._writer.isOpened():
+            raise OSError(f"OpenCV has no encoder for {_suffix(path)} files; write .mp4, or install PyAV")
+        self.write, self.close = self._writer.write, self._writer.release
+
+
+def _suffix(path: str) -> str:
+    return os.path.splitext(path)[1].lower()
+
+
+def _even(frame: np.ndarray) -> np.ndarray:
+    """Repeat the last row or column where a side is odd: half the colour resolution needs even sides."""
+    height, width = frame.shape[:2]
+    return np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+
+
+def convert(
+    source: VideoReader | Any,
+    path: str,
+    change: Callable[[np.ndarray], np.ndarray] = lambda frame: frame,
+    *,
+    fps: Fraction | None = None,
+) -> int:
+    """Write every frame of ``source``, after ``change``, to the video ``path``; return how many there were.
+
+    The file is written beside ``path``, read back, and renamed when all its frames are there.
+
+    Args:
+        source: a VideoReader, or any iterable of BGR uint8 frames of one size together with ``fps``.
+        path: .mp4, .mov, .mkv, .m4v, .avi or .webm.
+        change: makes the new frame; all its results have one size.
+        fps: frames per second; by default the source's.
+
+    Raises:
+        UserError: the suffix is unknown, there is no frame, or the file cannot be written or read back.
+    """
+    if _suffix(path) not in SUFFIXES:
+        raise UserError(f"{path}: cannot be written as a video; use one of {', '.join(SUFFIXES)}")
+    fps = Fraction(fps if fps is not None else source.fps)
+    writer, count = None, 0
+    with written_beside(path) as beside:
+        try:
+            for frame in source:
+                frame = _even(change(frame))
+                if writer is None:
+                    kind = _PyavWriter if backend() == "pyav" else _OpencvWriter
+                    writer = kind(beside, fps, frame.shape[:2])
+                writer.write(np.ascontiguousarray(frame))
+                count += 1
+        finally:
+            if writer is not None:
+                writer.close()
+        if not count:
+            raise UserError(f"{getattr(source, 'path', 'the source')}: no frame could be read")
+        with VideoReader(beside) as written:
+            readable = sum(1 for _ in written)
+        if readable != count:
+            raise UserError(f"{path}: only {readable} of {count} frames could be read back; is the disk full?")
+    return count
