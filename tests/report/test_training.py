@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
+from adet_ext import cli
 from adet_ext.config import get_cfg
 from adet_ext.data.shapes import register_shapes
 from adet_ext.engine.predictor import Predictor
@@ -16,7 +17,6 @@ from adet_ext.report.charts import line_chart
 from adet_ext.report.gallery import Gallery, make_gallery
 from adet_ext.report.metrics import Metrics, per_class
 from adet_ext.report.page import bars, duration
-from adet_ext import cli
 from adet_ext.report.training import make_report
 
 from ..fake_model import BlobModel
