@@ -5,7 +5,6 @@ from . import ENGINE
 if ENGINE == "detectron2":
     from detectron2.solver import (
         LRMultiplier,
-        WarmupParamScheduler,
         build_lr_scheduler,
         build_optimizer,
         get_default_optimizer_params,
@@ -14,7 +13,6 @@ if ENGINE == "detectron2":
 else:
     from .embedded.solver import (
         LRMultiplier,
-        WarmupParamScheduler,
         build_lr_scheduler,
         build_optimizer,
         get_default_optimizer_params,
@@ -23,7 +21,6 @@ else:
 
 __all__ = [
     "LRMultiplier",
-    "WarmupParamScheduler",
     "build_lr_scheduler",
     "build_optimizer",
     "get_default_optimizer_params",

@@ -13,7 +13,6 @@ import torch
 from torchvision.ops import box_iou
 
 from ..d2.structures import BoxMode, Instances
-from ..d2.utils import Visualizer
 from ..data.catalog import class_names_of, name_of
 from . import drawing
 from .drawing import PALETTE, Colour
@@ -135,7 +134,6 @@ def draw_panoptic(
         colours: of the things, by ``instance_id``; by default, and beyond their end, the palette's in turn.
     """
     ids = panoptic_seg.cpu().numpy()
-    stuff_colours = getattr(metadata, "stuff_colors", None) or []
     masks, labels, painted = [], [], []
     things = 0
     for segment in sorted(segments_info, key=lambda s: bool(s.get("isthing"))):  # things over stuff
@@ -149,11 +147,37 @@ def draw_panoptic(
             given = colours is not None and 0 <= instance < len(colours)
             painted.append(colours[instance] if given else PALETTE[things % len(PALETTE)])
             things += 1
-        elif category < len(stuff_colours):
-            painted.append(tuple(int(value) for value in stuff_colours[category]))
         else:
-            painted.append(PALETTE[(5 * category + 3) % len(PALETTE)])
+            painted.append(_stuff_color(metadata, category))
     return draw_masks(image, masks, labels, painted, alpha=0.55, scale=scale)
+
+
+def _stuff_color(metadata: Any, category: int) -> Colour:
+    known = getattr(metadata, "stuff_colors", None) or []
+    if category < len(known):
+        return tuple(int(value) for value in known[category])
+    return PALETTE[(5 * category + 3) % len(PALETTE)]
+
+
+def draw_semantic(image: np.ndarray, labels: np.ndarray, metadata: Any, *, scale: int = 1) -> np.ndarray:
+    """Return ``image`` with a semantic map on it, large classes first.
+
+    Args:
+        labels: class indices (H, W); indices beyond ``metadata.stuff_classes``, such as 255, mean no class.
+        metadata: of a data set, for ``stuff_classes`` and ``stuff_colors``.
+    """
+    names = class_names_of(metadata, "stuff_classes")
+    classes, areas = np.unique(labels, return_counts=True)
+    shown = [c for c in classes[np.argsort(-areas, kind="stable")].tolist() if 0 <= c < (len(names) or 255)]
+    masks = [labels == c for c in shown]
+    return draw_masks(
+        image,
+        masks,
+        [name_of(names, c) for c in shown],
+        [_stuff_color(metadata, c) for c in shown],
+        alpha=0.55,
+        scale=scale,
+    )
 
 
 def draw_outputs(
@@ -169,8 +193,7 @@ def draw_outputs(
     if "instances" in outputs:
         return draw_instances(image, outputs["instances"], class_names_of(metadata), colours=colours, scale=scale)
     if "sem_seg" in outputs:
-        drawn = Visualizer(image, metadata, scale=scale).draw_sem_seg(outputs["sem_seg"].argmax(0).cpu())
-        return drawn.get_image()
+        return draw_semantic(image, outputs["sem_seg"].argmax(dim=0).cpu().numpy(), metadata, scale=scale)
     raise ValueError(f"nothing to draw: the outputs hold {sorted(outputs)}, none of instances, panoptic_seg, sem_seg")
 
 

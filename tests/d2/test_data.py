@@ -1,23 +1,21 @@
-"""Catalogs, COCO files, mapper and loaders of whichever engine is on."""
+"""Catalogs and annotations of whichever engine is on; COCO files of the embedded one."""
 
 import itertools
 import json
 import os
-import pickle
 
 import numpy as np
 import pycocotools.mask as mask_util
 import pytest
-import torch
 from PIL import Image
 
 from adet_ext.d2 import ENGINE
 from adet_ext.d2 import data as D
-from adet_ext.d2.config import get_cfg
 from adet_ext.d2.data import DatasetCatalog, MetadataCatalog
 from adet_ext.d2.data import detection_utils as utils
-from adet_ext.d2.data import transforms as T
-from adet_ext.d2.structures import BitMasks, BoxMode, PolygonMasks
+from adet_ext.d2.embedded.data import coco as coco_files
+from adet_ext.d2.embedded.data import coco_panoptic
+from adet_ext.d2.structures import BoxMode
 
 embedded_only = pytest.mark.skipif(ENGINE != "embedded", reason="Detectron2 words or checks this otherwise")
 
@@ -65,23 +63,8 @@ def name():
 @pytest.fixture
 def coco(tmp_path, name):
     json_file, image_root, content = write_coco(tmp_path)
-    D.register_coco_instances(name, {}, json_file, image_root)
+    coco_files.register_coco_instances(name, {}, json_file, image_root)
     return name
-
-
-def config(name, **keys):
-    cfg = get_cfg()
-    cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = (name,)
-    cfg.DATALOADER.NUM_WORKERS = 0
-    cfg.SOLVER.IMS_PER_BATCH = 2
-    cfg.INPUT.MIN_SIZE_TRAIN = (32, 40)
-    cfg.INPUT.MIN_SIZE_TEST = 32
-    cfg.MODEL.MASK_ON = True
-    cfg.MODEL.DEVICE = "cpu"
-    cfg.SEED = 1
-    for key, value in keys.items():
-        cfg.merge_from_list([key.replace("__", "."), value])
-    return cfg
 
 
 class TestCatalogs:
@@ -115,6 +98,7 @@ class TestCatalogs:
         assert len(MetadataCatalog.get("coco_2017_train_panoptic").thing_classes) == 133
 
 
+@embedded_only
 class TestCocoFiles:
     def test_dicts_are_sorted_and_have_contiguous_categories_and_compressed_run_lengths(self, coco):
         dicts = DatasetCatalog.get(coco)
@@ -129,9 +113,8 @@ class TestCocoFiles:
         json_file, root, content = write_coco(tmp_path)
         content["annotations"][0]["segmentation"] = [[1, 1, 2, 2]]
         open(json_file, "w").write(json.dumps(content))
-        assert len(D.load_coco_json(json_file, root, name)[0]["annotations"]) == 1
+        assert len(coco_files.load_coco_json(json_file, root, name)[0]["annotations"]) == 1
 
-    @embedded_only
     @pytest.mark.parametrize(
         "spoil, words",
         [
@@ -150,14 +133,14 @@ class TestCocoFiles:
         spoilt = spoil(content)
         open(json_file, "w").write(spoilt if isinstance(spoilt, str) else json.dumps(spoilt))
         with pytest.raises((ValueError, KeyError)) as error:
-            D.load_coco_json(json_file, root, name)
+            coco_files.load_coco_json(json_file, root, name)
         assert all(word in str(error.value) for word in words), error.value
 
     def test_a_loaded_data_set_converts_back_to_the_annotations_it_came_from(self, tmp_path, name):
         json_file, root, content = write_coco(tmp_path)
-        D.register_coco_instances(name, {}, json_file, root)
+        coco_files.register_coco_instances(name, {}, json_file, root)
         DatasetCatalog.get(name)
-        back = json.loads(json.dumps(D.convert_to_coco_dict(name)))
+        back = json.loads(json.dumps(coco_files.convert_to_coco_dict(name)))
         assert [i["id"] for i in back["images"]] == [i["id"] for i in content["images"]]
         for new, old in zip(back["annotations"], content["annotations"]):
             assert all(new[k] == old[k] for k in ("id", "image_id", "category_id", "bbox", "iscrowd"))
@@ -169,62 +152,12 @@ class TestCocoFiles:
             (tmp_path / folder).mkdir()
             for file in names:
                 (tmp_path / folder / file).touch()
-        dicts = D.load_sem_seg(str(tmp_path / "maps"), str(tmp_path / "images"))
+        dicts = coco_files.load_sem_seg(str(tmp_path / "maps"), str(tmp_path / "images"))
         assert [os.path.basename(d["file_name"]) for d in dicts] == ["a.jpg", "b.jpg"]
         assert [os.path.basename(d["sem_seg_file_name"]) for d in dicts] == ["a.png", "b.png"]
 
 
-class TestMapper:
-    def test_training_yields_transformed_instances_without_crowds(self, coco):
-        mapper = D.DatasetMapper(config(coco), True)
-        record = DatasetCatalog.get(coco)[1]
-        before = pickle.dumps(record)
-        mapped = mapper(record)
-        assert pickle.dumps(record) == before
-        instances = mapped["instances"]
-        assert mapped["image"].dtype == torch.uint8 and mapped["image"].shape[1:] == instances.image_size
-        assert isinstance(instances.gt_masks, PolygonMasks) and instances.gt_classes.tolist() == [0, 1]
-        assert "annotations" not in mapped and mapped["height"] == 48
-        assert len(mapper(DatasetCatalog.get(coco)[2])["instances"]) == 0
-
-    def test_inference_yields_the_image_and_its_size_only(self, coco):
-        mapped = D.DatasetMapper(config(coco), False)(DatasetCatalog.get(coco)[1])
-        assert "instances" not in mapped and "annotations" not in mapped
-        assert (mapped["height"], mapped["width"]) == (48, 64) and tuple(mapped["image"].shape) == (3, 32, 43)
-
-    def test_bit_masks_cover_what_polygons_cover(self, coco):
-        record = DatasetCatalog.get(coco)[0]
-        np.random.seed(0)
-        polygons = D.DatasetMapper(config(coco), True)(record)["instances"]
-        np.random.seed(0)
-        bits = D.DatasetMapper(config(coco, INPUT__MASK_FORMAT="bitmask"), True)(record)["instances"]
-        assert isinstance(bits.gt_masks, BitMasks)
-        area = bits.gt_masks.tensor.flatten(1).sum(1)
-        assert torch.allclose(area.double(), torch.as_tensor(polygons.gt_masks.area()).double(), rtol=0.1)
-
-    def test_label_maps_go_through_the_same_transforms(self, tmp_path):
-        labels = np.zeros((30, 40), np.uint8)
-        labels[:, :20] = 9
-        Image.fromarray(labels).save(tmp_path / "map.png")
-        Image.fromarray(labels * 20).convert("RGB").save(tmp_path / "image.png")
-        augmentations = [T.ResizeTransform(30, 40, 60, 80), T.RandomFlip(1.0)]
-        mapper = D.DatasetMapper(True, augmentations=augmentations, image_format="RGB")
-        files = {"file_name": str(tmp_path / "image.png"), "sem_seg_file_name": str(tmp_path / "map.png")}
-        mapped = mapper(files)
-        assert mapped["sem_seg"].dtype == torch.long and tuple(mapped["sem_seg"].shape) == (60, 80)
-        assert (mapped["sem_seg"][:, 50:] == 9).all() and (mapped["sem_seg"][:, :30] == 0).all()
-        assert (mapped["image"][:, :, 50:] == 180).all()
-
-    def test_cropped_masks_give_the_boxes(self, coco):
-        pytest.importorskip("shapely", reason="fvcore crops polygons with shapely")
-        cfg = config(coco, INPUT__CROP__ENABLED=True, INPUT__CROP__TYPE="relative", INPUT__CROP__SIZE=[0.6, 0.6])
-        np.random.seed(0)
-        for record in D.get_detection_dataset_dicts(coco):
-            instances = D.DatasetMapper(cfg, True)(record)["instances"]
-            if len(instances):
-                boxes = instances.gt_masks.get_bounding_boxes().tensor
-                assert torch.allclose(boxes, instances.gt_boxes.tensor)
-
+class TestInstances:
     def test_instances_with_empty_boxes_are_filtered_and_reported(self):
         annos = [{"bbox": [0, 0, 5, 5], "bbox_mode": BoxMode.XYXY_ABS, "category_id": 0},
                  {"bbox": [3, 3, 3, 8], "bbox_mode": BoxMode.XYXY_ABS, "category_id": 1}]  # fmt: skip
@@ -232,43 +165,11 @@ class TestMapper:
         assert kept.gt_classes.tolist() == [0] and mask.tolist() == [True, False]
 
 
-class TestLoaders:
-    @pytest.mark.parametrize("workers", [0, 2])
-    @pytest.mark.parametrize("grouping", [False, True])
-    def test_training_batches_have_the_asked_size_and_skip_images_without_instances(self, coco, workers, grouping):
-        cfg = config(coco, DATALOADER__NUM_WORKERS=workers, DATALOADER__ASPECT_RATIO_GROUPING=grouping)
-        batches = list(itertools.islice(D.build_detection_train_loader(cfg), 8))
-        assert all(len(batch) == 2 for batch in batches)
-        assert {d["image_id"] for batch in batches for d in batch} == {5, 15, 35, 45, 55}
-        if grouping:
-            assert all(len({d["width"] > d["height"] for d in batch}) == 1 for batch in batches)
-
-    @pytest.mark.parametrize("workers", [0, 2])
-    @pytest.mark.parametrize("batch_size", [1, 4])
-    def test_test_loader_yields_every_image_once_in_order(self, coco, workers, batch_size):
-        loader = D.build_detection_test_loader(
-            D.get_detection_dataset_dicts(coco, filter_empty=False),
-            mapper=D.DatasetMapper(config(coco), False), batch_size=batch_size, num_workers=workers,
-        )  # fmt: skip
-        assert [d["image_id"] for batch in loader for d in batch] == [5, 15, 25, 35, 45, 55]
-        assert len(D.build_detection_test_loader(config(coco), coco)) == 6
-
-    def test_workers_draw_different_random_numbers(self, coco):
-        mapper = type("M", (), {"__call__": lambda self, d: (d["image_id"], np.random.rand())})()
-        dicts = D.get_detection_dataset_dicts(coco)
-        loader = D.build_detection_train_loader(
-            dicts, mapper=mapper, total_batch_size=1, num_workers=2, aspect_ratio_grouping=False
-        )
-        draws = [batch[0][1] for batch in itertools.islice(loader, 6)]
-        assert len(set(draws)) == 6
-
-    def test_repeat_factor_sampling_is_chosen_by_the_config(self, coco):
-        cfg = config(coco, DATALOADER__SAMPLER_TRAIN="RepeatFactorTrainingSampler", DATALOADER__REPEAT_THRESHOLD=0.5)
-        assert len(next(iter(D.build_detection_train_loader(cfg)))) == 2
-
+@embedded_only
+class TestLoading:
     def test_data_sets_with_different_classes_do_not_mix(self, coco, tmp_path):
         json_file, root, _ = write_coco(tmp_path / "other", categories=((1, "car"), (2, "bus")))
-        D.register_coco_instances("test_other_set", {}, json_file, root)
+        coco_files.register_coco_instances("test_other_set", {}, json_file, root)
         try:
             with pytest.raises(ValueError, match="thing_classes"):
                 D.get_detection_dataset_dicts([coco, "test_other_set"])
@@ -276,11 +177,8 @@ class TestLoaders:
             DatasetCatalog.remove("test_other_set")
             MetadataCatalog.remove("test_other_set")
 
-    def test_a_batch_that_the_processes_cannot_share_is_refused(self, coco):
-        with pytest.raises(AssertionError):
-            D.build_detection_train_loader(config(coco, SOLVER__IMS_PER_BATCH=0))
 
-
+@embedded_only
 class TestPanopticData:
     def test_separated_sets_join_instances_and_label_maps(self, tmp_path):
         json_file, root, content = write_coco(tmp_path)
@@ -301,8 +199,8 @@ class TestPanopticData:
         }
         files = (root, str(tmp_path / "stuff"), str(tmp_path / "panoptic.json"))
         try:
-            D.register_coco_panoptic_separated("test_pan", maps, *files, str(tmp_path / "stuff"), json_file)
-            D.register_coco_panoptic("test_pan", maps, *files)
+            coco_panoptic.register_coco_panoptic_separated("test_pan", maps, *files, str(tmp_path / "stuff"), json_file)
+            coco_panoptic.register_coco_panoptic("test_pan", maps, *files)
             first = DatasetCatalog.get("test_pan_separated")[0]
             assert len(first["annotations"]) == 2 and first["sem_seg_file_name"].endswith("0.png")
             assert len(DatasetCatalog.get("test_pan_stuffonly")) == 6

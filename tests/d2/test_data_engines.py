@@ -14,7 +14,6 @@ import pytest
 import torch
 from PIL import Image
 
-from adet_ext.d2.embedded import config as our_config
 from adet_ext.d2.embedded import data as ours
 
 pytestmark = pytest.mark.needs_detectron2
@@ -97,22 +96,6 @@ def plain(x):
     return plain(x.tensor) if hasattr(x, "tensor") else x
 
 
-def configs(theirs, **keys):
-    from detectron2.config import get_cfg
-
-    for data, cfg in ((ours, our_config.get_cfg()), (theirs, get_cfg())):
-        cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = (NAME,)
-        cfg.DATALOADER.NUM_WORKERS = 0
-        cfg.SOLVER.IMS_PER_BATCH = 2
-        cfg.INPUT.MIN_SIZE_TRAIN = (48, 64, 72)
-        cfg.INPUT.MAX_SIZE_TRAIN = 100
-        cfg.INPUT.MIN_SIZE_TEST = 56
-        cfg.MODEL.MASK_ON = True
-        cfg.SEED = 7
-        cfg.merge_from_list([x for k, v in keys.items() for x in (k.replace("__", "."), v)])
-        yield data, cfg
-
-
 def test_loaded_dicts_and_metadata_are_equal(registered, theirs):
     a, b = ours.DatasetCatalog.get(NAME), theirs.DatasetCatalog.get(NAME)
     assert plain(a) == plain(b)
@@ -132,47 +115,6 @@ def test_builtin_metadata_are_equal(theirs):
             assert name in theirs.DatasetCatalog
             assert ours.MetadataCatalog.get(name).as_dict() == theirs.MetadataCatalog.get(name).as_dict(), name
     assert {n for n in theirs.DatasetCatalog if n.startswith("coco_20")} <= set(ours.DatasetCatalog)
-
-
-@pytest.mark.parametrize("keys", [
-    {}, {"INPUT__MASK_FORMAT": "bitmask"},
-    {"INPUT__MIN_SIZE_TRAIN_SAMPLING": "range", "INPUT__MIN_SIZE_TRAIN": (40, 70)},
-    {"MODEL__MASK_ON": False, "INPUT__RANDOM_FLIP": "vertical"}, {"INPUT__FORMAT": "RGB", "INPUT__RANDOM_FLIP": "none"},
-    {"INPUT__CROP__ENABLED": True}, {"INPUT__CROP__ENABLED": True, "INPUT__MASK_FORMAT": "bitmask"},
-], ids=str)  # fmt: skip
-def test_training_samples_of_one_seed_are_equal(registered, theirs, keys):
-    if "INPUT__CROP__ENABLED" in keys:
-        pytest.importorskip("shapely", reason="fvcore crops polygons with shapely")
-    results = []
-    for data, cfg in configs(theirs, **keys):
-        np.random.seed(5)
-        mapper = data.DatasetMapper(cfg, True)
-        results.append([plain(mapper(d)) for d in data.get_detection_dataset_dicts(NAME)[:12]])
-    assert results[0] == results[1]
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("grouping", [True, False])
-@pytest.mark.parametrize("sampler", ["TrainingSampler", "RepeatFactorTrainingSampler"])
-def test_training_batches_of_one_seed_are_equal(registered, theirs, workers, grouping, sampler):
-    keys = {"DATALOADER__NUM_WORKERS": workers, "DATALOADER__ASPECT_RATIO_GROUPING": grouping}
-    keys.update(DATALOADER__SAMPLER_TRAIN=sampler, DATALOADER__REPEAT_THRESHOLD=0.7)
-    results = []
-    for data, cfg in configs(theirs, **keys):
-        np.random.seed(5)
-        torch.manual_seed(5)
-        batches = itertools.islice(data.build_detection_train_loader(cfg), 5)
-        results.append([[(d["image_id"], plain(d["image"]), plain(d["instances"])) for d in b] for b in batches])
-    assert results[0] == results[1]
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_test_batches_are_equal(registered, theirs, workers):
-    results = []
-    for data, cfg in configs(theirs, DATALOADER__NUM_WORKERS=workers):
-        batches = itertools.islice(data.build_detection_test_loader(cfg, NAME), 10)
-        results.append([plain(batch) for batch in batches])
-    assert results[0] == results[1]
 
 
 def test_read_images_are_equal(theirs, tmp_path):

@@ -41,14 +41,6 @@ class TestReadImage:
             with pytest.raises(OSError, match="x.jpg"):
                 utils.read_image(path, "BGR")
 
-    def test_a_size_other_than_annotated_is_an_error_and_a_missing_one_is_filled_in(self):
-        image = np.zeros((4, 6, 3), np.uint8)
-        with pytest.raises(utils.SizeMismatchError, match="x.png"):
-            utils.check_image_size({"file_name": "x.png", "width": 4, "height": 6}, image)
-        record = {"file_name": "x.png"}
-        utils.check_image_size(record, image)
-        assert (record["width"], record["height"]) == (6, 4)
-
 
 class TestSamplers:
     def test_training_order_is_one_permutation_after_another(self):
@@ -74,13 +66,3 @@ class TestDataSets:
         data = D.DatasetFromList([{"x": [1]}, {"x": [2]}], serialize=serialize)
         data[1]["x"].append(5)
         assert data[1] == {"x": [2]} and len(data) == 2
-
-    def test_elements_that_map_to_none_are_replaced_by_others(self):
-        mapped = D.MapDataset(list(range(6)), lambda x: None if x == 3 else x)
-        assert mapped[3] in {0, 1, 2, 4, 5} and mapped[4] == 4
-
-    def test_grouped_batches_hold_one_orientation(self):
-        sizes = [(4, 3), (3, 4), (5, 3), (3, 3), (9, 2), (2, 9)]
-        batches = list(D.AspectRatioGroupedDataset([{"width": w, "height": h} for w, h in sizes], 2))
-        assert len(batches) == 2
-        assert all(len({d["width"] > d["height"] for d in batch}) == 1 for batch in batches)

@@ -174,9 +174,6 @@ def test_norms_by_name():
     assert isinstance(get_norm("naiveSyncBN", 8), NaiveSyncBatchNorm)
     assert get_norm("GN", 64).num_groups == 32
     assert isinstance(get_norm(nn.InstanceNorm2d, 8), nn.InstanceNorm2d)
-    x = torch.randn(2, 8, 3, 3)
-    last = F.layer_norm(x.permute(0, 2, 3, 1), (8,), eps=1e-6)
-    assert torch.allclose(get_norm("LN", 8)(x).permute(0, 2, 3, 1), last, atol=1e-6)
     with pytest.raises(KeyError):
         get_norm("BM", 8)
 
@@ -326,7 +323,7 @@ def test_numbers_are_those_of_detectron2():
     for lib in (embedded_layers, theirs):
         torch.manual_seed(1)
         values = []
-        for name in ("FrozenBN", "BN", "GN", "LN", "naiveSyncBN", ""):
+        for name in ("FrozenBN", "BN", "GN", "naiveSyncBN", ""):
             conv = lib.Conv2d(64, 64, 3, padding=1, bias=not name, norm=lib.get_norm(name, 64), activation=F.relu)
             randomise(conv)
             inputs = x.clone().requires_grad_()

@@ -7,7 +7,8 @@ import torch
 from PIL import Image
 
 from adet_ext.config import get_cfg
-from adet_ext.d2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
+from adet_ext.d2 import ENGINE
+from adet_ext.d2.data import DatasetCatalog, MetadataCatalog
 from adet_ext.d2.structures import BitMasks, PolygonMasks
 from adet_ext.data.mapper import AdetDatasetMapper, draw_semantic
 from adet_ext.data.shapes import ShapesSpec, shapes_dicts, shapes_labels
@@ -16,6 +17,9 @@ from adet_ext.errors import UserError
 from adet_ext.utils.image_io import read_image
 
 SPEC = ShapesSpec(num_images=6, height=64, width=96, seed=2)
+
+
+on_detectron2 = pytest.mark.skipif(ENGINE != "detectron2", reason="compares with Detectron2, which is not on")
 
 
 def config(*opts):
@@ -43,7 +47,10 @@ def same(a, b):
             assert all(np.array_equal(p, q) for i, j in zip(x.polygons, y.polygons) for p, q in zip(i, j))
 
 
+@on_detectron2
 def test_without_our_keys_it_maps_as_the_engine_s_mapper(coco_set):
+    from detectron2.data import DatasetMapper
+
     dicts = validate_coco(*coco_set.write()).dataset_dicts
     cases = [(dicts, "polygon"), (dicts, "bitmask"), (shapes_dicts(SPEC), "bitmask")]
     for records, mask_format in cases:
@@ -253,7 +260,10 @@ def test_what_cannot_be_mapped_is_refused_by_its_key(key, value):
         AdetDatasetMapper(config(key, value), True)
 
 
+@on_detectron2
 def test_registered_shapes_go_through_the_engine_s_own_mapper():
+    from detectron2.data import DatasetMapper
+
     cfg = config("INPUT.MASK_FORMAT", "bitmask")
     name = "shapes_val"
     assert MetadataCatalog.get(name).thing_classes[0] == "circle"

@@ -4,7 +4,7 @@ import json
 import numpy as np
 import pytest
 
-from adet_ext.d2.data import load_coco_json
+from adet_ext.d2 import ENGINE
 from adet_ext.d2.structures import BoxMode
 from adet_ext.data.validate import validate_coco
 
@@ -34,6 +34,10 @@ def test_a_sound_file_gives_what_the_engine_s_own_loader_gives(coco_set, forget)
     assert checked.report.ok and not checked.report.findings and checked.repaired is None
     assert count(checked) == 4
     forget("some_coco_set_of_this_test")
+    if ENGINE == "detectron2":
+        from detectron2.data.datasets import load_coco_json
+    else:
+        from adet_ext.d2.embedded.data.coco import load_coco_json
     expected = load_coco_json(*coco_set.write(), dataset_name="some_coco_set_of_this_test")
     assert checked.dataset_dicts == expected
     assert checked.classes == ["cat", "dog"] and checked.category_ids == {3: 0, 7: 1}

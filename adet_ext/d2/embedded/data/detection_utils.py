@@ -14,10 +14,6 @@ from . import transforms as T
 from .catalog import MetadataCatalog
 
 
-class SizeMismatchError(ValueError):
-    """An image has another size than its annotation says."""
-
-
 def _upright(image: Image.Image) -> Image.Image:
     """The image turned as its EXIF orientation says; a broken EXIF block counts as none."""
     try:
@@ -67,20 +63,6 @@ def convert_image_to_rgb(image: "np.ndarray | torch.Tensor", format: str) -> np.
     if format == "L":
         return np.repeat(image[:, :, :1], 3, axis=2)
     raise ValueError(f"image format {format} needs Detectron2 (ADET_EXT_ENGINE=detectron2); use BGR, RGB or L")
-
-
-def check_image_size(dataset_dict: dict, image: np.ndarray) -> None:
-    """Raise :class:`SizeMismatchError` unless ``image`` has the dict's width and height; fill them in where
-    they are missing."""
-    height, width = image.shape[:2]
-    expected = (dataset_dict.get("width", width), dataset_dict.get("height", height))
-    if expected != (width, height):
-        raise SizeMismatchError(
-            f"image {dataset_dict.get('file_name', '(no file name)')} is {width}x{height} pixels, "
-            f"but its annotation says {expected[0]}x{expected[1]}; correct the annotation's width and height"
-        )
-    dataset_dict.setdefault("width", width)
-    dataset_dict.setdefault("height", height)
 
 
 def check_metadata_consistency(key: str, dataset_names: "list[str] | tuple[str, ...]") -> None:
@@ -177,15 +159,3 @@ def filter_empty_instances(
     if instances.has("gt_masks"):
         keep = keep & instances.gt_masks.nonempty()
     return (instances[keep], keep) if return_mask else instances[keep]
-
-
-def build_augmentation(cfg, is_train: bool) -> list[T.Augmentation]:
-    """Resize (and in training flip) as ``cfg.INPUT`` says."""
-    if not is_train:
-        return [T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, "choice")]
-    style = cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING
-    augmentations = [T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN, style)]
-    flip = cfg.INPUT.RANDOM_FLIP
-    if flip != "none":
-        augmentations.append(T.RandomFlip(horizontal=flip == "horizontal", vertical=flip == "vertical"))
-    return augmentations

@@ -12,7 +12,6 @@ from torch import nn
 
 from ..checkpoint import DetectionCheckpointer
 from ..config import CfgNode
-from ..data import build_detection_test_loader, build_detection_train_loader
 from ..evaluation import DatasetEvaluator, inference_on_dataset, print_csv_format, verify_results
 from ..modeling import build_model
 from ..solver import build_lr_scheduler, build_optimizer
@@ -139,11 +138,13 @@ class DefaultTrainer(TrainerBase):
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Iterable:
-        return build_detection_train_loader(cfg)
+        """Return the endless iterable of training batches; a subclass must define it."""
+        raise NotImplementedError("define build_train_loader(cls, cfg) in a subclass of DefaultTrainer")
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable:
-        return build_detection_test_loader(cfg, dataset_name)
+        """Return the batches of a test set; a subclass must define it."""
+        raise NotImplementedError("define build_test_loader(cls, cfg, dataset_name) in a subclass of DefaultTrainer")
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:

@@ -89,31 +89,12 @@ class NaiveSyncBatchNorm(nn.BatchNorm2d):
         return (x * scale[:, None, None] + shift[:, None, None]).to(input.dtype)
 
 
-class LayerNorm(nn.Module):
-    """Zero mean and unit variance over the channels of each pixel of (N, C, H, W), then an affine map."""
-
-    def __init__(self, normalized_shape: int, eps: float = 1e-6):
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(normalized_shape))
-        self.bias = nn.Parameter(torch.zeros(normalized_shape))
-        self.eps = eps
-
-    def forward(self, x: Tensor) -> Tensor:
-        mean = x.mean(1, keepdim=True)
-        # Subtracted twice: gradients then add up in the same order as Detectron2's.
-        var = (x - mean).pow(2).mean(1, keepdim=True)
-        x = (x - mean) / torch.sqrt(var + self.eps)
-        return self.weight[:, None, None] * x + self.bias[:, None, None]
-
-
 _NORMS: dict[str, Callable[[int], nn.Module]] = {
     "BN": nn.BatchNorm2d,
     "SyncBN": nn.SyncBatchNorm,
-    "nnSyncBN": nn.SyncBatchNorm,
     "FrozenBN": FrozenBatchNorm2d,
     "GN": lambda channels: nn.GroupNorm(32, channels),
     "naiveSyncBN": NaiveSyncBatchNorm,
-    "LN": LayerNorm,
 }
 
 
