@@ -1,4 +1,4 @@
-// Bilinear sampling, for all operators, devices and directions: where a point's four neighbours lie and what each weighs.
+// Bilinear sampling, for all operators, devices and directions: the four neighbors of a point and their weights.
 #pragma once
 
 #include "common.h"
@@ -7,23 +7,21 @@
 
 namespace adet_ext {
 
-// What lies beyond the border of a map. clamp: RoIAlign's rule, the border's values within one cell outside, zeros
-// further out. zeros: deformable convolution's rule, zeros from the border on, faded in over one cell.
+// The values beyond the border of a map. clamp, as in RoIAlign: the value at the border up to one cell outside, zero
+// further out. zeros, as in deformable convolution: zeros, interpolated over the cell outside the border.
 enum class Border : int64_t { clamp = 0, zeros = 1 };
 
-// Four neighbours as rows and columns, and their weights. A weight is zero where there is nothing to read, and the row
-// and column are then valid ones all the same: nobody has to ask before reading.
+// Four neighbors as rows and columns, and their weights. The weight of a neighbor outside the map is zero, and its row
+// and column are valid: callers need no bounds check.
 template <typename acc>
 struct Corners {
   int64_t y0, y1, x0, x1;
   acc w00, w01, w10, w11; // row 0 column 0, row 0 column 1, ...
 };
 
-// One direction: neighbours of coordinate p among size cells, and their weights. A point that is not finite reads
-// nothing.
+// One direction: the neighbors of coordinate p among `size` cells, and their weights. They are zero if p is not finite.
 template <typename acc>
-ADET_HOST_DEVICE void
-neighbours(acc p, int64_t size, Border border, int64_t& i0, int64_t& i1, acc& w0, acc& w1) {
+ADET_HOST_DEVICE void neighbours(acc p, int64_t size, Border border, int64_t& i0, int64_t& i1, acc& w0, acc& w1) {
   i0 = i1 = 0;
   w0 = w1 = acc(0);
   // The comparison is false for NaN. RoIAlign takes points at -1 and size, deformable convolution does not.
@@ -44,7 +42,7 @@ neighbours(acc p, int64_t size, Border border, int64_t& i0, int64_t& i1, acc& w0
   i1 = i + 1 < size ? i + 1 : size - 1;
 }
 
-// How the two weights of neighbours() change with p. Zero where p is held at a border.
+// Derivatives of the two weights of neighbours() with respect to p; zero if p is clamped.
 template <typename acc>
 ADET_HOST_DEVICE void slopes(acc p, int64_t size, Border border, acc& s0, acc& s1) {
   s0 = s1 = acc(0);
@@ -72,8 +70,8 @@ ADET_HOST_DEVICE Corners<acc> corners(acc y, acc x, int64_t height, int64_t widt
   return c;
 }
 
-// The sampling points of a box, evenly divided into parts: the centre of part i of a side from low to high, in cells of
-// a map with this scale (1 / stride), whose cell 0 has its centre at half a stride (equations 3.2 and 3.3).
+// The sampling points of an evenly divided box: the center of part i of a side from low to high, in cells of a map with
+// this scale (1 / stride). The center of cell 0 is at half a stride (equations 3.2 and 3.3).
 template <typename acc>
 ADET_HOST_DEVICE acc part_centre(acc low, acc high, int64_t i, int64_t parts, acc scale) {
   const acc start = low * scale - acc(0.5);

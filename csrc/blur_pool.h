@@ -1,7 +1,9 @@
-// What the blur's CPU and CUDA kernels share: the filter, what lies beyond the border, and everything around the kernels.
+// blur_pool: the filter, the values beyond the border, checks, and everything around the kernels.
 #pragma once
 
 #include "common.h"
+
+#include <limits>
 
 namespace adet_ext {
 
@@ -9,7 +11,7 @@ constexpr int kMaxTaps = 7;
 
 enum class BlurPadding : int64_t { reflect = 0, replicate = 1, zeros = 2 };
 
-// Coefficient t of the binomial filter with so many taps; they add up to one.
+// Coefficient t of the binomial filter with this many taps; the coefficients add up to one.
 ADET_HOST_DEVICE constexpr float binomial(int taps, int t) {
   float value = 1;
   for (int i = 0; i < t; ++i) {
@@ -18,7 +20,7 @@ ADET_HOST_DEVICE constexpr float binomial(int taps, int t) {
   return value / static_cast<float>(1 << (taps - 1));
 }
 
-// One direction. Tap t of output o lies on input o * stride - before + t.
+// One direction. Tap t of output o reads input o * stride - before + t.
 struct BlurAxis {
   int64_t in, out;
   int64_t stride, before;
@@ -29,7 +31,7 @@ struct BlurAxis {
     return o * stride - before;
   }
 
-  // The input that stands at position p, inside or beyond the border; -1 for a zero.
+  // The input that is read at position p, inside or beyond the border; -1 for a zero.
   ADET_HOST_DEVICE int64_t source(int64_t p) const {
     if (p >= 0 && p < in) {
       return p;
@@ -59,18 +61,14 @@ inline BlurAxis make_blur_axis(int64_t in, int64_t taps, int64_t stride, int64_t
 
 inline void check_blur(
     const Tensor& x, const char* name, int64_t taps, int64_t stride, int64_t padding, int64_t rows, int64_t columns) {
-  check_dim(x, name, 4);
-  STD_TORCH_CHECK(taps >= 1 && taps <= kMaxTaps, "taps is ", taps, "; it takes 1 to 7");
-  STD_TORCH_CHECK(stride == 1 || stride == 2 || stride == 4, "stride is ", stride, "; it takes 1, 2 or 4");
-  STD_TORCH_CHECK(padding >= 0 && padding <= 2, "padding is ", padding, "; it takes 0, 1 or 2");
-  const bool extended = rows != 0 || columns != 0;
-  STD_TORCH_CHECK(
-      rows >= 0 && columns >= 0 && (!extended || (stride == 1 && padding == 2)),
-      "rows and columns are ",
-      rows,
-      " and ",
-      columns,
-      "; they take 0 and 0 unless stride is 1 and padding is zeros");
+  check_floating(x, name);
+  check_shape(x, name, {'N', 'C', 'H', 'W'});
+  check_range(taps, "taps", 1, kMaxTaps);
+  ADET_CHECK(stride == 1 || stride == 2 || stride == 4, "stride must be 1, 2 or 4; got ", stride);
+  check_range(padding, "padding", 0, 2);
+  const int64_t most = stride == 1 && padding == 2 ? 4096 : 0; // a map extends only at stride 1, and with zeros
+  check_range(rows, "rows", 0, most);
+  check_range(columns, "columns", 0, most);
 }
 
 // Strides of a map.
@@ -81,14 +79,14 @@ struct BlurStrides {
   int64_t image, channel, line, column;
 };
 
-// What a kernel reads and writes. In `from`, channels or columns are dense; `to` is not empty, and dense.
+// What a kernel reads and writes. In `from`, channels or columns are dense; `to` is dense and not empty.
 struct BlurCall {
   Tensor from, to;
   BlurAxis rows, columns;
   bool channels_last, backward;
 };
 
-// The operators of a device, whose kernel is run.
+// The operators of a device; `run` is its kernel.
 template <void (*run)(const BlurCall&)>
 Tensor blur(const Tensor& x, const BlurAxis& rows, const BlurAxis& columns, bool backward) {
   using torch::headeronly::MemoryFormat;
@@ -108,10 +106,8 @@ template <void (*run)(const BlurCall&)>
 Tensor blur_pool(const Tensor& x, int64_t taps, int64_t stride, int64_t padding, int64_t rows, int64_t columns) {
   check_blur(x, "x", taps, stride, padding, rows, columns);
   return blur<run>(
-      x,
-      make_blur_axis(x.size(2), taps, stride, padding, rows),
-      make_blur_axis(x.size(3), taps, stride, padding, columns),
-      false);
+      x, make_blur_axis(x.size(2), taps, stride, padding, rows),
+      make_blur_axis(x.size(3), taps, stride, padding, columns), false);
 }
 
 template <void (*run)(const BlurCall&)>
@@ -119,10 +115,11 @@ Tensor blur_pool_backward(
     const Tensor& grad, int64_t height, int64_t width, int64_t taps, int64_t stride, int64_t padding, int64_t rows,
     int64_t columns) {
   check_blur(grad, "grad", taps, stride, padding, rows, columns);
+  check_range(height, "height", 0, std::numeric_limits<int32_t>::max());
+  check_range(width, "width", 0, std::numeric_limits<int32_t>::max());
   const BlurAxis vertical = make_blur_axis(height, taps, stride, padding, rows);
   const BlurAxis horizontal = make_blur_axis(width, taps, stride, padding, columns);
-  check_size(grad, "grad", 2, vertical.out);
-  check_size(grad, "grad", 3, horizontal.out);
+  check_shape(grad, "grad", {'N', 'C', vertical.out, horizontal.out});
   return blur<run>(grad, vertical, horizontal, true);
 }
 

@@ -1,4 +1,4 @@
-// What pasting masks shares on all devices: which pixels a box's mask can reach, and where a pixel lies in the mask.
+// paste_masks: the pixels that the mask of a box can reach, the position of a pixel in the mask, and the checks.
 #pragma once
 
 #include "bilinear.h"
@@ -8,16 +8,16 @@
 
 namespace adet_ext {
 
-// Where the centre of pixel i lies, in cells of a mask of `side` over [low, high], cell 0 having its centre at 0. In the
-// order of operations of Detectron2's paste_masks_in_image and of grid_sample.
+// The position of the center of pixel i, in cells of a mask of `side` over [low, high]; the center of cell 0 is at 0.
+// In the order of operations of Detectron2's paste_masks_in_image and of grid_sample.
 template <typename T>
 ADET_HOST_DEVICE T paste_point(int64_t i, T low, T high, int64_t side) {
   const T unit = (T(i) + T(0.5) - low) / (high - low) * T(2) - T(1); // [-1, 1] over the box
   return ((unit + T(1)) * T(side) - T(1)) / T(2);
 }
 
-// Pixels [first, last) of n whose centres lie within half a cell of the box, and perhaps some more. None for a box
-// without length or one that is not finite.
+// Pixels [first, last) of n that contain all whose centers are within half a cell of the box. None for a box that has
+// no length or is not finite.
 template <typename T>
 ADET_HOST_DEVICE void paste_window(T low, T high, int64_t side, int64_t n, int64_t& first, int64_t& last) {
   first = last = 0;
@@ -32,20 +32,18 @@ ADET_HOST_DEVICE void paste_window(T low, T high, int64_t side, int64_t n, int64
 }
 
 inline void check_paste(const Tensor& out, const Tensor& masks, const Tensor& boxes, double threshold) {
-  check_dim(out, "out", 3);
+  check_shape(out, "out", {'D', 'H', 'W'});
   check_type(out, "out", ScalarType::Bool);
-  STD_TORCH_CHECK(out.is_contiguous(), "out is not contiguous");
-  check_dim(masks, "masks", 3);
-  check_size(masks, "masks", 0, out.size(0));
-  check_size(masks, "masks", 2, masks.size(1));
-  check_same_device(masks, "masks", out);
+  ADET_CHECK(out.is_contiguous(), "out must be contiguous");
+  check_shape(masks, "masks", {out.size(0), 'R', 'R'});
   check_type(masks, "masks", sum_type(masks));
-  check_boxes(boxes, masks);
-  check_size(boxes, "boxes", 0, out.size(0));
-  STD_TORCH_CHECK(threshold > 0, "threshold is ", threshold, "; it takes a number above 0");
+  check_device(masks, "masks", out);
+  check_shape(boxes, "boxes", {out.size(0), 4});
+  check_like(boxes, "boxes", masks);
+  ADET_CHECK(threshold > 0, "threshold must be a number above 0; got ", threshold);
 }
 
-// The operator of a device: paste(out, masks, boxes, threshold), the latter two contiguous, with something to do.
+// The operator of a device. paste is its kernel; masks and boxes are contiguous, and no tensor is empty.
 template <void (*paste)(const Tensor&, const Tensor&, const Tensor&, double)>
 void paste_masks(const Tensor& out, const Tensor& masks, const Tensor& boxes, double threshold) {
   check_paste(out, masks, boxes, threshold);

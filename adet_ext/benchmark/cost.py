@@ -1,13 +1,14 @@
-"""What a model costs: parameters, multiply-adds and activations, per module.
+"""Measure what a model costs: parameters, multiply-adds and activations, per module.
 
 Multiply-adds are those of convolutions (deformable ones too) and matrix products, one for each multiplication with its
 addition; papers on detection mostly call them FLOPs, and twice their number are floating-point operations. Activations
-are the numbers that these operators give out. Everything is counted while the model runs, below autograd, so
-nothing has to be traced: any model with any inputs will do.
+are the numbers in the outputs of these operators. They are counted while the model runs, below autograd, so any model
+with any inputs can be measured without tracing.
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +17,8 @@ import torchvision  # noqa: F401  (registers torch.ops.torchvision)
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, shape_wrapper
+
+from ..layers import blur_pool
 
 __all__ = ["Cost", "measure"]
 
@@ -33,7 +36,7 @@ class Cost:
     kinds: dict[str, str] = field(default_factory=dict)
 
     def table(self, depth: int) -> list[tuple[str, str, int, int, int]]:
-        """Rows (name, class, parameters, multiply-adds, activations) of modules up to ``depth`` names deep."""
+        """Return rows (name, class, parameters, multiply-adds, activations) of modules up to ``depth`` names deep."""
         rows = []
         for name, kind in self.kinds.items():
             if name.count(".") + bool(name) <= depth:
@@ -55,7 +58,7 @@ def measure(model: nn.Module, inputs: Sequence[Any]) -> Cost:
     was_training = model.training
     model.eval()
     try:
-        with torch.no_grad(), _Counting(stack, cost):
+        with torch.no_grad(), _Counting(stack, cost) as counting, _uncounted_blur(counting):
             model(*inputs)
     finally:
         model.train(was_training)
@@ -64,8 +67,27 @@ def measure(model: nn.Module, inputs: Sequence[Any]) -> Cost:
     return cost
 
 
+@contextmanager
+def _uncounted_blur(counting: "_Counting") -> Iterator[None]:
+    """Leave the convolution in the blur's reference out, as the compiled blur is: fixed weights are no model's cost."""
+    reference = blur_pool.blur_pool_reference
+
+    def uncounted(*args, **kwargs):
+        counting.paused = True
+        try:
+            return reference(*args, **kwargs)
+        finally:
+            counting.paused = False
+
+    blur_pool.blur_pool_reference = uncounted
+    try:
+        yield
+    finally:
+        blur_pool.blur_pool_reference = reference
+
+
 def _owners(name: str) -> list[str]:
-    """The module and all it lies in: "a.b" -> ["", "a", "a.b"]."""
+    """Return a module and all modules around it: "a.b" -> ["", "a", "a.b"]."""
     parts = name.split(".") if name else []
     return [".".join(parts[:i]) for i in range(len(parts) + 1)]
 
@@ -82,25 +104,45 @@ def _pop(stack: list[str]) -> Callable:
 
 
 def _deform_flops(input_shape, weight_shape, *args, out_shape=None, **kwargs) -> int:
-    """Floating-point operations of torchvision's deformable convolution; its sampling is not counted."""
+    """Return the floating-point operations of torchvision's deformable convolution, without its sampling."""
     n, out_channels, height, width = out_shape
     return 2 * n * out_channels * height * width * weight_shape[1] * weight_shape[2] * weight_shape[3]
 
 
+def _dr1_flops(x, before, weight, *args, out_shape=None, **kwargs) -> int:
+    """Floating-point operations of the convolution in a dynamic rank-1 convolution."""
+    n, out_channels, height, width = out_shape[0]
+    return 2 * n * out_channels * height * width * x[1] * weight[2] * weight[3]
+
+
+def _factored_flops(bases, t, sigma, u, *args, **kwargs) -> int:
+    """Floating-point operations of the two products in a factored blend: the projection, and the attentions."""
+    (count, num_bases, channels), (_, rank, size) = t, u
+    # A sum of one term is no matrix product.
+    return 2 * count * num_bases * sum(n for n in (channels, rank) if n > 1) * size * size
+
+
 class _Counting(TorchDispatchMode):
-    """Adds what each operator costs to the module that runs, which is the last on ``stack``, and to all it lies in."""
+    """Adds what each operator costs to the module that runs, the last on ``stack``, and to all around it."""
 
     def __init__(self, stack: list[str], cost: Cost):
         super().__init__()
         self.stack, self.cost = stack, cost
+        self.paused = False
         self.formulas = dict(flop_registry)
         self.formulas[torch.ops.torchvision.deform_conv2d] = shape_wrapper(_deform_flops)
+        # The compiled operators count as what they replace: their references' convolutions and products.
+        for name, formula in (("dr1_conv", _dr1_flops), ("blend_factored", _factored_flops)):
+            if hasattr(torch.ops.adet_ext, name):
+                self.formulas[getattr(torch.ops.adet_ext, name)] = shape_wrapper(formula)
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
+        if self.paused:
+            return func(*args, **kwargs)
         formula = self.formulas.get(func._overloadpacket)
         if formula is None:
-            # In inference mode compound operators arrive whole; their parts are what has formulas.
+            # In inference mode compound operators arrive undivided, and only their parts have formulas.
             if func is not torch.ops.prim.device.default:
                 with self:
                     parts = func.decompose(*args, **kwargs)
@@ -109,8 +151,16 @@ class _Counting(TorchDispatchMode):
             return func(*args, **kwargs)
         out = func(*args, **kwargs)
         flops = formula(*args, **kwargs, out_val=out)
-        size = out.numel() if isinstance(out, torch.Tensor) else 0
+        size = self._activations(func, args, out)
         for owner in _owners(self.stack[-1]):
             self.cost.multiply_adds[owner] += flops // 2
             self.cost.activations[owner] += size
         return out
+
+    def _activations(self, func, args, out) -> int:
+        if func._overloadpacket is getattr(torch.ops.adet_ext, "blend_factored", None):
+            products = (args[1].shape[2] > 1) + (args[2].shape[2] > 1)
+            return products * args[1].shape[1] * out.numel()  # K maps for each
+        if func._overloadpacket is getattr(torch.ops.adet_ext, "dr1_conv", None):
+            out = out[0]  # the second result is for the gradient
+        return out.numel() if isinstance(out, torch.Tensor) else 0

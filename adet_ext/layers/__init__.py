@@ -1,7 +1,26 @@
-"""Operators and layers. Importing this loads the compiled operators, where they were built."""
+"""Operators and layers. Importing this loads the compiled operators, if they were built.
 
-from .extension import native_operators, status
+Each operator has one name: ``layers/<operator>.py`` is its Python face, ``csrc/<operator>.{cpp,h}`` its schema and
+checks, ``csrc/cpu`` and ``csrc/cuda`` its kernels, ``tests/layers/test_<operator>.py`` its tests.
 
-__all__ = ["native_operators", "status"]
+Letters of shapes, in all modules of this package and in csrc:
+
+====  =============================================
+N     images
+C     channels; O: output channels of a convolution
+H, W  height and width
+L     locations, over all levels
+B     boxes
+D     detections
+K     bases
+M     side of an attention map
+R     side of a merged mask
+r     rank of a factored attention
+====  =============================================
+"""
+
+from .extension import native_operators, serves, status
+
+__all__ = ["native_operators", "serves", "status"]
 
 status()

@@ -1,15 +1,52 @@
 """Blending step by step in plain PyTorch: crop, then merge (thesis 4.3.2, equations 4.1 to 4.4).
 
-N images, K bases, D instances, M side of an attention map, R side of a mask.
-
-It is the specification of the fused operators, and serves where they are not built.
+It specifies blend_masks and blend_factored, and replaces them where they are not built. Letters as in
+:mod:`adet_ext.layers`.
 """
+
+from collections.abc import Sequence
 
 import torch
 from torch.nn import functional as F
 from torchvision.ops import roi_align, roi_pool
 
-__all__ = ["crop_bases", "blend", "assemble", "one_hot_attentions"]
+from .checks import (
+    check_boxes,
+    check_device,
+    check_floating,
+    check_number,
+    check_option,
+    check_range,
+    check_shape,
+    dtype_name,
+    shape_text,
+)
+
+__all__ = ["crop_bases", "merge_crops", "assemble", "one_hot_attentions"]
+
+
+def check_crop(bases, boxes, image, size, scale, sampling_ratio=1, pooler_type="ROIAlignV2") -> None:
+    """Check what all functions that crop take: (N, K, H, W) bases, (D, 4) boxes, (D,) images."""
+    check_floating(bases, "bases")
+    check_shape(bases, "bases", ("N", "K", "H", "W"))
+    check_boxes(boxes, bases, exact=False)
+    check_shape(image, "image", (boxes.shape[0],))
+    if image.dtype.is_floating_point or image.dtype.is_complex or image.dtype == torch.bool:
+        raise TypeError(f"image must be int64; got {dtype_name(image.dtype)}")
+    check_device(image, "image", bases)
+    check_range(size, "size", 1, 4096)
+    check_number(scale, "scale")
+    check_range(sampling_ratio, "sampling_ratio", 0, 64)
+    check_option(pooler_type, "pooler_type", ("ROIAlignV2", "ROIAlign", "ROIPool"))
+    if bases.shape[1] == 0 or (bases.numel() == 0 and boxes.shape[0] > 0):
+        raise ValueError(f"bases must have cells to crop; got {shape_text(bases.shape)}")
+
+
+def check_factor(t: torch.Tensor, name: str, bases: torch.Tensor, sides: Sequence[int | str]) -> None:
+    """A floating-point tensor of that shape on the device of the bases."""
+    check_floating(t, name)
+    check_shape(t, name, sides)
+    check_device(t, name, bases)
 
 
 def crop_bases(
@@ -39,19 +76,19 @@ def crop_bases(
     Raises:
         RuntimeError: an image is out of range.
     """
-    if pooler_type not in ("ROIAlign", "ROIAlignV2", "ROIPool"):
-        raise ValueError(f"pooler_type is {pooler_type!r}; it can be ROIAlignV2, ROIAlign or ROIPool")
-    image = torch.arange(len(bases), device=image.device).gather(0, image.long())  # RoIAlign reads anywhere
+    check_crop(bases, boxes, image, size, scale, sampling_ratio, pooler_type)
+    image = torch.arange(bases.shape[0], device=image.device).gather(0, image.long())  # RoIAlign reads anywhere
+    dtype, bases = bases.dtype, bases.float() if bases.dtype == torch.bfloat16 else bases  # torchvision takes none
     rois = torch.cat([image[:, None].to(boxes.dtype), boxes], dim=1).to(bases.dtype)  # (D, 5)
     if pooler_type == "ROIPool":
-        return roi_pool(bases, rois, size, scale)
+        return roi_pool(bases, rois, size, scale).to(dtype)
     finite = boxes.isfinite().all(dim=1)[:, None, None, None]  # no such rule in RoIAlign: it reads anywhere
     rois = rois.nan_to_num(0, 0, 0)
     crops = roi_align(bases, rois, size, scale, sampling_ratio, aligned=pooler_type == "ROIAlignV2")
-    return crops.masked_fill(~finite, 0)
+    return crops.masked_fill(~finite, 0).to(dtype)
 
 
-def blend(crops: torch.Tensor, attentions: torch.Tensor, *, top_interp: str = "bilinear") -> torch.Tensor:
+def merge_crops(crops: torch.Tensor, attentions: torch.Tensor, *, top_interp: str = "bilinear") -> torch.Tensor:
     """Weight the cropped bases by the instances' attentions and add them up (equations 4.2 to 4.4).
 
     Several bases: softmax over them. A single one: sigmoids on the basis and on the attention (section 4.4.1,
@@ -66,6 +103,8 @@ def blend(crops: torch.Tensor, attentions: torch.Tensor, *, top_interp: str = "b
     Returns:
         (D, R, R) mask logits.
     """
+    if attentions.shape[0] == 0:  # PyTorch's nearest interpolation of no meta tensors raises
+        return crops.sum(dim=1) + attentions.sum()
     resized = F.interpolate(attentions, crops.shape[-2:], mode=top_interp)  # (D, K, R, R)
     if crops.shape[1] == 1:
         a, b = resized[:, 0], crops[:, 0]
@@ -88,5 +127,7 @@ def assemble(crops: torch.Tensor, side: int) -> torch.Tensor:
 
     The blender with fixed one-hot attentions and nearest interpolation. (D, side^2, R, R) -> (D, R, R).
     """
-    weights = one_hot_attentions(len(crops), side, crops)
+    if crops.shape[0] == 0:
+        return crops.sum(dim=1)
+    weights = one_hot_attentions(crops.shape[0], side, crops)
     return (F.interpolate(weights, crops.shape[-2:], mode="nearest") * crops).sum(dim=1)

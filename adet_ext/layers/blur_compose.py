@@ -51,7 +51,7 @@ def blur_conv2d(
         x: (N, C, H, W).
         weight: (O, C / groups, K_h, K_w).
         bias: (O,), of the convolution.
-        stride, taps, blur_padding: as ``stride``, ``taps`` and ``padding`` of :func:`~.blur_pool.blur_pool2d`.
+        stride, taps, blur_padding: as ``stride``, ``taps`` and ``padding`` of :func:`~.blur_pool.blur_pool`.
         padding, dilation, groups: of the convolution.
         method: "plain", "commuted", "folded"; "auto" takes the one with the least work. The results differ by rounding.
         kernel: ``fold_kernel(weight, taps)`` for "folded", where the caller keeps it.

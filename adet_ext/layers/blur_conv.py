@@ -24,7 +24,7 @@ class BlurConv2d(nn.Conv2d):
 
     Args:
         stride: s, of the blur; the attribute ``stride`` is the convolution's own, (1, 1).
-        taps, blur_padding: see :func:`~.blur_pool.blur_pool2d`.
+        taps, blur_padding: see :func:`~.blur_pool.blur_pool`.
         method: see :func:`blur_conv2d`.
         norm, activation: as of Detectron2's ``Conv2d``.
         others: as of ``nn.Conv2d``, whose padding is of zeros.
@@ -82,25 +82,6 @@ class BlurConv2d(nn.Conv2d):
         layer.weight, layer.bias = conv.weight, conv.bias
         return layer.train(conv.training)
 
-    @classmethod
-    def fuse(cls, conv: nn.Conv2d, pool: BlurPool2d) -> "BlurConv2d":
-        """One layer for a convolution at stride 1 and the blur of its result.
-
-        Raises:
-            ValueError: something stands between them that the blur does not commute with: an activation, or any norm
-                but a frozen batch norm (which commutes unless zeros are blurred in). Or the convolution has a stride.
-        """
-        norm = getattr(conv, "norm", None)
-        if getattr(conv, "activation", None) is not None:
-            raise ValueError(f"the activation {conv.activation} stands between the convolution and the blur")
-        if norm is not None and not (isinstance(norm, FrozenBatchNorm2d) and pool.padding != "zeros"):
-            raise ValueError(f"the norm {norm} stands between the convolution and the blur with {pool.padding}")
-        if conv.stride != (1, 1):
-            raise ValueError(f"stride is {conv.stride}; before a blur the convolution takes 1")
-        layer = cls.from_conv(conv, taps=pool.taps, blur_padding=pool.padding)
-        layer.blur.stride = pool.stride
-        return layer
-
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, O, ceil(H' / s), ceil(W' / s))."""
         if torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing():
@@ -147,11 +128,12 @@ class BlurConv2d(nn.Conv2d):
         if any(t is not None and t.is_inference() for t in sources):  # these do not count their changes
             return self._fold(sources)
         state = [None if t is None else (t.data_ptr(), t._version, t.dtype, t.device) for t in sources]
-        if self._kept is None or self._kept[0] != state:
+        kept = self._kept  # read once: another thread may change it
+        if kept is None or kept[0] != state:
             with torch.inference_mode(False), torch.no_grad():
                 # The sources are kept so that nothing else is given their memory.
-                self._kept = (state, self._fold(sources), [None if t is None else t.detach() for t in sources])
-        return self._kept[1]
+                self._kept = kept = (state, self._fold(sources), [None if t is None else t.detach() for t in sources])
+        return kept[1]
 
     def _fold(self, sources: list[Tensor | None]) -> tuple[Tensor, Tensor | None, Tensor | None]:
         weight, bias = sources[:2]

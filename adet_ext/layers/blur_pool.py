@@ -1,9 +1,9 @@
 """Blurred subsampling: a binomial low-pass filter evaluated at every s-th position (Zhang, 2019; thesis 3.3.2).
 
-N images, C channels, H and W height and width, M taps of the filter, s stride.
+M taps of the filter, s stride; other letters as in :mod:`adet_ext.layers`.
 
-Taking every s-th pixel of a feature map lets everything above the new Nyquist frequency through as alias; filtering
-first takes it away. The filter is separable and the same for all channels. The operator reads the input once: it
+Keeping every s-th pixel of a feature map aliases all frequencies above the new Nyquist frequency; a low-pass filter
+before it removes them. The filter is separable and the same for all channels. The operator reads the input once: it
 neither pads a copy nor computes what the stride drops.
 """
 
@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .extension import kernel_devices
-from .floats import FLOATS, sum_dtype
+from .checks import check_floating, check_option, check_range, check_shape
+from .extension import native_operators, serves
+from .floats import sum_dtype
 
 __all__ = [
     "BlurPool2d",
@@ -23,18 +24,17 @@ __all__ = [
     "TAPS",
     "binomial_filter",
     "blur",
-    "blur_pool2d",
-    "blur_pool2d_reference",
+    "blur_pool",
+    "blur_pool_reference",
     "check_blur",
 ]
 
 TAPS = range(1, 8)
 STRIDES = (1, 2, 4)
 PADDINGS = ("reflect", "replicate", "zeros")
-_DEVICES = kernel_devices("blur_pool")
 
 
-def blur_pool2d(x: Tensor, *, taps: int = 3, stride: int = 2, padding: str = "reflect") -> Tensor:
+def blur_pool(x: Tensor, *, taps: int = 3, stride: int = 2, padding: str = "reflect") -> Tensor:
     """Blur with the M x M binomial filter and keep every s-th pixel: ``Blur_{M,s}`` of equation 3.4.
 
     Output (i, j) is centred on input (s i, s j), half a pixel further on for an even M.
@@ -60,7 +60,7 @@ def blur_pool2d(x: Tensor, *, taps: int = 3, stride: int = 2, padding: str = "re
 
 
 class BlurPool2d(nn.Module):
-    """:func:`blur_pool2d` as a layer. It has no parameters and no buffers: a state dict does not know of it."""
+    """:func:`blur_pool` as a layer. It has no parameters and no buffers: a state dict does not know of it."""
 
     def __init__(self, *, taps: int = 3, stride: int = 2, padding: str = "reflect"):
         super().__init__()
@@ -76,16 +76,13 @@ class BlurPool2d(nn.Module):
 
 
 def check_blur(taps: int, stride: int, padding: str) -> None:
-    """Raise a sentence if these do not describe a blur."""
-    for name, value in (("taps", taps), ("stride", stride)):
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise TypeError(f"{name} is {value!r}; it takes an integer")
-    if taps not in TAPS:
-        raise ValueError(f"taps is {taps}; it takes 1 to 7")
+    """Raise if these do not describe a blur."""
+    check_range(taps, "taps", TAPS[0], TAPS[-1])
+    if isinstance(stride, bool) or not isinstance(stride, int):
+        raise TypeError(f"stride must be an integer; got {stride!r}")
     if stride not in STRIDES:
-        raise ValueError(f"stride is {stride}; it takes 1, 2 or 4")
-    if padding not in PADDINGS:
-        raise ValueError(f"padding is {padding!r}; it takes {', '.join(PADDINGS)}")
+        raise ValueError(f"stride must be 1, 2 or 4; got {stride}")
+    check_option(padding, "padding", PADDINGS)
 
 
 def binomial_filter(taps: int) -> list[float]:
@@ -94,20 +91,20 @@ def binomial_filter(taps: int) -> list[float]:
 
 
 def blur(x: Tensor, taps: int, stride: int, padding: str, extend: tuple[int, int] = (0, 0)) -> Tensor:
-    """:func:`blur_pool2d` whose filter starts ``extend`` (rows, columns) outside the map and ends as far beyond it.
+    """:func:`blur_pool` whose filter starts ``extend`` (rows, columns) outside the map and ends as far beyond it.
 
     With stride 1 and "zeros" only, where the blurred map reaches further than the map: (N, C, H + 2 rows,
     W + 2 columns).
     """
-    _check_input(x)
-    if extend != (0, 0) and (stride != 1 or padding != "zeros"):
-        raise ValueError(f"extend is {extend}; it takes (0, 0) unless stride is 1 and padding is zeros")
-    if x.device.type in _DEVICES or (_DEVICES and x.device.type == "meta"):
+    check_floating(x, "x")
+    check_shape(x, "x", ("N", "C", "H", "W"))
+    _check_extend(stride, padding, *extend)
+    if serves("blur_pool", x):
         return torch.ops.adet_ext.blur_pool(x, taps, stride, PADDINGS.index(padding), *extend)
-    return blur_pool2d_reference(x, taps, stride, padding, extend)
+    return blur_pool_reference(x, taps, stride, padding, extend)
 
 
-def blur_pool2d_reference(x: Tensor, taps: int, stride: int, padding: str, extend: tuple[int, int] = (0, 0)) -> Tensor:
+def blur_pool_reference(x: Tensor, taps: int, stride: int, padding: str, extend: tuple[int, int] = (0, 0)) -> Tensor:
     """What the operator computes, in plain PyTorch: pad a copy, then a depthwise convolution."""
     if x.numel() == 0:
         shape = [_output_size(size, stride, more) for size, more in zip(x.shape[2:], extend)]
@@ -134,13 +131,10 @@ def _pad(x: Tensor, sides: tuple[int, int, int, int], padding: str) -> Tensor:
     return x
 
 
-def _check_input(x: Tensor) -> None:
-    if not isinstance(x, Tensor):
-        raise TypeError(f"x is {type(x).__name__}; it takes a tensor")
-    if x.dtype not in FLOATS:
-        raise TypeError(f"x is {x.dtype}; it takes float32, float64, float16 or bfloat16")
-    if x.dim() != 4:
-        raise ValueError(f"x has shape {tuple(x.shape)}; it takes (N, C, H, W)")
+def _check_extend(stride: int, padding: str, rows: int, columns: int) -> None:
+    most = 4096 if stride == 1 and padding == "zeros" else 0  # a map extends only at stride 1, and with zeros
+    check_range(rows, "rows", 0, most)
+    check_range(columns, "columns", 0, most)
 
 
 def _output_size(size: int, stride: int, extend: int) -> int:
@@ -154,13 +148,28 @@ def _empty(x: Tensor, height: int, width: int) -> Tensor:
     return torch.empty(*x.shape[:2], height, width, dtype=x.dtype, device=x.device, memory_format=layout)
 
 
+def _check_call(x: Tensor, name: str, taps: int, stride: int, padding: int, rows: int, columns: int) -> None:
+    """What csrc/blur_pool.h checks."""
+    check_floating(x, name)
+    check_shape(x, name, ("N", "C", "H", "W"))
+    check_range(padding, "padding", 0, 2)
+    check_blur(taps, stride, PADDINGS[padding])
+    _check_extend(stride, PADDINGS[padding], rows, columns)
+
+
 def _register() -> None:
     @torch.library.register_fake("adet_ext::blur_pool")
     def _(x, taps, stride, padding, rows, columns):
+        _check_call(x, "x", taps, stride, padding, rows, columns)
         return _empty(x, _output_size(x.shape[2], stride, rows), _output_size(x.shape[3], stride, columns))
 
     @torch.library.register_fake("adet_ext::blur_pool_backward")
     def _(grad, height, width, taps, stride, padding, rows, columns):
+        _check_call(grad, "grad", taps, stride, padding, rows, columns)
+        check_range(height, "height", 0, 2**31 - 1)
+        check_range(width, "width", 0, 2**31 - 1)
+        sizes = _output_size(height, stride, rows), _output_size(width, stride, columns)
+        check_shape(grad, "grad", ("N", "C", *sizes))
         return _empty(grad, height, width)
 
     def setup(ctx, inputs, output):
@@ -181,5 +190,5 @@ def _register() -> None:
     torch.library.register_autograd("adet_ext::blur_pool_backward", backward_of_backward, setup_context=setup_backward)
 
 
-if _DEVICES:
+if "blur_pool" in native_operators():
     _register()

@@ -8,16 +8,29 @@ from torchvision.ops import deform_conv2d
 
 from ..d2.layers import Conv2d
 
-__all__ = ["ModulatedDeformBlock"]
+__all__ = ["ConvWeights", "ModulatedDeformBlock"]
 
 
-class _Weights(nn.Module):
-    """The deformable convolution's weights. torchvision's operator runs everywhere, Detectron2's on GPUs alone."""
+class ConvWeights(nn.Module):
+    """The parameters of a k x k convolution that another operator applies.
 
-    def __init__(self, in_channels: int, out_channels: int, bias: bool):
+    torchvision's deformable convolution runs everywhere, Detectron2's layer only on GPUs.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel: int = 3, *, bias: bool = True, std: float | None = None
+    ):
+        """
+        Args:
+            std: initialize with this standard deviation, as FCOS does; by default uniformly, as ``nn.Conv2d`` does.
+        """
         super().__init__()
-        bound = 1 / math.sqrt(in_channels * 3 * 3)
-        self.weight = nn.Parameter(torch.empty(out_channels, in_channels, 3, 3).uniform_(-bound, bound))
+        self.weight = nn.Parameter(torch.empty(out_channels, in_channels, kernel, kernel))
+        if std is None:
+            bound = 1 / math.sqrt(in_channels * kernel**2)
+            nn.init.uniform_(self.weight, -bound, bound)
+        else:
+            nn.init.normal_(self.weight, std=std)
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
 
 
@@ -32,7 +45,7 @@ class ModulatedDeformBlock(nn.Module):
         taps = 3 * 3
         self.num_offsets = 2 * taps
         self.offset = Conv2d(in_channels, 3 * taps, kernel_size=3, padding=1)
-        self.conv = _Weights(in_channels, out_channels, bias)
+        self.conv = ConvWeights(in_channels, out_channels, bias=bias)
         nn.init.kaiming_uniform_(self.offset.weight, a=1)
         nn.init.zeros_(self.offset.bias)
 

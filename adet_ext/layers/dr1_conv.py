@@ -1,24 +1,23 @@
 """Dynamic rank-1 convolution (thesis 5.4.1, equations 5.2 to 5.4): Conv(X ∘ A) ∘ B.
 
-N images, C input channels, O output channels, H x W locations, k side of the kernel.
+O output channels, k side of the kernel; other letters as in :mod:`adet_ext.layers`.
 
 The compiled operator multiplies by A and B while it convolves, so that they cost no pass over memory. With the kernel
-turned it computes its own gradients. See :func:`dr1_conv2d_reference` for what it computes.
+turned it computes its own gradients. See :func:`dr1_conv_reference` for what it computes.
 """
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .extension import kernel_devices
-from .floats import FLOATS
+from .checks import check_device, check_floating, check_range, check_shape, check_type, dtype_name, shape_text
+from .extension import native_operators, serves
+from .floats import autocasts
 
-__all__ = ["DR1Conv2d", "dr1_conv2d", "dr1_conv2d_reference"]
-
-_DEVICES = kernel_devices("dr1_conv")
+__all__ = ["DR1Conv2d", "dr1_conv", "dr1_conv_reference"]
 
 
-def dr1_conv2d(
+def dr1_conv(
     x: torch.Tensor,
     a: torch.Tensor | None,
     b: torch.Tensor | None,
@@ -31,7 +30,7 @@ def dr1_conv2d(
 
     Fast for 3x3 kernels, channels by the 16, and channels-last maps: in float32 and float64 on the CPU; up to 64
     channels in float16, bfloat16 and TF32 on CUDA. Factors may be parts of the channels of one map, as A and B are of
-    C in the thesis, without being copied. All else goes through PyTorch's convolution, the faster one then or the only.
+    C in the thesis, without being copied. All other calls use PyTorch's convolution, which is then faster.
 
     Args:
         x: (N, C, H, W).
@@ -45,17 +44,17 @@ def dr1_conv2d(
         (N, O, H + 2 padding - k + 1, W + 2 padding - k + 1): of the size of ``x`` for k = 3 and padding 1.
 
     Raises:
-        TypeError: an argument is not a tensor of real numbers in floating point, or not of the type of ``x``.
-        ValueError: a shape does not fit, or a tensor lies on another device than ``x``.
+        TypeError: an argument is not a floating-point tensor, or does not have the type of ``x``.
+        ValueError: a shape does not fit, or a tensor is on another device than ``x``.
     """
     _check(x, a, b, weight, bias, padding)
-    if torch.is_autocast_enabled(x.device.type) or not _has_kernel(x, weight, padding):
-        return dr1_conv2d_reference(x, a, b, weight, bias, padding=padding)
+    if autocasts(x) or not _has_kernel(x, weight, padding):
+        return dr1_conv_reference(x, a, b, weight, bias, padding=padding)
     keep = b is not None and b.requires_grad and torch.is_grad_enabled()  # its gradient takes the sum before it
     return torch.ops.adet_ext.dr1_conv(x, a, weight, bias, False, b, None, 2 if keep else 1)[0]
 
 
-def dr1_conv2d_reference(
+def dr1_conv_reference(
     x: torch.Tensor,
     a: torch.Tensor | None,
     b: torch.Tensor | None,
@@ -64,7 +63,7 @@ def dr1_conv2d_reference(
     *,
     padding: int = 1,
 ) -> torch.Tensor:
-    """What :func:`dr1_conv2d` computes, in plain PyTorch."""
+    """Compute :func:`dr1_conv` in plain PyTorch."""
     y = F.conv2d(x if a is None else x * a, weight, bias, padding=padding)
     return y if b is None else y * b
 
@@ -84,14 +83,14 @@ class DR1Conv2d(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, *, kernel_size: int = 3, bias: bool = True) -> None:
         super().__init__()
         if kernel_size % 2 != 1:
-            raise ValueError(f"kernel_size is {kernel_size}; it takes an odd number, which keeps the map's size")
+            raise ValueError(f"kernel_size must be odd, which keeps the size of the map; got {kernel_size}")
         self.padding = kernel_size // 2
         like = nn.Conv2d(in_channels, out_channels, kernel_size, bias=bias)
         self.weight, self.bias = like.weight, like.bias
 
     def forward(self, x: torch.Tensor, a: torch.Tensor | None = None, b: torch.Tensor | None = None) -> torch.Tensor:
         """(N, C, H, W), factors (N, C, H, W) and (N, O, H, W) or None -> (N, O, H, W)."""
-        return dr1_conv2d(x, a, b, self.weight, self.bias, padding=self.padding)
+        return dr1_conv(x, a, b, self.weight, self.bias, padding=self.padding)
 
     def extra_repr(self) -> str:
         out_channels, in_channels, side, _ = self.weight.shape
@@ -99,63 +98,93 @@ class DR1Conv2d(nn.Module):
 
 
 def _check(x, a, b, weight, bias, padding) -> None:
-    # On the coarsest levels a convolution takes 20 microseconds; hence no more is looked at than has to be.
+    # On the coarsest levels a convolution takes 20 microseconds, so this checks no more than it must.
+    check_range(padding, "padding", 0, 2**31 - 1)
     for name, tensor in (("x", x), ("weight", weight), ("a", a), ("b", b), ("bias", bias)):
         if tensor is None and name not in ("x", "weight"):
             continue
-        if not isinstance(tensor, torch.Tensor) or tensor.dtype not in FLOATS:
-            kind = tensor.dtype if isinstance(tensor, torch.Tensor) else type(tensor).__name__
-            raise TypeError(f"{name} is {kind}; it takes a tensor of floating-point numbers")
-        if tensor.device != x.device:
-            raise ValueError(f"{name} lies on {tensor.device}, x on {x.device}; they have to lie together")
-        if tensor.dtype != x.dtype and not torch.is_autocast_enabled(x.device.type):
-            raise TypeError(f"{name} is {tensor.dtype}, x is {x.dtype}; they have to be of one type")
-    sizes, kernel = x.shape, weight.shape
-    if len(sizes) != 4 or len(kernel) != 4:
-        raise ValueError(f"x and weight take 4 dimensions; they have {len(sizes)} and {len(kernel)}")
-    if kernel[1] != sizes[1]:
-        raise ValueError(f"weight is for {kernel[1]} input channels; x has {sizes[1]}")
-    if a is not None and a.shape != sizes:
-        raise ValueError(f"a is {tuple(a.shape)}; it takes the shape of x, {tuple(sizes)}")
-    if bias is not None and bias.shape != kernel[:1]:
-        raise ValueError(f"bias is {tuple(bias.shape)}; it takes one value an output channel, {kernel[0]}")
+        check_floating(tensor, name)
+        check_device(tensor, name, x)
+        if tensor.dtype != x.dtype and not autocasts(x):
+            raise TypeError(f"{name} must be {dtype_name(x.dtype)}, the type of x; got {dtype_name(tensor.dtype)}")
+    check_shape(x, "x", ("N", "C", "H", "W"))
+    sizes = x.shape
+    check_shape(weight, "weight", ("O", sizes[1], "kh", "kw"))
+    kernel = weight.shape
+    if a is not None:
+        check_shape(a, "a", tuple(sizes))
+    if bias is not None:
+        check_shape(bias, "bias", (kernel[0],))
+    height, width = (sizes[axis] + 2 * padding + 1 - kernel[axis] for axis in (2, 3))
+    if min(*kernel[2:]) < 1 or height < 1 or width < 1:
+        # A map without locations has a result without locations, if the kernel keeps the size.
+        if min(*kernel[2:]) < 1 or height < 0 or width < 0 or min(sizes[2:]) > 0:
+            raise ValueError(f"weight must have a kernel that fits into x with its padding; got {shape_text(kernel)}")
     if b is not None:
-        more = 2 * padding + 1
-        result = (sizes[0], kernel[0], sizes[2] + more - kernel[2], sizes[3] + more - kernel[3])
-        if b.shape != result:
-            raise ValueError(f"b is {tuple(b.shape)}; it takes the shape of the result, {result}")
+        check_shape(b, "b", (sizes[0], kernel[0], height, width))
 
 
 def _has_kernel(x: torch.Tensor, weight: torch.Tensor, padding: int) -> bool:
-    """Whether the compiled operator takes this, and is the faster one."""
-    device = x.device.type
+    """Whether the compiled operator takes these arguments, and is the faster one."""
     outputs, channels, height, width = weight.shape
-    if device not in _DEVICES or padding != 1 or height != 3 or width != 3 or outputs % 16 or channels % 16:
+    if not serves("dr1_conv", x) or padding != 1 or height != 3 or width != 3 or outputs % 16 or channels % 16:
         return False
     if x.stride(1) != 1 or channels == 0:
         return False
-    if device == "cpu":
-        # On small maps it is the transform of the weights that takes the time.
+    if x.device.type != "cuda":
+        # On small maps the transform of the weights takes most of the time.
         images, _, height, width = x.shape
         return x.dtype in (torch.float32, torch.float64) and images * height * width >= 192
-    # Wider ones keep the tensor cores busy enough for the factors' passes not to matter.
+    # Wider ones keep the tensor cores so busy that the passes for the factors do not matter.
     return max(outputs, channels) <= 64 and _on_tensor_cores(x.device.index or 0, x.dtype)
 
 
 @torch.compiler.assume_constant_result
 def _on_tensor_cores(device: int, dtype: torch.dtype) -> bool:
     """Whether PyTorch's own convolution of this type would run on tensor cores: float32 does where TF32 is allowed."""
-    if dtype == torch.float32 and not torch.backends.cudnn.allow_tf32:
+    if dtype == torch.float32 and not _allows_tf32():
         return False
     types = (torch.float16, torch.bfloat16, torch.float32)
     return dtype in types and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
+def _allows_tf32() -> bool:
+    """Whether cuDNN's convolutions of float32 may use TF32.
+
+    ``allow_tf32`` raises RuntimeError once a program has set ``fp32_precision``, which then holds the answer.
+    """
+    try:
+        return torch.backends.cudnn.allow_tf32
+    except RuntimeError:
+        return torch.backends.cudnn.conv.fp32_precision == "tf32"
+
+
 def _fake(x, before, weight, bias, turned, after, after2, results):
+    check_floating(x, "x")
+    check_shape(x, "x", ("N", "C", "H", "W"))
+    if x.device.type == "cpu" and x.dtype not in (torch.float32, torch.float64) and x.numel() > 0:
+        raise TypeError(f"x must be float32 or float64 on a CPU; got {dtype_name(x.dtype)}")
+    images, channels, *sizes = x.shape
+    check_shape(weight, "weight", (channels, "O", 3, 3) if turned else ("O", channels, 3, 3))
     outputs = weight.shape[1 if turned else 0]
+    for tensor, name, shape in (
+        (weight, "weight", tuple(weight.shape)),
+        (before, "before", tuple(x.shape)),
+        (after, "after", (images, outputs, *sizes)),
+        (after2, "after2", (images, outputs, *sizes)),
+        (bias, "bias", (outputs,)),
+    ):
+        if tensor is not None:
+            check_shape(tensor, name, shape)
+            check_type(tensor, name, x.dtype)
+            check_device(tensor, name, x)
+    check_range(results, "results", 1, 2)
+    if channels % 16 or outputs % 16 or channels == 0:
+        got = shape_text(weight.shape)
+        raise ValueError(f"weight must have channels by the 16 and some of the input; got {got}")
     options = {"dtype": x.dtype, "device": x.device, "memory_format": torch.channels_last}
-    images = x.shape[0], x.shape[0] if results == 2 else 0
-    return tuple(torch.empty((n, outputs, *x.shape[2:]), **options) for n in images)
+    counts = images, images if results == 2 else 0
+    return tuple(torch.empty((n, outputs, *sizes), **options) for n in counts)
 
 
 def _save(ctx, inputs, output) -> None:
@@ -196,6 +225,6 @@ def _gradients(ctx, grad, _):
     return grad_x if needs_x else None, grad_a, grad_weight, grad_bias if needs_bias else None, None, grad_b, None, None
 
 
-if _DEVICES:
+if "dr1_conv" in native_operators():
     torch.library.register_fake("adet_ext::dr1_conv", _fake)
     torch.library.register_autograd("adet_ext::dr1_conv", _gradients, setup_context=_save)

@@ -1,8 +1,8 @@
-"""Loading of the compiled operators, adet_ext/_C, and the account of what came of it.
+"""Load the compiled operators, adet_ext/_C, and report the result.
 
 The library registers its operators under ``torch.ops.adet_ext``. It is built against torch's stable ABI, so one
-library serves all torch versions from ``MIN_TORCH`` on. Without it the plain-PyTorch references serve: slower, the same
-numbers.
+library serves all torch versions from ``MIN_TORCH`` on. Without it the plain-PyTorch references compute the same
+numbers, more slowly.
 """
 
 import functools
@@ -14,21 +14,26 @@ from pathlib import Path
 
 import torch
 
-__all__ = ["MIN_TORCH", "ExtensionStatus", "status", "kernel_devices", "native_operators"]
+__all__ = ["MIN_TORCH", "ExtensionStatus", "status", "native_operators", "serves"]
 
+# The oldest torch whose stable ABI has what csrc/ uses, which setup.py reads from here.
 MIN_TORCH = (2, 10)
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 
+# Device types that the loaded library has a kernel for, by operator; "meta" where it has any. Filled on loading: a
+# compiler that traces a call cannot ask the dispatcher.
+_DEVICES: dict[str, frozenset[str]] = {}
+
 
 @dataclass(frozen=True)
 class ExtensionStatus:
-    """What came of loading the compiled operators.
+    """The result of loading the compiled operators.
 
     Attributes:
-        loaded: whether they are there to be called.
-        reason: why they are not, or what was loaded; half a sentence.
-        path: the library, if there is one.
+        loaded: whether they can be called.
+        reason: why they are not loaded, or what was loaded.
+        path: the library, or None.
         build: how it was built: compiler, built_with_torch, runs_on_torch, cuda, cuda_archs.
         operators: names of the operators it registered, sorted.
     """
@@ -42,14 +47,14 @@ class ExtensionStatus:
 
 @functools.cache
 def status() -> ExtensionStatus:
-    """Load the compiled operators on the first call; the same answer ever after.
+    """Load the compiled operators on the first call; later calls return the same result.
 
-    A library that is there but does not load is named in a warning; one that was never built is not, since
-    that is a way to install this package (``python -m adet_ext env`` tells).
+    Warn if a library exists but does not load. A missing library is a supported installation and gives no warning;
+    ``python -m adet_ext env`` reports it.
     """
     wish = os.environ.get("ADET_EXT_OPS", "auto").strip().lower() or "auto"
     if wish not in ("auto", "reference"):
-        raise ValueError(f"ADET_EXT_OPS is {wish!r}; set it to auto or reference")
+        raise ValueError(f"ADET_EXT_OPS must be auto or reference; got {wish!r}")
     path = _find_library(_PACKAGE)
     if wish == "reference":
         return ExtensionStatus(False, "ADET_EXT_OPS=reference", path)
@@ -66,18 +71,29 @@ def status() -> ExtensionStatus:
 
 
 def native_operators() -> list[str]:
-    """Names of the operators that the compiled library brought, without the ``adet_ext::``; sorted."""
+    """Return the names of the compiled operators without ``adet_ext::``, sorted."""
     return list(status().operators)
 
 
-def kernel_devices(operator: str) -> frozenset[str]:
-    """Kinds of device that the compiled library has a kernel of ``operator`` for.
+def serves(operator: str, tensor: torch.Tensor) -> bool:
+    """Return whether the compiled library has a kernel of ``operator`` that runs on the device of ``tensor``."""
+    device = tensor.device
+    if device.type not in _DEVICES.get(operator, ()):
+        return False
+    return device.type != "cuda" or _runs_on(device.index or 0)
 
-    To be asked on import: a compiler that traces a call cannot.
-    """
+
+@torch.compiler.assume_constant_result
+@functools.cache
+def _runs_on(index: int) -> bool:
+    """Whether the kernels were compiled for this GPU."""
+    return torch.ops.adet_ext.runs_on(index)
+
+
+def _kernel_devices(operator: str) -> frozenset[str]:
     has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
-    known = operator in status().operators
-    return frozenset(d for d in ("cpu", "cuda") if known and has_kernel(f"adet_ext::{operator}", d.upper()))
+    devices = [d for d in ("cpu", "cuda") if has_kernel(f"adet_ext::{operator}", d.upper())]
+    return frozenset([*devices, "meta"] if devices else [])
 
 
 def _registered() -> set[str]:
@@ -116,4 +132,6 @@ def _load(path: str) -> ExtensionStatus:
     build = dict(item.split("=", 1) for item in text.split("; "))
     cuda = "no CUDA" if build["cuda"] == "none" else f"CUDA {build['cuda']} for {build['cuda_archs']}"
     reason = f"{build['compiler']}, torch {build['built_with_torch']}, {cuda}"
-    return ExtensionStatus(True, reason, path, build, tuple(sorted(_registered() - before)))
+    operators = tuple(sorted(_registered() - before))
+    _DEVICES.update((name, _kernel_devices(name)) for name in operators)
+    return ExtensionStatus(True, reason, path, build, operators)

@@ -2,7 +2,7 @@
 
 import torch
 
-__all__ = ["FLOATS", "sum_dtype"]
+__all__ = ["FLOATS", "autocasts", "sum_dtype"]
 
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
@@ -10,3 +10,8 @@ FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 def sum_dtype(dtype: torch.dtype) -> torch.dtype:
     """What sums are kept in, and boxes measured in."""
     return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def autocasts(tensor: torch.Tensor) -> bool:
+    """Return whether autocast is on for the device of ``tensor``; it does not know meta tensors."""
+    return tensor.device.type != "meta" and torch.is_autocast_enabled(tensor.device.type)

@@ -7,13 +7,25 @@ in training, detections in inference) it gives the numbers of the dense form at 
 """
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 from torch.nn import functional as F
 
+from .checks import (
+    check_device,
+    check_floating,
+    check_number,
+    check_range,
+    check_sequence,
+    check_shape,
+    check_type,
+    shape_text,
+)
+from .floats import autocasts
 from .roi_sample import roi_sample
 
-__all__ = ["roi_sample", "roi_pred", "roi_pred_dense", "location_boxes"]
+__all__ = ["roi_pred", "roi_pred_dense", "location_boxes"]
 
 # Samples of one chunk of the dense form, in bytes: large enough for matrix products at full speed.
 _CHUNK_BYTES = 1 << 26
@@ -45,6 +57,11 @@ def roi_pred(
     Raises:
         TypeError, ValueError: an argument is not as above; the message names it.
     """
+    check_sequence(features, "features")
+    if not features:
+        raise ValueError("features must have at least one level; got none")
+    check_floating(features[0], "features[0]")
+    check_shape(features[0], "features[0]", ("N", "C", "H", "W"))
     _check_weight(features[0], weight, bias)
     size = (weight.shape[2], weight.shape[3])
     samples = roi_sample(features, boxes, image, level, strides=strides, size=size, border=border)
@@ -98,24 +115,23 @@ def roi_pred_dense(
     Raises:
         TypeError, ValueError: an argument is not as above; the message names it.
     """
-    if ltrb.dim() != 4 or ltrb.shape[1] != 4:
-        raise ValueError(f"ltrb is {tuple(ltrb.shape)}; roi_pred_dense takes (N, 4, H, W)")
-    if feature.dim() != 4 or feature.shape[0] != ltrb.shape[0]:
-        raise ValueError(
-            f"feature is {tuple(feature.shape)} and ltrb {tuple(ltrb.shape)}; roi_pred_dense takes (N, C, H', W') and "
-            "(N, 4, H, W)"
-        )
-    if chunk is not None and chunk < 1:
-        raise ValueError(f"chunk is {chunk}; roi_pred_dense takes a positive number of locations")
-    kind = feature.device.type
-    if torch.is_autocast_enabled(kind):
+    check_floating(feature, "feature")
+    check_shape(feature, "feature", ("N", "C", "H'", "W'"))
+    check_floating(ltrb, "ltrb")
+    check_shape(ltrb, "ltrb", (feature.shape[0], 4, "H", "W"))
+    check_device(ltrb, "ltrb", feature)
+    check_number(stride, "stride")
+    check_number(feature_stride, "feature_stride")
+    if chunk is not None:
+        check_range(chunk, "chunk", 1, 2**63 - 1)
+    if autocasts(feature):
         # What autocast would do chunk by chunk; the backward pass runs outside of it.
-        low = torch.get_autocast_dtype(kind)
+        low = torch.get_autocast_dtype(feature.device.type)
         feature, weight, bias = feature.to(low), weight.to(low), bias if bias is None else bias.to(low)
     _check_weight(feature, weight, bias)
     n, _, h, w = ltrb.shape
     boxes = location_boxes(ltrb.to(torch.promote_types(ltrb.dtype, torch.float32)), stride).flatten(0, 2)  # (NHW, 4)
-    step = chunk or max(1, _CHUNK_BYTES // (weight[0].numel() * feature.element_size()))
+    step = chunk or max(1, _CHUNK_BYTES // max(weight.shape[1:].numel() * feature.element_size(), 1))
     inputs = (feature, weight, bias, boxes)
     options = (h * w, float(feature_stride), border, step)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs):
@@ -129,14 +145,15 @@ def _part(feature, weight, bias, boxes, begin: int, end: int, area: int, stride:
     """Locations from begin to end, of ``area`` in each image: (end - begin, O)."""
     image = torch.arange(begin, end, device=boxes.device) // area
     args = ([feature], weight, bias, boxes[begin:end], image, torch.zeros_like(image))
-    with torch.autocast(feature.device.type, enabled=False):
+    off = nullcontext() if feature.device.type == "meta" else torch.autocast(feature.device.type, enabled=False)
+    with off:
         return roi_pred(*args, strides=[stride], border=border)
 
 
 def _by_chunks(feature, weight, bias, boxes, area: int, stride: float, border: str, step: int) -> torch.Tensor:
-    out = feature.new_empty(len(boxes), len(weight))
-    for begin in range(0, len(boxes), step):
-        end = min(begin + step, len(boxes))
+    out = feature.new_empty(boxes.shape[0], weight.shape[0])
+    for begin in range(0, boxes.shape[0], step):
+        end = min(begin + step, boxes.shape[0])
         out[begin:end] = _part(feature, weight, bias, boxes, begin, end, area, stride, border)
     return out
 
@@ -159,8 +176,8 @@ class _Chunked(torch.autograd.Function):
         for i in wanted:
             inputs[i].requires_grad_()
         sums = {i: torch.zeros_like(inputs[i]) for i in wanted}
-        for begin in range(0, len(grad), step):
-            end = min(begin + step, len(grad))
+        for begin in range(0, grad.shape[0], step):
+            end = min(begin + step, grad.shape[0])
             with torch.enable_grad():
                 out = _part(*inputs, begin, end, area, stride, border)
             for i, g in zip(wanted, torch.autograd.grad(out, [inputs[i] for i in wanted], grad[begin:end])):
@@ -169,14 +186,15 @@ class _Chunked(torch.autograd.Function):
 
 
 def _check_weight(feature: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
-    if weight.dim() != 4 or weight.shape[1] != feature.shape[1]:
-        raise ValueError(f"weight is {tuple(weight.shape)}; RoIPred takes (O, {feature.shape[1]}, kh, kw)")
-    if bias is not None and bias.shape != weight.shape[:1]:
-        raise ValueError(f"bias is {tuple(bias.shape)}; RoIPred takes ({len(weight)},)")
+    check_shape(weight, "weight", ("O", feature.shape[1], "kh", "kw"))
+    if bias is not None:
+        check_shape(bias, "bias", (weight.shape[0],))
     for name, t in (("weight", weight), ("bias", bias)):
         if t is None:
             continue
-        if t.device != feature.device:
-            raise ValueError(f"{name} lies on {t.device}, the features on {feature.device}")
-        if t.dtype != feature.dtype and not torch.is_autocast_enabled(feature.device.type):
-            raise TypeError(f"{name} is {t.dtype}, the features are {feature.dtype}")
+        check_device(t, name, feature)
+        if not autocasts(feature):
+            check_type(t, name, feature.dtype)
+        check_floating(t, name)
+    if weight.shape[2] * weight.shape[3] == 0:
+        raise ValueError(f"weight must have kh and kw above 0; got {shape_text(weight.shape)}")

@@ -1,24 +1,36 @@
-"""Bilinear samples at the centres of evenly divided boxes (thesis 3.3.1, equations 3.2, 3.3 and 3.5).
+"""Bilinear samples at the centers of evenly divided boxes (thesis 3.3.1, equations 3.2, 3.3 and 3.5).
 
-N images, C channels, L levels, H_l x W_l the map of level l, D boxes, kh x kw points a box.
+H_l x W_l the map of level l, kh x kw points a box; other letters as in :mod:`adet_ext.layers`.
 
 A location (x, y) with distances (l, t, r, b) to its box's sides has, by equations 3.2 and 3.3, its points at
 x - l + (l + r)(2i + 1) / 2kw and y - t + (t + b)(2j + 1) / 2kh: they depend on the box alone. So the operator takes
 boxes, and is RoIAlign with half-pixel correction and one sample a bin. In cells of a map with stride s, whose cell
-0 has its centre at s / 2, a pixel coordinate p is p / s - 0.5.
+0 has its center at s / 2, a pixel coordinate p is p / s - 0.5.
 """
 
 from collections.abc import Sequence
 
 import torch
 
-from .extension import kernel_devices
-from .floats import FLOATS, sum_dtype
+from .checks import (
+    check_boxes,
+    check_floating,
+    check_index,
+    check_like,
+    check_number,
+    check_option,
+    check_range,
+    check_sequence,
+    check_shape,
+    shape_text,
+)
+from .extension import native_operators, serves
+from .floats import sum_dtype
 
 __all__ = ["roi_sample", "roi_sample_reference"]
 
 _BORDERS = {"clamp": 0, "zeros": 1}  # as in csrc/bilinear.h
-_NATIVE_DEVICES = kernel_devices("roi_sample")
+_MAX_LEVELS, _MAX_POINTS, _INT32 = 16, 65536, 2**31 - 1  # as in csrc/roi_sample.h
 
 
 def roi_sample(
@@ -31,7 +43,7 @@ def roi_sample(
     size: tuple[int, int],
     border: str = "clamp",
 ) -> torch.Tensor:
-    """Sample each box's level bilinearly at the centres of the kh x kw parts of the box.
+    """Sample each box's level bilinearly at the centers of the kh x kw parts of the box.
 
     Gradients flow to the features and, where they require them, to the boxes; not a second time. Coordinates and sums
     are float32, with float64 features float64. The gradient of the features is the same from run to run on the CPU,
@@ -50,16 +62,18 @@ def roi_sample(
             "zeros", zeros outside, faded in over one cell, as deformable convolution.
 
     Returns:
-        (D, C, kh, kw) of the features' type; channels innermost in memory if all features are so, else contiguous.
+        (B, C, kh, kw) of the features' type; channels innermost in memory if all features are so, else contiguous.
 
     Raises:
         TypeError, ValueError: an argument is not as above; the message names it.
         RuntimeError, IndexError: an image or a level is out of range. On CUDA, where the host does not wait to see,
             the box's samples are NaN instead.
     """
+    for name, value in (("features", features), ("strides", strides), ("size", size)):
+        check_sequence(value, name)
     features, strides, size = list(features), list(strides), tuple(size)
     _check(features, boxes, image, level, strides, size, border)
-    if features[0].device.type not in _NATIVE_DEVICES:
+    if not _fits(features, size):
         return roi_sample_reference(features, boxes, image, level, strides=strides, size=size, border=border)
     return torch.ops.adet_ext.roi_sample(
         features,
@@ -95,12 +109,12 @@ def roi_sample_reference(
     low, high = (boxes.to(kind) * scale[:, None] - 0.5).split(2, dim=1)  # (D, 2) each: x, y
     step = (high - low) / torch.tensor([kw, kh], device=device, dtype=kind)
 
-    def centres(axis: int, parts: int) -> torch.Tensor:
+    def centers(axis: int, parts: int) -> torch.Tensor:
         i = torch.arange(parts, device=device, dtype=kind) + 0.5
         return low[:, axis, None] + i * step[:, axis, None]  # (D, parts)
 
-    rows = _neighbours(centres(1, kh)[:, :, None], height, border)  # (D, kh, 1) each
-    columns = _neighbours(centres(0, kw)[:, None, :], width, border)  # (D, 1, kw) each
+    rows = _neighbors(centers(1, kh)[:, :, None], height, border)  # (D, kh, 1) each
+    columns = _neighbors(centers(0, kw)[:, None, :], width, border)  # (D, 1, kw) each
     # All levels of an image end to end, a row of C values for each cell.
     cells = torch.cat([x.permute(0, 2, 3, 1).flatten(1, 2) for x in features], dim=1)  # (N, S, C)
     base = image[:, None, None] * cells.shape[1] + start
@@ -113,7 +127,7 @@ def roi_sample_reference(
     return samples.to(features[0].dtype).reshape(boxes.shape[0], kh, kw, cells.shape[1]).permute(0, 3, 1, 2)
 
 
-def _neighbours(p: torch.Tensor, size: torch.Tensor, border: str) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def _neighbors(p: torch.Tensor, size: torch.Tensor, border: str) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """The two cells next to coordinate ``p`` among ``size`` in a row and their weights; see csrc/bilinear.h."""
     inside = (p >= -1) & (p <= size) if border == "clamp" else (p > -1) & (p < size)
     p = torch.where(inside, p, 0)  # NaN goes here
@@ -131,42 +145,93 @@ def _neighbours(p: torch.Tensor, size: torch.Tensor, border: str) -> list[tuple[
 
 def _check(features, boxes, image, level, strides, size, border) -> None:
     if not features:
-        raise ValueError("features is empty; roi_sample takes one map per level")
+        raise ValueError("features must have at least one level; got none")
+    _check_maps(features)
+    check_boxes(boxes, features[0], exact=False)
+    check_index(image, "image", boxes)
+    check_index(level, "level", boxes)
+    if len(strides) != len(features):
+        raise ValueError(f"strides must have {len(features)} numbers; got {len(strides)}")
+    for stride in strides:
+        check_number(stride, "strides")
+        check_number(1 / stride, "1 / strides")
+    if len(size) != 2:
+        raise ValueError(f"size must be (kh, kw); got {size}")
+    _check_points(*size)
+    check_option(border, "border", tuple(_BORDERS))
+    _check_images(features[0].shape[0], boxes)
+
+
+def _check_maps(features: Sequence[torch.Tensor]) -> None:
     first = features[0]
     for i, x in enumerate(features):
-        if x.dim() != 4 or x.shape[:2] != first.shape[:2] or 0 in x.shape[2:]:
-            raise ValueError(
-                f"features[{i}] is {tuple(x.shape)}; roi_sample takes (N, C, H, W) with H and W positive, N and C the "
-                "same on every level"
-            )
-        if x.dtype not in FLOATS or x.dtype != first.dtype:
-            raise TypeError(f"features[{i}] is {x.dtype}, features[0] {first.dtype}; roi_sample takes one float type")
-    if boxes.dim() != 2 or boxes.shape[1] != 4:
-        raise ValueError(f"boxes is {tuple(boxes.shape)}; roi_sample takes (D, 4)")
-    if not boxes.is_floating_point():
-        raise TypeError(f"boxes is {boxes.dtype}; roi_sample takes a float type")
-    for name, index in (("image", image), ("level", level)):
-        if index.shape != boxes.shape[:1]:
-            raise ValueError(f"{name} is {tuple(index.shape)}; roi_sample takes ({len(boxes)},), one number a box")
-        if index.dtype != torch.int64:
-            raise TypeError(f"{name} is {index.dtype}; roi_sample takes int64")
-    for name, t in (("boxes", boxes), ("image", image), ("level", level), *(("features", x) for x in features)):
-        if t.device != first.device:
-            raise ValueError(f"{name} lies on {t.device}, features[0] on {first.device}")
-    if len(strides) != len(features) or not all(s > 0 for s in strides):
-        raise ValueError(f"strides is {strides}; roi_sample takes a positive number for each of {len(features)} levels")
-    if len(size) != 2 or min(size) < 1:
-        raise ValueError(f"size is {size}; roi_sample takes (kh, kw), both positive")
-    if border not in _BORDERS:
-        raise ValueError(f"border is {border!r}; it can be clamp or zeros")
+        name = f"features[{i}]"
+        check_floating(x, name)
+        check_shape(x, name, (*first.shape[:2], "H", "W") if i else ("N", "C", "H", "W"))
+        check_like(x, name, first)
+        _check_map(name, *x.shape[2:], *(x.stride()[2:] if x.layout == torch.strided else (0, 0)))
+
+
+def _check_map(name: str, height: int, width: int, stride_y: int, stride_x: int) -> None:
+    check_range(height, f"{name} height", 1, _INT32)
+    check_range(width, f"{name} width", 1, _INT32)
+    if (height - 1) * stride_y + (width - 1) * stride_x > _INT32:
+        raise ValueError(f"{name} must span less than 2^31 elements an image; got {height} x {width}")
+
+
+def _check_points(kh: int, kw: int) -> None:
+    check_range(kh, "kh of size", 1, _MAX_POINTS)
+    check_range(kw, "kw of size", 1, _MAX_POINTS)
+    check_range(kh * kw, "kh * kw of size", 1, _MAX_POINTS)
+
+
+def _check_grad(grad: torch.Tensor) -> None:
+    check_shape(grad, "grad", ("B", "C", "h", "w"))
+    kh, kw = grad.shape[2:]
+    if not 1 <= kh * kw <= _MAX_POINTS:
+        raise ValueError(f"grad must have 1 to {_MAX_POINTS} points a box; got {shape_text(grad.shape)}")
+
+
+def _check_images(images: int, boxes: torch.Tensor) -> None:
+    if images == 0 and boxes.shape[0] > 0:
+        raise ValueError(f"features must have images for {boxes.shape[0]} boxes; got 0")
+
+
+def _fits(features: Sequence[torch.Tensor], size: tuple[int, int]) -> bool:
+    """Whether the compiled operator takes these arguments."""
+    if not serves("roi_sample", features[0]) or len(features) > _MAX_LEVELS:
+        return False
+    return features[0].device.type != "cuda" or size[0] * size[1] <= 1024
+
+
+def _check_levels(levels: int, scales: Sequence[float]) -> None:
+    check_range(levels, "the number of levels", 1, _MAX_LEVELS)
+    if len(scales) != levels:
+        raise ValueError(f"scales must have {levels} numbers; got {len(scales)}")
+    for scale in scales:
+        check_number(scale, "scales")
+
+
+def _check_call(maps, boxes, image, level, kh, kw, border) -> None:
+    """What the kernels of all three operators check; ``maps``: the first of the features, or their gradient."""
+    check_range(border, "border", 0, 1)
+    check_floating(maps, "features")
+    check_boxes(boxes, maps, exact=True)
+    check_index(image, "image", boxes)
+    check_index(level, "level", boxes)
+    _check_points(kh, kw)
 
 
 def _register() -> None:
-    """Teach torch the native operators' shapes and gradients."""
+    """Register the shapes and gradients of the compiled operators."""
     ops = torch.ops.adet_ext
 
     @torch.library.register_fake("adet_ext::roi_sample")
     def _(features, boxes, image, level, scales, kh, kw, border, channels_last):
+        _check_levels(len(features), scales)
+        _check_maps(features)
+        _check_call(features[0], boxes, image, level, kh, kw, border)
+        _check_images(features[0].shape[0], boxes)
         d, c = boxes.shape[0], features[0].shape[1]
         if channels_last:
             return features[0].new_empty(d, kh, kw, c).permute(0, 3, 1, 2)
@@ -174,14 +239,35 @@ def _register() -> None:
 
     @torch.library.register_fake("adet_ext::roi_sample_backward_features")
     def _(grad, boxes, image, level, sizes, scales, border, channels_last, deterministic):
+        check_floating(grad, "grad")
+        _check_grad(grad)
+        _check_call(grad, boxes, image, level, *grad.shape[2:], border)
+        check_shape(grad, "grad", (boxes.shape[0], "C", "h", "w"))
+        if len(sizes) % 2 == 0:
+            raise ValueError(f"sizes must be N and two numbers a level; got {len(sizes)} numbers")
+        _check_levels(len(sizes) // 2, scales)
         n, c = sizes[0], grad.shape[1]
-        pairs = zip(sizes[1::2], sizes[2::2])
+        check_range(n, "sizes[0]", 0, _INT32)
+        pairs = list(zip(sizes[1::2], sizes[2::2]))
+        cell = c if channels_last else 1
+        for i, (h, w) in enumerate(pairs):
+            _check_map(f"sizes: level {i}", h, w, w * cell, cell)
+            if n * c * h * w > 2**36:
+                raise ValueError(f"sizes must be of less than 2^36 numbers a level; got {n * c * h * w}")
+        _check_images(n, boxes)
         if channels_last:
             return [grad.new_empty(n, h, w, c).permute(0, 3, 1, 2) for h, w in pairs]
         return [grad.new_empty(n, c, h, w) for h, w in pairs]
 
     @torch.library.register_fake("adet_ext::roi_sample_backward_boxes")
     def _(grad, features, boxes, image, level, scales, border):
+        _check_levels(len(features), scales)
+        _check_maps(features)
+        _check_grad(grad)
+        check_like(grad, "grad", features[0])
+        _check_call(grad, boxes, image, level, *grad.shape[2:], border)
+        check_shape(grad, "grad", (boxes.shape[0], features[0].shape[1], "h", "w"))
+        _check_images(features[0].shape[0], boxes)
         return boxes.new_empty(boxes.shape)
 
     def setup(ctx, inputs, output):
@@ -211,12 +297,12 @@ def _register() -> None:
         return to_features, to_boxes, None, None, None, None, None, None, None
 
     def no_second_time(ctx, *grads):
-        raise RuntimeError("roi_sample has no gradients of its gradients")
+        raise RuntimeError("roi_sample has no second derivatives")
 
     torch.library.register_autograd("adet_ext::roi_sample", backward, setup_context=setup)
     for name in ("roi_sample_backward_features", "roi_sample_backward_boxes"):
         torch.library.register_autograd(f"adet_ext::{name}", no_second_time)
 
 
-if _NATIVE_DEVICES:
+if "roi_sample" in native_operators():
     _register()

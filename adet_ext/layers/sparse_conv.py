@@ -35,7 +35,7 @@ def conv_at(conv: nn.Conv2d, maps: Sequence[torch.Tensor], image: torch.Tensor, 
     rows = torch.cat(padded, dim=1).flatten(0, 1)  # (N * S, C)
     patches = rows.index_select(0, neighbours.flatten())  # (k^2 P, C)
     weight = conv.weight.permute(0, 2, 3, 1).flatten(1)  # (O, k^2 C)
-    return F.linear(patches.reshape(len(location), weight.shape[1]), weight, conv.bias)
+    return F.linear(patches.reshape(location.shape[0], weight.shape[1]), weight, conv.bias)
 
 
 def unravel_locations(

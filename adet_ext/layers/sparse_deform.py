@@ -67,4 +67,4 @@ def deform_conv_at(
         mode="sum",
     )  # (P k^2, C)
     weight = weight.permute(0, 2, 3, 1).flatten(1)  # (O, k^2 C)
-    return F.linear(samples.reshape(len(location), weight.shape[1]), weight, bias)
+    return F.linear(samples.reshape(location.shape[0], weight.shape[1]), weight, bias)

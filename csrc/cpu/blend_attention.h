@@ -1,20 +1,20 @@
-// Blending on CPUs: where rows of attentions come from, at the width of the mask, and where their gradients go.
+// Blending on CPUs: rows of attentions at the width of the mask, and their gradients.
 #pragma once
 
 #include "blend_tables.h"
 
 namespace adet_ext {
 
-// Maps of M x M, interpolated. Their M rows are brought to the mask's width once each.
+// Maps of M x M, interpolated. Each of their M rows is resized to the width of the mask once.
 template <typename T>
 struct FullAttention {
   const T* maps; // (K, M, M)
   int64_t num, side, size, line;
   Axis<T> resize; // of both sides
-  T* wide; // (M, K, line)
-  T* grad_wide; // the same; null where no gradient is wanted
-  bool* ready; // (M,)
-  T* grad_maps; // (K, M, M)
+  T* wide;        // (M, K, line)
+  T* grad_wide;   // the same; null if no gradient is wanted
+  bool* ready;    // (M,)
+  T* grad_maps;   // (K, M, M)
 
   ADET_INLINE void begin() const {
     for (int64_t m = 0; m < side; ++m) {
@@ -60,7 +60,7 @@ struct FullAttention {
     for (int64_t i = 0; i < num * line; ++i) {
       a[i] += wa * grad[i];
     }
-    for (int64_t i = 0; i < num * line; ++i) { // apart: a and b can be the same row
+    for (int64_t i = 0; i < num * line; ++i) { // a loop of its own: a and b can be the same row
       b[i] += wb * grad[i];
     }
   }
@@ -85,7 +85,7 @@ struct FullAttention {
   }
 };
 
-// Weights that are one: the assembler's.
+// Weights of one, for the assembler.
 template <typename T>
 struct NoAttention {
   int64_t line;
@@ -99,12 +99,12 @@ struct NoAttention {
   ADET_INLINE void end() const {}
 };
 
-// U_k^T diag(sigma_k) V_k, a row at a time.
+// U_k^T diag(sigma_k) V_k, row by row.
 template <typename T>
 struct FactoredAttention {
   const T *sigma, *u, *v; // (K, r); (K, r, R) both
   int64_t num, rank, size, line;
-  T *along_x, *along_y; // (K, r, R): see blend.cpp; null where no gradient is wanted
+  T *along_x, *along_y; // (K, r, R): see csrc/blend_factored.cpp; null if no gradient is wanted
 
   ADET_INLINE void begin() const {
     if (along_x != nullptr) {

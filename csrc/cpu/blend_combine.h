@@ -1,4 +1,4 @@
-// Blending on CPUs: a row of attentions and a row of the crop become a row of the mask, and the gradients of that.
+// Blending on CPUs: from a row of attentions and a row of the crop to a row of the mask, and its gradients.
 #pragma once
 
 #include "blend_tables.h"
@@ -8,7 +8,7 @@
 
 namespace adet_ext {
 
-// e^x for x <= 0, within 2 units in the last place, in a form that vectorises; NaN stays NaN. (Cephes' polynomial.)
+// e^x for x <= 0, within 2 units in the last place, in a form that vectorizes; NaN stays NaN. (Polynomial of Cephes.)
 ADET_INLINE float exp_of_negative(float x) {
   x = x < -87.0f ? -87.0f : x;
   const float magic = 12582912.0f; // adding it rounds to an integer
@@ -37,7 +37,7 @@ inline Combine combine_rule(Weighting weighting, int64_t num) {
   return weighting != Weighting::softmax ? Combine::as_is : num == 1 ? Combine::product_of_sigmoids : Combine::softmax;
 }
 
-// Two rows of the crop and their weights: its value between them.
+// Two rows of the crop and their weights; calling it interpolates between them.
 template <typename T>
 struct Between {
   const T *a, *b;
@@ -47,7 +47,7 @@ struct Between {
   }
 };
 
-// The largest of the attentions at a place.
+// The largest of the attentions at a position.
 template <typename T>
 ADET_INLINE T largest(const T* attention, int64_t n, int64_t line) {
   T top = attention[0];
@@ -74,10 +74,11 @@ ADET_INLINE void combine_softmax(const T* attention, const Between<T>& crop, int
   }
 }
 
-// Gradients with respect to the attentions before the softmax and to the crop, either of which can be null.
+// Gradients with respect to the attentions before the softmax, and to the crop.
 template <typename T, int NUM>
 ADET_INLINE void combine_softmax_backward(
-    const T* attention, const Between<T>& crop, int64_t num, int64_t line, const T* grad, T* grad_attention, T* grad_crop) {
+    const T* attention, const Between<T>& crop, int64_t num, int64_t line, const T* grad, T* grad_attention,
+    T* grad_crop) {
   const int64_t n = NUM > 0 ? NUM : num;
 #pragma omp simd
   for (int64_t i = 0; i < line; ++i) {
@@ -130,14 +131,8 @@ ADET_INLINE void combine(Combine rule, const T* attention, const Between<T>& cro
 
 template <typename T>
 ADET_INLINE void combine_backward(
-    Combine rule,
-    const T* attention,
-    const Between<T>& crop,
-    int64_t num,
-    int64_t line,
-    const T* grad,
-    T* grad_attention,
-    T* grad_crop) {
+    Combine rule, const T* attention, const Between<T>& crop, int64_t num, int64_t line, const T* grad,
+    T* grad_attention, T* grad_crop) {
   if (rule == Combine::softmax) {
     if (num == 4) {
       combine_softmax_backward<T, 4>(attention, crop, num, line, grad, grad_attention, grad_crop);

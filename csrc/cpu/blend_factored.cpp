@@ -1,4 +1,7 @@
-// Blend on CPUs: DR1Mask's factored attention, and its vector attention as that with one base and factors of ones.
+// blend_factored on CPUs: DR1Mask's factored attention. Its vector attention is the case of one base, whose factors are
+// ones.
+#include "../blend_factored.h"
+
 #include "blend_attention.h"
 #include "blend_instance.h"
 #include "blend_project.h"
@@ -9,9 +12,9 @@ namespace {
 
 template <typename T>
 struct FactoredArgs {
-  const T *bases, *t, *sigma, *u, *v, *boxes, *grad; // contiguous all; grad in the backward pass alone
+  const T *bases, *t, *sigma, *u, *v, *boxes, *grad; // all contiguous; grad is null in the forward pass
   const int64_t* image;
-  T *out, *grad_t, *along_x, *along_y; // null where no gradient is wanted
+  T *out, *grad_t, *along_x, *along_y; // null if not wanted
   int64_t channels, height, width, num, rank, size, line;
   T scale;
   bool aligned;
@@ -59,12 +62,31 @@ ADET_INLINE void run_instances(
     Projected<T> rows{
         a.bases + a.image[d] * a.channels * a.height * a.width,
         a.t + d * a.num * a.channels,
-        a.num, a.channels, a.height, a.width, a.size, a.line,
-        task.x, 0, 0, task.wide, task.band, task.low, task.rows, grad_t};
+        a.num,
+        a.channels,
+        a.height,
+        a.width,
+        a.size,
+        a.line,
+        task.x,
+        0,
+        0,
+        task.wide,
+        task.band,
+        task.low,
+        task.rows,
+        grad_t};
     rows.find_columns();
     const FactoredAttention<T> attention{
-        a.sigma + d * a.num * a.rank, a.u, a.v, a.num, a.rank, a.size, a.line,
-        task.factors ? a.along_x + d * factors : nullptr, task.factors ? a.along_y + d * factors : nullptr};
+        a.sigma + d * a.num * a.rank,
+        a.u,
+        a.v,
+        a.num,
+        a.rank,
+        a.size,
+        a.line,
+        task.factors ? a.along_x + d * factors : nullptr,
+        task.factors ? a.along_y + d * factors : nullptr};
     if (a.grad == nullptr) {
       blend_instance(rows, attention, task.y, rule, a.num, a.size, a.line, task.scratch, a.out + d * pixels);
       continue;
@@ -78,10 +100,12 @@ ADET_INLINE void run_instances(
   }
 }
 
-ADET_CLONES void run(const FactoredArgs<float>& a, FactoredTask<float>& t, const int64_t* order, int64_t begin, int64_t end) {
+ADET_CLONES void run(
+    const FactoredArgs<float>& a, FactoredTask<float>& t, const int64_t* order, int64_t begin, int64_t end) {
   run_instances(a, t, order, begin, end);
 }
-ADET_CLONES void run(const FactoredArgs<double>& a, FactoredTask<double>& t, const int64_t* order, int64_t begin, int64_t end) {
+ADET_CLONES void run(
+    const FactoredArgs<double>& a, FactoredTask<double>& t, const int64_t* order, int64_t begin, int64_t end) {
   run_instances(a, t, order, begin, end);
 }
 
@@ -118,7 +142,7 @@ struct Cpu {
 
   static void backward(
       const FactoredCall& call, const Tensor& grad, Tensor* grad_bases, const FactorGrads* factors,
-      bool /* deterministic: it is always */) {
+      bool /* deterministic: always the case */) {
     ADET_DISPATCH_SUMS(grad.scalar_type(), "blend_factored_backward", [&] {
       auto a = make_args<scalar_t>(call);
       a.grad = grad.const_data_ptr<scalar_t>();

@@ -6,8 +6,8 @@
 
 namespace adet_ext {
 
-// Rows of scratch that one instance takes: three for the attentions and gradients, two of the crop, two of its
-// gradients, and a line for the mask's gradient.
+// Scratch rows of one detection: three for the attentions and gradients, two for the crop, two for its gradients, and a
+// line for the gradient of the mask.
 template <typename T>
 struct Scratch {
   T *attention, *grad_attention, *grad_crop;
@@ -41,7 +41,7 @@ ADET_INLINE void forget(RowPair<T>& pair) {
   pair.source[0] = pair.source[1] = pair.lane[0] = pair.lane[1] = -1;
 }
 
-// The crop between the rows that row `at` of the mask reads.
+// The crop, interpolated between the rows that row `at` of the mask reads.
 template <typename T, typename Rows>
 ADET_INLINE Between<T> crop_row(const Rows& rows, const Axis<T>& y, int64_t at, RowPair<T>& held) {
   int s0, s1;
@@ -54,7 +54,8 @@ ADET_INLINE Between<T> crop_row(const Rows& rows, const Axis<T>& y, int64_t at, 
 
 template <typename T, typename Rows, typename Weights>
 ADET_INLINE void blend_instance(
-    const Rows& rows, const Weights& weights, const Axis<T>& y, Combine rule, int64_t num, int64_t size, int64_t line, Scratch<T>& s, T* out) {
+    const Rows& rows, const Weights& weights, const Axis<T>& y, Combine rule, int64_t num, int64_t size, int64_t line,
+    Scratch<T>& s, T* out) {
   forget(s.crop);
   weights.begin();
   for (int64_t at = 0; at < size; ++at) {
@@ -67,22 +68,11 @@ ADET_INLINE void blend_instance(
   }
 }
 
-// grad (R, R). Only the rows of the mask that read source rows in [low, high) are looked at.
+// grad (R, R). Only rows of the mask that read source rows in [low, high) are visited.
 template <typename T, typename Rows, typename Weights>
 ADET_INLINE void blend_instance_backward(
-    const Rows& rows,
-    const Weights& weights,
-    const Axis<T>& y,
-    Combine rule,
-    int64_t num,
-    int64_t size,
-    int64_t line,
-    int64_t low,
-    int64_t high,
-    bool to_rows,
-    bool to_weights,
-    Scratch<T>& s,
-    const T* grad) {
+    const Rows& rows, const Weights& weights, const Axis<T>& y, Combine rule, int64_t num, int64_t size, int64_t line,
+    int64_t low, int64_t high, bool to_rows, bool to_weights, Scratch<T>& s, const T* grad) {
   forget(s.crop);
   forget(s.grads);
   weights.begin();
@@ -119,7 +109,7 @@ ADET_INLINE void blend_instance_backward(
       for (int64_t i = 0; i < num * line; ++i) {
         a[i] += wa * s.grad_crop[i];
       }
-      for (int64_t i = 0; i < num * line; ++i) { // apart: a and b can be the same row
+      for (int64_t i = 0; i < num * line; ++i) { // a loop of its own: a and b can be the same row
         b[i] += wb * s.grad_crop[i];
       }
     }

@@ -1,7 +1,7 @@
-// Blending on CPUs: rows of bases that are projected from many channels to few on the way (equation 5.7).
+// Blending on CPUs: rows of bases that are projected from C channels to K (equation 5.7).
 //
-// Cropping and projecting are both linear and commute. A source row is projected as a whole, within the box, and
-// then interpolated: of the C channels, each source row is so read once, however many rows of the mask lie in it.
+// Cropping and projecting are both linear and commute. The part of a source row within the box is projected as a whole,
+// then interpolated. So each source row of the C channels is read once, no matter how many rows of the mask read it.
 #pragma once
 
 #include "blend_tables.h"
@@ -11,14 +11,14 @@ namespace adet_ext {
 template <typename T>
 struct Projected {
   const T* bases; // (C, H, W) of the image, contiguous
-  const T* t; // (K, C)
+  const T* t;     // (K, C)
   int64_t num, channels, height, width, size, line;
   Axis<T> x;
   int64_t left, right; // columns that the box reads
-  T* wide; // (K, W) scratch
-  T* grad; // (C, band_rows, W); null where no gradient is wanted
+  T* wide;             // (K, W) scratch
+  T* grad;             // (C, band_rows, W); null if no gradient is wanted
   int64_t band_low, band_rows;
-  T* grad_t; // (K, C); null where no gradient is wanted
+  T* grad_t; // (K, C); null if no gradient is wanted
 
   ADET_INLINE void find_columns() {
     left = width, right = 0;

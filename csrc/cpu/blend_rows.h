@@ -1,18 +1,18 @@
-// Blending on CPUs: where rows of the cropped bases come from, interpolated along x, and where their gradients go.
+// Blending on CPUs: rows of the cropped bases, interpolated along x, and their gradients.
 #pragma once
 
 #include "blend_tables.h"
 
 namespace adet_ext {
 
-// Planes of the bases as they are. load: a source row, interpolated along x. add: the adjoint.
+// The planes of the bases. load: a source row, interpolated along x. add: the adjoint.
 template <typename T>
 struct Planes {
   const T* base; // of the image
   int64_t stride_k, stride_y, stride_x;
   int64_t num, size, line;
   Axis<T> x;
-  T* grad; // planes of the band, num x band_rows x width; null where no gradient is wanted
+  T* grad; // planes of the band, num x band_rows x width; null if no gradient is wanted
   int64_t band_low, band_rows, width;
 
   ADET_INLINE void load(int64_t source, int64_t, T* row) const {
@@ -46,7 +46,7 @@ struct Planes {
   }
 };
 
-// The assembler's: one line, whose part j of lane i comes from basis i * side + j.
+// For the assembler: one line. Part j of lane i is read from basis i * side + j.
 template <typename T>
 struct Parts {
   Planes<T> planes;
@@ -58,7 +58,7 @@ struct Parts {
     for (int64_t i = 0; i < planes.size; ++i) {
       const T* from = plane + part[i] * planes.stride_k;
       row[i] = planes.x.w0[i] * from[planes.x.i0[i] * planes.stride_x] +
-          planes.x.w1[i] * from[planes.x.i1[i] * planes.stride_x];
+               planes.x.w1[i] * from[planes.x.i1[i] * planes.stride_x];
     }
   }
 
@@ -67,8 +67,7 @@ struct Parts {
       return;
     }
     for (int64_t i = 0; i < planes.size; ++i) {
-      T* to = planes.grad +
-          ((lane * side + part[i]) * planes.band_rows + source - planes.band_low) * planes.width;
+      T* to = planes.grad + ((lane * side + part[i]) * planes.band_rows + source - planes.band_low) * planes.width;
       to[planes.x.i0[i]] += planes.x.w0[i] * row[i];
       to[planes.x.i1[i]] += planes.x.w1[i] * row[i];
     }
@@ -79,7 +78,7 @@ struct Parts {
   }
 };
 
-// The last two rows that were loaded: neighbouring rows of a mask mostly read the same rows of the bases.
+// The last two rows that were loaded: neighboring rows of a mask mostly read the same rows of the bases.
 template <typename T>
 struct RowPair {
   T* row[2];
@@ -90,9 +89,10 @@ struct RowPair {
     return source[0] == s && lane[0] == l ? 0 : (source[1] == s && lane[1] == l ? 1 : -1);
   }
 
-  // Slots of the rows s0 and s1 of a lane; miss(slot) is called where a slot changes hands, before and after.
+  // Finds the slots of rows s0 and s1 of a lane. If a slot gets another row, before(slot) and after(slot) are called.
   template <typename Before, typename After>
-  ADET_INLINE void hold(int64_t s0, int64_t s1, int64_t l, int& slot0, int& slot1, const Before& before, const After& after) {
+  ADET_INLINE void hold(
+      int64_t s0, int64_t s1, int64_t l, int& slot0, int& slot1, const Before& before, const After& after) {
     slot0 = find(s0, l);
     slot1 = find(s1, l);
     if (slot0 < 0) {

@@ -1,6 +1,6 @@
-// Blending on CPUs: who does what. The bases' gradient is shared out in bands of rows of one image, each of which gathers
-// from all instances of its image in their order: no two threads write to one place, and the result does not depend on
-// the number of threads. Everything else is shared out by instances.
+// Blending on CPUs: how the work is divided. The gradient of the bases is divided into bands of rows of one image. Each
+// band gathers from all detections of its image in their order, so no two threads write to the same place and the
+// result does not depend on the number of threads. All other work is divided by detections.
 #pragma once
 
 #include "../blend.h"
@@ -13,17 +13,16 @@ namespace adet_ext {
 
 inline void check_images(const int64_t* image, int64_t count, int64_t images) {
   for (int64_t d = 0; d < count; ++d) {
-    STD_TORCH_CHECK(
-        image[d] >= 0 && image[d] < images, "image[", d, "] is ", image[d], "; there are ", images, " images of bases");
+    ADET_CHECK(image[d] >= 0 && image[d] < images, "image[", d, "] must be 0 to ", images - 1, "; got ", image[d]);
   }
 }
 
-// With an image or more a thread, bands are whole images, and one pass over them serves all gradients.
+// With at least one image a thread, bands are whole images, and one pass over them computes all gradients.
 inline bool whole_images(int64_t images) {
   return static_cast<int64_t>(torch::stable::get_num_threads()) <= images;
 }
 
-// run(image n, first row, last row + 1, instances of the image, their number) for each band of each image.
+// run(image n, first row, last row + 1, detections of the image, their number) for each band of each image.
 template <typename Run>
 void for_bands(const int64_t* image, int64_t count, int64_t images, int64_t height, const Run& run) {
   std::vector<int64_t> order(count), start(images + 1, 0);
@@ -48,7 +47,7 @@ void for_bands(const int64_t* image, int64_t count, int64_t images, int64_t heig
   });
 }
 
-// Rows low to low + rows of one image's gradient: band (planes, rows, width) -> a tensor of any layout.
+// Write rows low to low + rows of the gradient of one image: band (planes, rows, width) -> a tensor of any layout.
 template <typename T>
 void write_band(const T* band, int64_t low, int64_t rows, T* image, const Tensor& like) {
   const int64_t planes = like.size(1), width = like.size(3);
@@ -64,8 +63,9 @@ void write_band(const T* band, int64_t low, int64_t rows, T* image, const Tensor
   }
 }
 
-// Both directions, of arguments and of a task: what a thread needs beside them, for the gradient of a band of rows of the
-// bases and that of the weights, or neither. run(arguments, task, order, begin, end) does instances order[begin] and on.
+// Both directions. A Task has the scratch memory of a thread: for the gradient of a band of rows of the bases, for that
+// of the weights, or for neither. run(arguments, task, order, begin, end) computes detections order[begin] to order[end
+// - 1].
 template <class Task, class Args>
 void share_forward(const Args& a, int64_t count) {
   parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
@@ -88,11 +88,12 @@ void share_backward(const Args& a, int64_t count, int64_t images, Tensor* grad_b
     return;
   }
   T* grad = grad_bases->mutable_data_ptr<T>();
-  for_bands(a.image, count, images, a.height, [&](int64_t n, int64_t low, int64_t high, const int64_t* order, int64_t some) {
-    Task task(a, low, high - low, true, at_once);
-    run(a, task, order, 0, some);
-    write_band(task.band, low, high - low, grad + n * grad_bases->stride(0), *grad_bases);
-  });
+  for_bands(
+      a.image, count, images, a.height, [&](int64_t n, int64_t low, int64_t high, const int64_t* order, int64_t some) {
+        Task task(a, low, high - low, true, at_once);
+        run(a, task, order, 0, some);
+        write_band(task.band, low, high - low, grad + n * grad_bases->stride(0), *grad_bases);
+      });
 }
 
 } // namespace adet_ext

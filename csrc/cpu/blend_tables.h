@@ -1,7 +1,7 @@
-// Blending on CPUs: memory of a task, and tables of which neighbours the points of an axis read.
+// Blending on CPUs: memory of a task, and tables of the neighbors that the points of an axis read.
 //
-// Masks are made row by row. A "row" is K lines of `line` numbers each, the mask's side rounded up, so that loops over
-// it vectorise without a rest. T is float or double.
+// Masks are computed row by row. A "row" is K lines of `line` numbers each. `line` is the side of the mask, rounded up
+// so that loops over it vectorize without a remainder. T is float or double.
 #pragma once
 
 #include "../blend.h"
@@ -15,7 +15,7 @@ inline int64_t line_length(int64_t size) {
   return (size + 15) / 16 * 16;
 }
 
-// Memory of one task, handed out piece by piece and freed at once.
+// Memory of one task, taken piece by piece and freed at once.
 class Arena {
  public:
   explicit Arena(int64_t bytes) : size_(bytes + 64), memory_(new char[static_cast<size_t>(size_)]) {
@@ -26,7 +26,7 @@ class Arena {
   T* take(int64_t count) {
     T* piece = reinterpret_cast<T*>(memory_.get() + at_);
     at_ += room<T>(count);
-    STD_TORCH_CHECK(at_ <= size_, "blend: scratch memory of a task was counted wrongly");
+    ADET_CHECK(at_ <= size_, "blend: scratch memory of a task was counted wrongly");
     return piece;
   }
 
@@ -41,7 +41,7 @@ class Arena {
   std::unique_ptr<char[]> memory_;
 };
 
-// Two neighbours of each of n points on a line, and their weights.
+// The two neighbors of each of n points on a line, and their weights.
 template <typename T>
 struct Axis {
   int32_t *i0, *i1;
@@ -54,7 +54,7 @@ struct Axis {
   static Axis make(Arena& arena, int64_t n) {
     const int64_t length = line_length(n);
     Axis a{arena.take<int32_t>(length), arena.take<int32_t>(length), arena.take<T>(length), arena.take<T>(length)};
-    for (int64_t i = 0; i < length; ++i) { // what lies behind the n points reads cell 0 and weighs nothing
+    for (int64_t i = 0; i < length; ++i) { // beyond the n points: cell 0, with weight 0
       a.i0[i] = a.i1[i] = 0;
       a.w0[i] = a.w1[i] = T(0);
     }

@@ -1,5 +1,5 @@
-// The blur on CPUs, row by row: input rows are added up into a buffer that stays in the L1 cache, then its columns.
-// Forward and backward are the same two sums with other tables, so both are gathers.
+// blur_pool on CPUs, row by row: input rows are summed into a buffer that stays in the L1 cache, then its columns are.
+// Forward and backward are the same two sums with different tables, so both are gathers.
 #include "../blur_pool.h"
 #include "half.h"
 
@@ -9,7 +9,7 @@ namespace adet_ext {
 namespace {
 
 // One direction as a banded matrix: output j is the sum over k < count[j] of weight[j][k] * input[start[j] + k]. The
-// border is in the tables. From low to high - 1 the pattern repeats: row j + step is row j, moved on.
+// tables contain the border. From low to high - 1 the pattern repeats: row j + step is row j, shifted.
 struct Band {
   std::vector<int64_t> start;
   std::vector<int> count;
@@ -47,9 +47,9 @@ Band make_band(std::vector<Entry> entries, int64_t in, int64_t out) {
   }
   for (int64_t j = 0; j < out; ++j) {
     band.count[j] = last[j] < 0 ? 0 : static_cast<int>(last[j] - band.start[j] + 1);
-    STD_TORCH_CHECK(band.count[j] <= kMaxTaps, "blur: a row of ", band.count[j], " entries");
+    ADET_CHECK(band.count[j] <= kMaxTaps, "blur_pool: a row of ", band.count[j], " entries");
     if (last[j] < 0 && j > 0) {
-      band.start[j] = band.start[j - 1]; // starts ascend, which tiles rely on
+      band.start[j] = band.start[j - 1]; // starts must ascend for the tiles
     }
   }
   for (const auto& e : entries) {
@@ -81,7 +81,7 @@ Band make_band(const BlurAxis& axis, bool backward) {
     return band;
   }
   Band band = make_band(std::move(entries), axis.out, axis.in);
-  // Columns that no mirror image falls on and all of whose outputs exist; whole periods of the stride.
+  // Columns that no border pixel maps to, whose outputs all exist; whole periods of the stride.
   band.shift = before;
   const int64_t images = axis.padding == BlurPadding::zeros ? 0 : taps;
   band.low = (std::max(images, taps - before) + s - 1) / s * s;
@@ -111,8 +111,7 @@ ADET_INLINE void combine(const From* from, int64_t stride, const float* weight, 
 }
 
 template <typename From, typename To>
-ADET_INLINE void
-combine(int count, const From* from, int64_t stride, const float* weight, To* to, int64_t n) {
+ADET_INLINE void combine(int count, const From* from, int64_t stride, const float* weight, To* to, int64_t n) {
   switch (count) {
     case 0: return combine<0>(from, stride, weight, to, n);
     case 1: return combine<1>(from, stride, weight, to, n);
@@ -136,7 +135,7 @@ struct Job {
   Band rows, columns;
 };
 
-// Floats of a buffer: half of an L1 cache of 32 KiB.
+// Floats of a buffer: half an L1 cache of 32 KiB.
 constexpr int64_t kBuffer = 4096;
 
 // Channels-last: items are output rows of all images.
@@ -160,11 +159,12 @@ ADET_INLINE void blur_channels_last(const Job<T>& job, int64_t begin, int64_t en
         combine(rows.count[o], from + left * C, job.strides.line, rows.row(o), buffer, (right - left) * C);
       } else {
         for (int64_t i = left; i < right; ++i) {
-          combine(rows.count[o], from + i * job.strides.column, job.strides.line, rows.row(o), buffer + (i - left) * C, C);
+          combine(
+              rows.count[o], from + i * job.strides.column, job.strides.line, rows.row(o), buffer + (i - left) * C, C);
         }
       }
       for (; p < q;) {
-        int64_t run = 1; // neighbours with one pattern are one long sum where the stride is 1
+        int64_t run = 1; // at stride 1, neighbors with the same pattern are one long sum
         if (job.stride == 1 && p >= columns.low && p < columns.high) {
           run = std::min(columns.high, q) - p;
         }
@@ -188,7 +188,7 @@ ADET_INLINE void shrink(const acc* from, T* to, int64_t n) {
   }
 }
 
-// Backward: n periods of S columns; column q * S + r takes tap t of output q + (r + B - t) / S where that divides.
+// Backward: n periods of S columns; column q * S + r takes tap t of output q + (r + B - t) / S if that is an integer.
 template <int M, int S, typename acc, typename T>
 ADET_INLINE void grow(const acc* from, T* to, int64_t n) {
   constexpr int B = (M - 1) / 2;
@@ -243,7 +243,7 @@ ADET_INLINE void blur_columns(const Job<T>& job, const acc* buffer, T* to) {
   if (high == low) {
     return;
   }
-  // grow counts its outputs from the filter's own half width; an extended map starts further out.
+  // grow counts its outputs from half the width of the filter; an extended map starts further out.
   const int64_t S = job.stride, extra = columns.shift - (job.taps - 1) / 2;
   const acc* from = job.backward ? buffer + low / S + extra : buffer + low * S + columns.shift;
   const int64_t n = job.backward ? (high - low) / S : high - low;
@@ -265,18 +265,18 @@ ADET_INLINE void blur_contiguous(const Job<T>& job, int64_t begin, int64_t end, 
   for (int64_t item = begin; item < end; ++item) {
     const int64_t o = item % rows.out, plane = item / rows.out;
     const T* from = job.from + plane / job.channels * job.strides.image + plane % job.channels * job.strides.channel +
-        rows.start[o] * job.strides.line;
+                    rows.start[o] * job.strides.line;
     combine(rows.count[o], from, job.strides.line, rows.row(o), buffer, columns.in);
     blur_columns(job, buffer, job.to + item * columns.out);
   }
 }
 
-#define ADET_BLUR_KERNELS(T)                                                                           \
+#define ADET_BLUR_KERNELS(T)                                                                            \
   ADET_CLONES void run_channels_last(const Job<T>& job, int64_t begin, int64_t end, acc_t<T>* buffer) { \
-    blur_channels_last(job, begin, end, buffer);                                                       \
-  }                                                                                                    \
+    blur_channels_last(job, begin, end, buffer);                                                        \
+  }                                                                                                     \
   ADET_CLONES void run_contiguous(const Job<T>& job, int64_t begin, int64_t end, acc_t<T>* buffer) {    \
-    blur_contiguous(job, begin, end, buffer);                                                          \
+    blur_contiguous(job, begin, end, buffer);                                                           \
   }
 ADET_BLUR_KERNELS(float)
 ADET_BLUR_KERNELS(double)
@@ -288,12 +288,18 @@ void run(const BlurCall& call) {
   const int64_t C = from.size(1), width = from.size(3);
   const int64_t items = to.size(0) * to.size(2) * (call.channels_last ? 1 : C);
   const int64_t grain = std::max<int64_t>(16384 * items / to.numel(), 1);
-  // A single output may take more of the input than a tile has.
+  // A single output can read more of the input than a tile has.
   const int64_t room = call.channels_last ? std::max(kBuffer, kMaxTaps * C) : width;
   ADET_DISPATCH(from.scalar_type(), "blur_pool", [&] {
     const Job<scalar_t> job{
-        from.const_data_ptr<scalar_t>(), to.mutable_data_ptr<scalar_t>(), C, BlurStrides(from), call.rows.taps,
-        static_cast<int>(call.rows.stride), call.backward, make_band(call.rows, call.backward),
+        from.const_data_ptr<scalar_t>(),
+        to.mutable_data_ptr<scalar_t>(),
+        C,
+        BlurStrides(from),
+        call.rows.taps,
+        static_cast<int>(call.rows.stride),
+        call.backward,
+        make_band(call.rows, call.backward),
         make_band(call.columns, call.backward)};
     parallel_for(0, items, grain, [&](int64_t begin, int64_t end) {
       std::vector<acc_t<scalar_t>> buffer(room);

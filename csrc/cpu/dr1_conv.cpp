@@ -1,4 +1,4 @@
-// dr1_conv on the CPU: the Winograd convolution with its factors, for float32 and float64 and channels by the 16.
+// dr1_conv on CPUs: the Winograd convolution with its factors, for float32 and float64, and channels by the 16.
 #include "winograd.h"
 
 #include <memory>
@@ -10,7 +10,7 @@ namespace {
 
 using winograd::Problem;
 
-// What one instruction set does: outputs of a group (two registers), and the two loops.
+// The functions of one instruction set: outputs of a group (two registers), and the two loops.
 template <class S>
 struct Kernels {
   int64_t group;
@@ -18,16 +18,16 @@ struct Kernels {
   void (*tiles)(const Problem<S>&, int64_t, int64_t, int64_t, S*);
 };
 
-// target_clones cannot choose the width of a register, hence the clones by hand. T sums of two registers each leave
-// room for the filters and a factor among 32 (AVX-512) or 16 (AVX, SSE; NEON has more) registers.
-#define ADET_WINOGRAD_KERNELS(NAME, TARGET, S, BYTES, T)                                                              \
-  TARGET void NAME##_filters_##S(                                                                                     \
-      const S* weight, const int64_t* stride, int64_t C, int64_t O, bool turned, int64_t o0, S* filters) {            \
-    winograd::transform_filters<S, BYTES>(weight, stride, C, O, turned, o0, filters);                                 \
-  }                                                                                                                   \
-  TARGET void NAME##_tiles_##S(const Problem<S>& p, int64_t begin, int64_t end, int64_t block, S* scratch) {          \
-    winograd::convolve<S, BYTES, T>(p, begin, end, block, scratch);                                                   \
-  }                                                                                                                   \
+// target_clones cannot choose the width of a register, so the clones are written out. T sums of two registers each
+// leave room for the filters and a factor in 32 (AVX-512) or 16 (AVX, SSE; NEON has more) registers.
+#define ADET_WINOGRAD_KERNELS(NAME, TARGET, S, BYTES, T)                                                     \
+  TARGET void NAME##_filters_##S(                                                                            \
+      const S* weight, const int64_t* stride, int64_t C, int64_t O, bool turned, int64_t o0, S* filters) {   \
+    winograd::transform_filters<S, BYTES>(weight, stride, C, O, turned, o0, filters);                        \
+  }                                                                                                          \
+  TARGET void NAME##_tiles_##S(const Problem<S>& p, int64_t begin, int64_t end, int64_t block, S* scratch) { \
+    winograd::convolve<S, BYTES, T>(p, begin, end, block, scratch);                                          \
+  }                                                                                                          \
   constexpr Kernels<S> NAME##_##S{2 * BYTES / sizeof(S), NAME##_filters_##S, NAME##_tiles_##S};
 
 #if defined(__x86_64__)
@@ -40,15 +40,15 @@ ADET_WINOGRAD_KERNELS(plain, , float, 16, 6)
 ADET_WINOGRAD_KERNELS(plain, , double, 16, 6)
 
 #if defined(__x86_64__)
-#define ADET_BEST_KERNELS(S)                                                                             \
-  const bool wide = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&           \
-      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq");                          \
-  if (wide && outputs % avx512_##S.group == 0) {                                                         \
-    return avx512_##S;                                                                                   \
-  }                                                                                                      \
+#define ADET_BEST_KERNELS(S)                                                                               \
+  const bool wide = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&             \
+                    __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq");              \
+  if (wide && outputs % avx512_##S.group == 0) {                                                           \
+    return avx512_##S;                                                                                     \
+  }                                                                                                        \
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2")) { \
-    return avx2_##S;                                                                                     \
-  }                                                                                                      \
+    return avx2_##S;                                                                                       \
+  }                                                                                                        \
   return plain_##S;
 #else
 #define ADET_BEST_KERNELS(S) return plain_##S;
@@ -65,11 +65,10 @@ Kernels<double> best_kernels<double>([[maybe_unused]] int64_t outputs) {
   ADET_BEST_KERNELS(double)
 }
 
-// Memory on a cache line, not initialised.
+// Memory on a cache line, not initialized.
 template <class S>
 struct Scratch {
-  explicit Scratch(int64_t size)
-      : data(static_cast<S*>(::operator new[](size * sizeof(S), std::align_val_t(64)))) {}
+  explicit Scratch(int64_t size) : data(static_cast<S*>(::operator new[](size * sizeof(S), std::align_val_t(64)))) {}
   ~Scratch() {
     ::operator delete[](data, std::align_val_t(64));
   }
@@ -78,7 +77,7 @@ struct Scratch {
   S* const data;
 };
 
-// The tensor itself where its channels lie together, as in a channels-last map or a part of its channels; else a copy.
+// The tensor itself if its channels are dense, as in a channels-last map or some channels of it; else a copy.
 Tensor channels_together(const Tensor& t) {
   return t.stride(1) == 1 ? t : torch::stable::contiguous(t, torch::headeronly::MemoryFormat::ChannelsLast);
 }
@@ -100,7 +99,7 @@ void compute(const Dr1Call& call) {
     }
   });
   p.filters = filters.data;
-  // 24 tiles are two or four times T; with 128 channels they and their sums fill half a second-level cache.
+  // 24 tiles are two or four times T; with 128 channels, they and their sums fill half a second-level cache.
   const int64_t tiles = p.N * ((p.H + 1) / 2) * ((p.W + 1) / 2), block = tiles < 24 ? (tiles + 3) / 4 * 4 : 24;
   parallel_for(0, (tiles + block - 1) / block, 4, [&](int64_t begin, int64_t end) {
     const Scratch<S> scratch(16 * block * (p.C + p.O));
@@ -115,11 +114,13 @@ void run([[maybe_unused]] const Dr1Call& call) {
   if (call.x.scalar_type() == ScalarType::Double) {
     compute<double>(call);
   } else {
-    check_type(call.x, "x", ScalarType::Float);
+    ADET_CHECK(
+        call.x.scalar_type() == ScalarType::Float, "x must be float32 or float64 on a CPU; got ",
+        name_of(call.x.scalar_type()));
     compute<float>(call);
   }
 #else
-  STD_TORCH_CHECK(false, "dr1_conv has no CPU kernel from this compiler");
+  fail("dr1_conv has no CPU kernel: GCC or Clang must compile it");
 #endif
 }
 

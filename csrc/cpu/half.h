@@ -1,4 +1,4 @@
-// Conversions of half and bfloat16 that a compiler can vectorise: bits are moved, nothing branches.
+// Conversions of half and bfloat16 that a compiler can vectorize: bit operations without branches.
 #pragma once
 
 #include "cpu.h"
@@ -37,7 +37,7 @@ ADET_INLINE float widen(torch::headeronly::BFloat16 value) {
 ADET_INLINE float widen(torch::headeronly::Half value) {
   const uint32_t bits = static_cast<uint32_t>(value.x) << 16;
   const uint32_t magnitude = bits + bits;
-  // Exponents are moved by a multiplication; subnormals come out of a subtraction.
+  // A multiplication shifts the exponent; a subtraction yields subnormals.
   const uint32_t normal = bits_of(float_of((magnitude >> 4) + (0xE0u << 23)) * 0x1.0p-112f);
   const uint32_t subnormal = bits_of(float_of((magnitude >> 17) | (126u << 23)) - 0.5f);
   return float_of((bits & 0x80000000u) | (magnitude < (1u << 27) ? subnormal : normal));

@@ -1,5 +1,5 @@
-// Masks into the image on CPUs, instances shared out among threads. A row of the mask is interpolated along x once, and
-// serves all rows of pixels that lie beside it: boxes mostly have more pixels than masks have cells.
+// paste_masks on CPUs; masks are divided among threads. A row of a mask is interpolated along x once, for all rows of
+// pixels that read it: boxes mostly have more pixels than masks have cells.
 #include "../paste_masks.h"
 #include "blend_tables.h"
 
@@ -16,7 +16,7 @@ struct PasteArgs {
   T threshold;
 };
 
-// Lines of a task: a row of the mask with zeros around it; for each column what it reads; two rows brought to columns.
+// Lines of a task: a row of the mask with zeros around it; for each column what it reads; two rows resized to columns.
 template <typename T>
 struct PasteTask {
   explicit PasteTask(const PasteArgs<T>& a)
@@ -32,8 +32,8 @@ struct PasteTask {
   T *weight, *wide[2];
 };
 
-// What each of the columns from left on reads. The row has a zero before it and two behind, so that points up to a cell
-// outside find neighbours there.
+// What each of the columns from `left` on reads. The row has one zero before it and two behind it, so that points up to
+// a cell outside the mask have neighbors.
 template <typename T>
 ADET_INLINE void find_cells(const PasteTask<T>& task, int64_t left, int64_t columns, T low, T high, int64_t side) {
 #pragma omp simd
@@ -47,7 +47,7 @@ ADET_INLINE void find_cells(const PasteTask<T>& task, int64_t left, int64_t colu
   }
 }
 
-// Row j of a mask at the columns; beyond the mask, zeros.
+// Row j of a mask, resized to the columns; zeros beyond the mask.
 template <typename T>
 ADET_INLINE void widen(const PasteTask<T>& task, const T* mask, int64_t j, int64_t side, int64_t columns, T* to) {
   if (j < 0 || j >= side) {
@@ -77,11 +77,11 @@ ADET_INLINE void paste(const PasteArgs<T>& a, PasteTask<T>& task, int64_t begin,
       continue;
     }
     find_cells(task, left, columns, box[0], box[2], a.side);
-    int64_t held[2] = {-2, -2}; // rows of the mask in task.wide; row j lies in slot j & 1
+    int64_t held[2] = {-2, -2}; // rows of the mask in task.wide; row j is in slot j & 1
     for (int64_t y = top; y < bottom; ++y) {
       const T p = paste_point(y, box[1], box[3], a.side);
       if (!(p > T(-1) && p < T(a.side))) {
-        continue; // beyond the mask, where all is zero
+        continue; // beyond the mask: zeros
       }
       const T low = std::floor(p);
       const int64_t j = static_cast<int64_t>(low);
@@ -110,10 +110,15 @@ ADET_CLONES void run(const PasteArgs<double>& a, PasteTask<double>& task, int64_
 }
 
 void paste_all(const Tensor& out, const Tensor& masks, const Tensor& boxes, double threshold) {
-  ADET_DISPATCH_SUMS(masks.scalar_type(), "paste_masks_", [&] {
+  ADET_DISPATCH_SUMS(masks.scalar_type(), "paste_masks", [&] {
     const PasteArgs<scalar_t> a{
-        masks.const_data_ptr<scalar_t>(), boxes.const_data_ptr<scalar_t>(), out.mutable_data_ptr<bool>(),
-        masks.size(2), out.size(1), out.size(2), static_cast<scalar_t>(threshold)};
+        masks.const_data_ptr<scalar_t>(),
+        boxes.const_data_ptr<scalar_t>(),
+        out.mutable_data_ptr<bool>(),
+        masks.size(2),
+        out.size(1),
+        out.size(2),
+        static_cast<scalar_t>(threshold)};
     parallel_for(0, out.size(0), 1, [&](int64_t begin, int64_t end) {
       PasteTask<scalar_t> task(a);
       run(a, task, begin, end);
@@ -125,5 +130,5 @@ void paste_all(const Tensor& out, const Tensor& masks, const Tensor& boxes, doub
 } // namespace adet_ext
 
 STABLE_TORCH_LIBRARY_IMPL(adet_ext, CPU, m) {
-  m.impl("paste_masks_", TORCH_BOX(&adet_ext::paste_masks<adet_ext::paste_all>));
+  m.impl("paste_masks", TORCH_BOX(&adet_ext::paste_masks<adet_ext::paste_all>));
 }

@@ -1,6 +1,6 @@
-// roi_sample on the CPU. Two memory formats, two loops:
-// channels innermost: a point reads four rows of C values, one vector after the other;
-// planes (N, C, H, W): the points' places and weights are worked out once a box, then used for all C planes.
+// roi_sample on CPUs. Two memory formats, two loops:
+// channels innermost: a point reads four rows of C values, vector by vector;
+// planes (N, C, H, W): the positions and weights of the points are computed once a box, then used for all C planes.
 #include "../roi_sample.h"
 #include "cpu.h"
 
@@ -12,16 +12,16 @@ namespace {
 using torch::headeronly::BFloat16;
 using torch::headeronly::Half;
 
-// Compilers vectorise conversions of their own half type, not those of PyTorch's.
+// Compilers vectorize conversions of their own half type, but not those of PyTorch's.
 #if defined(__FLT16_MANT_DIG__)
 using half_t = _Float16;
 #else
 using half_t = Half;
 #endif
 
-// A task hands about this many values to a thread.
+// A thread computes at least about this many values.
 constexpr int64_t kGrain = 1 << 14;
-// Channels a thread has to itself in the backward pass are a multiple of a cache line's.
+// In the backward pass, the channels of a thread are a multiple of those of a cache line.
 constexpr int64_t kChannelBlock = 16;
 
 template <typename acc>
@@ -30,10 +30,10 @@ struct Neighbours {
   acc w0, w1, s0, s1;
 };
 
-// The neighbours of part i of a side of box d, among the size cells of a map.
+// The neighbors of part i of a side of a box, among the `size` cells of a map.
 template <typename acc>
-ADET_INLINE Neighbours<acc>
-side(const acc* low_high, int64_t i, int64_t parts, acc scale, int64_t size, Border border) {
+ADET_INLINE Neighbours<acc> side(
+    const acc* low_high, int64_t i, int64_t parts, acc scale, int64_t size, Border border) {
   const acc p = part_centre(low_high[0], low_high[2], i, parts, scale);
   Neighbours<acc> n;
   neighbours(p, size, border, n.i0, n.i1, n.w0, n.w1);
@@ -41,7 +41,7 @@ side(const acc* low_high, int64_t i, int64_t parts, acc scale, int64_t size, Bor
   return n;
 }
 
-// Points as four arrays of places and four of weights, each of `points` entries.
+// Points as four arrays of positions and four of weights, each with `points` entries.
 template <typename acc>
 ADET_INLINE void tabulate(
     const Boxes<acc>& boxes, int64_t d, int64_t height, int64_t width, int64_t stride_y, int64_t stride_x, acc scale,
@@ -65,7 +65,7 @@ ADET_INLINE void tabulate(
   }
 }
 
-// Rows of points, of kw each, numbered over all boxes from begin to end; out is (D, kh, kw, C).
+// Rows of points, of kw each, numbered over all boxes from begin to end; out is (B, kh, kw, C).
 template <typename T, typename acc>
 ADET_INLINE void forward_rows(
     const Levels<const T, acc>& levels, const Boxes<acc>& boxes, int64_t channels, T* out, int64_t begin, int64_t end) {
@@ -102,7 +102,7 @@ ADET_INLINE void forward_rows(
   }
 }
 
-// Boxes from begin to end; out is (D, C, kh, kw). at and weight: room for four numbers a point.
+// Boxes from begin to end; out is (B, C, kh, kw). at and weight: room for four numbers a point.
 template <typename T, typename acc>
 ADET_INLINE void forward_planes(
     const Levels<const T, acc>& levels, const Boxes<acc>& boxes, int64_t channels, T* out, int32_t* at, acc* weight,
@@ -126,8 +126,8 @@ ADET_INLINE void forward_planes(
   }
 }
 
-// All boxes, channels from begin to end: no two threads write to one place, and the order of sums is always the same.
-// grad is (D, kh, kw, C).
+// All boxes, channels from begin to end: no two threads write to the same place, and the order of sums is fixed.
+// grad is (B, kh, kw, C).
 template <typename T, typename acc>
 ADET_INLINE void backward_rows(
     const T* grad, const Levels<acc, acc>& levels, const Boxes<acc>& boxes, int64_t channels, int64_t begin,
@@ -141,7 +141,7 @@ ADET_INLINE void backward_rows(
     for (int64_t i = 0; i < boxes.kw; ++i) {
       const Neighbours<acc> u = side(box, i, boxes.kw, x.scale, x.width, boxes.border);
       const T* from = grad + (row * boxes.kw + i) * channels;
-      // One neighbour after the other: at a border two of them are the same cell.
+      // One neighbor after the other: at a border, two of them are the same cell.
       for (int corner = 0; corner < 4; ++corner) {
         const acc w = (corner < 2 ? v.w0 : v.w1) * (corner % 2 == 0 ? u.w0 : u.w1);
         acc* to = image + (corner < 2 ? v.i0 : v.i1) * x.stride_y + (corner % 2 == 0 ? u.i0 : u.i1) * x.stride_x;
@@ -157,7 +157,7 @@ ADET_INLINE void backward_rows(
   }
 }
 
-// The same for planes; grad is (D, C, kh, kw).
+// The same for planes; grad is (B, C, kh, kw).
 template <typename T, typename acc>
 ADET_INLINE void backward_planes(
     const T* grad, const Levels<acc, acc>& levels, const Boxes<acc>& boxes, int64_t channels, int32_t* at, acc* weight,
@@ -180,7 +180,7 @@ ADET_INLINE void backward_planes(
   }
 }
 
-// Boxes from begin to end; grad is (D, kh, kw, C), out (D, 4).
+// Boxes from begin to end; grad is (B, kh, kw, C), out (B, 4).
 template <typename T, typename acc>
 ADET_INLINE void backward_boxes(
     const T* grad, const Levels<const T, acc>& levels, const Boxes<acc>& boxes, int64_t channels, acc* out,
@@ -196,10 +196,10 @@ ADET_INLINE void backward_boxes(
       for (int64_t i = 0; i < boxes.kw; ++i) {
         const Neighbours<acc> u = side(box, i, boxes.kw, x.scale, x.width, boxes.border);
         const T* from = grad + ((d * boxes.kh + j) * boxes.kw + i) * channels;
-        const T *p00 = image + v.i0 * x.stride_y + u.i0 * x.stride_x;
-        const T *p01 = image + v.i0 * x.stride_y + u.i1 * x.stride_x;
-        const T *p10 = image + v.i1 * x.stride_y + u.i0 * x.stride_x;
-        const T *p11 = image + v.i1 * x.stride_y + u.i1 * x.stride_x;
+        const T* p00 = image + v.i0 * x.stride_y + u.i0 * x.stride_x;
+        const T* p01 = image + v.i0 * x.stride_y + u.i1 * x.stride_x;
+        const T* p10 = image + v.i1 * x.stride_y + u.i0 * x.stride_x;
+        const T* p11 = image + v.i1 * x.stride_y + u.i1 * x.stride_x;
         acc s00 = 0, s01 = 0, s10 = 0, s11 = 0;
         if (x.stride_c == 1) {
 #pragma omp simd reduction(+ : s00, s01, s10, s11)
@@ -232,32 +232,32 @@ ADET_INLINE void backward_boxes(
   }
 }
 
-// One plain function a type and loop, so that each is compiled for several instruction sets.
-#define ADET_ROI_SAMPLE_KERNELS(T, acc)                                                                               \
-  ADET_CLONES void run_forward_rows(                                                                                  \
-      const Levels<const T, acc>& levels, const Boxes<acc>& boxes, int64_t channels, T* out, int64_t begin,           \
-      int64_t end) {                                                                                                  \
-    forward_rows<T, acc>(levels, boxes, channels, out, begin, end);                                                   \
-  }                                                                                                                   \
-  ADET_CLONES void run_forward_planes(                                                                                \
-      const Levels<const T, acc>& levels, const Boxes<acc>& boxes, int64_t channels, T* out, int32_t* at,             \
-      acc* weight, int64_t begin, int64_t end) {                                                                      \
-    forward_planes<T, acc>(levels, boxes, channels, out, at, weight, begin, end);                                     \
-  }                                                                                                                   \
-  ADET_CLONES void run_backward_rows(                                                                                 \
-      const T* grad, const Levels<acc, acc>& levels, const Boxes<acc>& boxes, int64_t channels, int64_t begin,        \
-      int64_t end) {                                                                                                  \
-    backward_rows<T, acc>(grad, levels, boxes, channels, begin, end);                                                 \
-  }                                                                                                                   \
-  ADET_CLONES void run_backward_planes(                                                                               \
-      const T* grad, const Levels<acc, acc>& levels, const Boxes<acc>& boxes, int64_t channels, int32_t* at,          \
-      acc* weight, int64_t begin, int64_t end) {                                                                      \
-    backward_planes<T, acc>(grad, levels, boxes, channels, at, weight, begin, end);                                   \
-  }                                                                                                                   \
-  ADET_CLONES void run_backward_boxes(                                                                                \
-      const T* grad, const Levels<const T, acc>& levels, const Boxes<acc>& boxes, int64_t channels, acc* out,         \
-      int64_t begin, int64_t end) {                                                                                   \
-    backward_boxes<T, acc>(grad, levels, boxes, channels, out, begin, end);                                           \
+// One plain function for each type and loop, so that each is compiled for several instruction sets.
+#define ADET_ROI_SAMPLE_KERNELS(T, acc)                                                                                \
+  ADET_CLONES void run_forward_rows(                                                                                   \
+      const Levels<const T, acc>& levels, const Boxes<acc>& boxes, int64_t channels, T* out, int64_t begin,            \
+      int64_t end) {                                                                                                   \
+    forward_rows<T, acc>(levels, boxes, channels, out, begin, end);                                                    \
+  }                                                                                                                    \
+  ADET_CLONES void run_forward_planes(                                                                                 \
+      const Levels<const T, acc>& levels, const Boxes<acc>& boxes, int64_t channels, T* out, int32_t* at, acc* weight, \
+      int64_t begin, int64_t end) {                                                                                    \
+    forward_planes<T, acc>(levels, boxes, channels, out, at, weight, begin, end);                                      \
+  }                                                                                                                    \
+  ADET_CLONES void run_backward_rows(                                                                                  \
+      const T* grad, const Levels<acc, acc>& levels, const Boxes<acc>& boxes, int64_t channels, int64_t begin,         \
+      int64_t end) {                                                                                                   \
+    backward_rows<T, acc>(grad, levels, boxes, channels, begin, end);                                                  \
+  }                                                                                                                    \
+  ADET_CLONES void run_backward_planes(                                                                                \
+      const T* grad, const Levels<acc, acc>& levels, const Boxes<acc>& boxes, int64_t channels, int32_t* at,           \
+      acc* weight, int64_t begin, int64_t end) {                                                                       \
+    backward_planes<T, acc>(grad, levels, boxes, channels, at, weight, begin, end);                                    \
+  }                                                                                                                    \
+  ADET_CLONES void run_backward_boxes(                                                                                 \
+      const T* grad, const Levels<const T, acc>& levels, const Boxes<acc>& boxes, int64_t channels, acc* out,          \
+      int64_t begin, int64_t end) {                                                                                    \
+    backward_boxes<T, acc>(grad, levels, boxes, channels, out, begin, end);                                            \
   }
 
 ADET_ROI_SAMPLE_KERNELS(float, float)
@@ -277,7 +277,7 @@ struct Storage<Half> {
 void check_indices(const Tensor& index, const char* name, int64_t size) {
   const int64_t* p = static_cast<const int64_t*>(index.const_data_ptr());
   for (int64_t d = 0; d < index.size(0); ++d) {
-    STD_TORCH_CHECK(p[d] >= 0 && p[d] < size, name, "[", d, "] is ", p[d], "; it takes 0 to ", size - 1);
+    ADET_CHECK(p[d] >= 0 && p[d] < size, name, "[", d, "] must be 0 to ", size - 1, "; got ", p[d]);
   }
 }
 
@@ -312,7 +312,7 @@ struct Cpu {
 
   static void backward_features(
       const RoiCall& call, const Tensor& grad, const std::vector<int64_t>& sizes, const std::vector<double>& scales,
-      bool channels_last, bool /* deterministic: it always is */, std::vector<Tensor>& buffers) {
+      bool channels_last, bool /* deterministic: always the case */, std::vector<Tensor>& buffers) {
     const Tensor g = dense_grad(grad, channels_last);
     const int64_t channels = grad.size(1), points = call.kh * call.kw;
     ADET_DISPATCH(grad.scalar_type(), "roi_sample_backward_features", [&] {

@@ -1,9 +1,9 @@
-// 3x3 convolution of channels-last maps by Winograd's minimal filtering: a tile of 2 x 2 results costs 16 multiplications
-// for each pair of channels in place of 36. What the input and the results are multiplied by is multiplied on the way
-// into and out of the tile, in registers, so that it costs no pass over memory of its own.
+// 3x3 convolution of channels-last maps by Winograd's minimal filtering: a tile of 2 x 2 results costs 16
+// multiplications for each pair of channels instead of 36. The factors of the input and of the results are multiplied
+// in registers, on the way into and out of the tile, so they need no extra pass over memory.
 //
-// Larger tiles were tried: 4 x 4 saves another fifth of the time at ten times the rounding error, while that of 2 x 2 is
-// not above a direct sum's.
+// Tiles of 4 x 4 save another fifth of the time, but their rounding error is ten times larger; that of 2 x 2 is not
+// above that of a direct sum.
 //
 // N images, C input channels, O output channels, H x W locations, m, n: sides of a tile's results and inputs.
 #pragma once
@@ -21,7 +21,7 @@ constexpr int m = 2, n = 4;
 template <class S>
 struct Problem : Dr1Maps<S> {
   int64_t N, C, O, H, W;
-  const S* filters; // (n n, O / group, C, group), transformed; a group of outputs is two registers
+  const S* filters; // (n n, O / group, C, group), transformed; a group of outputs fills two registers
 };
 
 // BYTES of scalars S in a register.
@@ -65,10 +65,10 @@ ADET_INLINE void transform_filter(const V* g, V* u, S half) {
 }
 
 // weight (O, C, 3, 3) with strides -> filters (n n, O / group, C, group) for the outputs of one group. turned: those of
-// the adjoint, mirrored, whose inputs are the weight's outputs.
+// the adjoint, which are mirrored, and whose inputs are the outputs of the weight.
 template <class S, int BYTES>
-ADET_INLINE void
-transform_filters(const S* weight, const int64_t* stride, int64_t C, int64_t O, bool turned, int64_t o0, S* filters) {
+ADET_INLINE void transform_filters(
+    const S* weight, const int64_t* stride, int64_t C, int64_t O, bool turned, int64_t o0, S* filters) {
   using V = typename Register<S, BYTES>::type;
   constexpr int L = BYTES / sizeof(S);
   const int64_t o_step = stride[turned ? 1 : 0], c_step = stride[turned ? 0 : 1];
@@ -108,7 +108,7 @@ transform_filters(const S* weight, const int64_t* stride, int64_t C, int64_t O, 
   }
 }
 
-// One column of n inputs from row y0 on, times before, transformed. What lies outside the map is zero.
+// One column of n inputs from row y0 on, times before, transformed. Inputs outside the map are zero.
 template <class S, class V>
 ADET_INLINE void take_column(const Problem<S>& p, int64_t i, int64_t y0, int64_t x, int64_t c, V* column) {
   if (x < 0 || x >= p.W) {
@@ -150,14 +150,14 @@ ADET_INLINE void take_column(const Problem<S>& p, int64_t i, int64_t y0, int64_t
   transform_input(column);
 }
 
-// The inputs of `tiles` neighbouring tiles of a row, the first from (y0, x0) on, transformed, into spread (n n, t, C).
+// The inputs of `tiles` neighboring tiles of a row, the first from (y0, x0) on, transformed, into spread (n n, t, C).
 template <class S, int BYTES>
-ADET_INLINE void
-take_tiles(const Problem<S>& p, int64_t i, int64_t y0, int64_t x0, int64_t tiles, S* spread, int64_t step) {
+ADET_INLINE void take_tiles(
+    const Problem<S>& p, int64_t i, int64_t y0, int64_t x0, int64_t tiles, S* spread, int64_t step) {
   using V = typename Register<S, BYTES>::type;
   constexpr int L = BYTES / sizeof(S);
   for (int64_t c = 0; c < p.C; c += L) {
-    V d[n][n]; // by columns; neighbours share two of them
+    V d[n][n]; // by columns; neighbors share two of them
     take_column(p, i, y0, x0, c, d[0]);
     take_column(p, i, y0, x0 + 1, c, d[1]);
     for (int64_t t = 0; t < tiles; ++t) {
@@ -267,10 +267,10 @@ ADET_INLINE void multiply(const S* spread, const S* filters, S* sums, int64_t C,
   }
 }
 
-// Asks for `rows` x m locations of a map from (y, x) on, a cache line of 64 bytes at a time.
+// Prefetches `rows` x m locations of a map from (y, x) on, a cache line of 64 bytes at a time.
 template <class S>
-ADET_INLINE void
-prefetch(const Problem<S>& p, const Dr1Map<S>& map, int64_t i, int64_t y, int64_t x, int64_t rows, int64_t channels) {
+ADET_INLINE void prefetch(
+    const Problem<S>& p, const Dr1Map<S>& map, int64_t i, int64_t y, int64_t x, int64_t rows, int64_t channels) {
   if (!map.data) {
     return;
   }
@@ -284,8 +284,8 @@ prefetch(const Problem<S>& p, const Dr1Map<S>& map, int64_t i, int64_t y, int64_
   }
 }
 
-// Tiles [begin, end) of all images, in blocks of up to `block`, a multiple of 4, with scratch for 16 block (C + O). T, 12
-// or 6: tiles at once in the multiplication, as many as there are registers for.
+// Tiles [begin, end) of all images, in blocks of up to `block`, a multiple of 4, with scratch for 16 block (C + O)
+// values. T: tiles at once in the multiplication, 12 or 6, as many as registers allow.
 template <class S, int BYTES, int T>
 ADET_INLINE void convolve(const Problem<S>& p, int64_t begin, int64_t end, int64_t block, S* scratch) {
   constexpr int L = BYTES / sizeof(S);
@@ -302,8 +302,8 @@ ADET_INLINE void convolve(const Problem<S>& p, int64_t begin, int64_t end, int64
       t += run;
     }
     for (int k = 0; k < n * n; ++k) {
-      // The multiplications need no memory, so that it brings what comes before and after them: the factors of these
-      // results, and what the next block's tiles have that these have not, their lower rows.
+      // The multiplications leave memory idle. So prefetch what the next steps read: the factors of these results, and
+      // the lower rows of the tiles of the next block.
       for (int64_t t = k * block / (n * n); t < (k + 1) * block / (n * n); ++t) {
         int64_t tile = first + t, row = tile / across;
         if (tile < end) {
@@ -325,7 +325,7 @@ ADET_INLINE void convolve(const Problem<S>& p, int64_t begin, int64_t end, int64
         for (; t + T <= count; t += T) {
           multiply<T, S, BYTES>(from + t * p.C, filters, to + t * p.O, p.C, p.O);
         }
-        for (; t < count; t += T / 3) { // reaches into the block's unused part, at most
+        for (; t < count; t += T / 3) { // may reach into the unused part of the block, not beyond
           multiply<T / 3, S, BYTES>(from + t * p.C, filters, to + t * p.O, p.C, p.O);
         }
       }

@@ -1,6 +1,8 @@
-// Blend on GPUs: DR1Mask's factored attention, and its vector attention as that with one base and factors of ones.
-// Channels are projected pixel by pixel, as they are sampled. Backward, factors: a block makes all of one detection's,
-// row by row of its mask. Backward, bases: atomics; or, where it has to be deterministic, cells gather.
+// blend_factored on GPUs: DR1Mask's factored attention. Its vector attention is the case of one base, whose factors are
+// ones. Channels are projected pixel by pixel, as they are sampled. Backward, factors: a block computes all of one
+// detection, row by row of its mask. Backward, bases: atomics; in deterministic mode, cells gather.
+#include "../blend_factored.h"
+
 #include "blend_gather.cuh"
 
 namespace adet_ext {
@@ -17,10 +19,11 @@ struct FactoredSource {
   Weighting weighting;
 };
 
-// Bases first to first + NUM of the projected crop at a sample; weights (K, C), in shared memory.
+// Bases first to first + NUM of the projected crop at a sample; weights (K, C) are in shared memory.
 template <typename T, int NUM>
 __device__ void project(
-    const FactoredSource<T>& s, const acc_t<T>* weights, const Sample<T>& sample, int first, int some, acc_t<T>* value) {
+    const FactoredSource<T>& s, const acc_t<T>* weights, const Sample<T>& sample, int first, int some,
+    acc_t<T>* value) {
   using acc = acc_t<T>;
   const int channels = static_cast<int>(s.crop.channels);
 #pragma unroll
@@ -51,7 +54,7 @@ __device__ void project(
   }
 }
 
-// Number k of Q at (y, x); sigma (K, r), in shared memory.
+// Number k of Q at (y, x); sigma (K, r) is in shared memory.
 template <typename T>
 __device__ acc_t<T> attention_at(const FactoredSource<T>& s, const acc_t<T>* sigma, int k, int y, int x) {
   acc_t<T> sum = acc_t<T>(0);
@@ -65,7 +68,8 @@ __device__ acc_t<T> attention_at(const FactoredSource<T>& s, const acc_t<T>* sig
 // Calls body(attention, crop), two functions of k, for pixel (y, x) of mask d.
 template <typename T, typename Body>
 __device__ void factored_at(
-    const FactoredSource<T>& s, const acc_t<T>* weights, const acc_t<T>* sigma, int64_t d, int y, int x, const Body& body) {
+    const FactoredSource<T>& s, const acc_t<T>* weights, const acc_t<T>* sigma, int64_t d, int y, int x,
+    const Body& body) {
   using acc = acc_t<T>;
   const Sample<T> sample = sample_of(s.crop, d, y, x);
   auto attention = [&](int k) { return attention_at(s, sigma, k, y, x); };
@@ -92,7 +96,7 @@ __device__ void factored_at(
 
 extern __shared__ __align__(16) char factored_shared[];
 
-// Weights (K, C) and sigma (K, r) of detection d into shared memory. Every thread of the block calls it.
+// Load weights (K, C) and sigma (K, r) of detection d to shared memory. Every thread of the block must call it.
 template <typename T>
 __device__ void bring_weights(const FactoredSource<T>& s, int64_t d, acc_t<T>* weights, acc_t<T>* sigma) {
   const int numbers = s.num * static_cast<int>(s.crop.channels), diagonals = s.num * s.rank;
@@ -126,7 +130,7 @@ __global__ void __launch_bounds__(kThreads) factored_forward(FactoredSource<T> s
   });
 }
 
-// grads: (N, C, H, W) contiguous, adding up; or, with per_crop, (D, K, R, R) of the projected crops.
+// grads: (N, C, H, W) contiguous, summed; with per_crop (D, K, R, R), of the projected crops.
 template <typename T>
 __global__ void __launch_bounds__(kThreads) factored_backward_bases(
     FactoredSource<T> s, const T* __restrict__ grad, acc_t<T>* __restrict__ grads, bool per_crop) {
@@ -134,7 +138,7 @@ __global__ void __launch_bounds__(kThreads) factored_backward_bases(
   const int64_t pixels = static_cast<int64_t>(s.crop.size) * s.crop.size, plane = s.crop.height * s.crop.width;
   const int64_t n = s.crop.image[blockIdx.x];
   if (!per_crop && (n < 0 || n >= s.crop.images)) {
-    return; // of the whole block
+    return; // the whole block
   }
   each_pixel(s, [&](int64_t d, int i, int y, int x, const acc* weights, const auto& attention, const auto& crop) {
     const Spread<T> spread(s.crop, d, y, x);
@@ -168,19 +172,20 @@ __global__ void __launch_bounds__(kThreads) factored_backward_bases(
 }
 
 // One block a detection. Shared memory, in numbers: weights K C, sigma K r, gradients of a few rows of Q and of the
-// projected crop 2 K rows R, and what adds up over the rows: along_y K r R, grad_t K C.
+// projected crop 2 K rows R, and the sums over all rows: along_y K r R, grad_t K C.
 template <typename T>
 __global__ void __launch_bounds__(kThreads) factored_backward_factors(
-    FactoredSource<T> s, const T* __restrict__ grad, T* __restrict__ grad_t, acc_t<T>* __restrict__ along_x, acc_t<T>* __restrict__ along_y, int rows) {
+    FactoredSource<T> s, const T* __restrict__ grad, T* __restrict__ grad_t, acc_t<T>* __restrict__ along_x,
+    acc_t<T>* __restrict__ along_y, int rows) {
   using acc = acc_t<T>;
   const int size = s.crop.size, num = s.num, rank = s.rank, channels = static_cast<int>(s.crop.channels);
   const int64_t d = blockIdx.x;
   acc* weights = reinterpret_cast<acc*>(factored_shared);
   acc* sigma = weights + num * channels;
-  acc* grad_q = sigma + num * rank; // (K, rows, R)
+  acc* grad_q = sigma + num * rank;            // (K, rows, R)
   acc* grad_crop = grad_q + num * rows * size; // (K, rows, R)
-  acc* down = grad_crop + num * rows * size; // (K, r, R)
-  acc* products = down + num * rank * size; // (K, C)
+  acc* down = grad_crop + num * rows * size;   // (K, r, R)
+  acc* products = down + num * rank * size;    // (K, C)
   for (int i = threadIdx.x; i < num * rank * size; i += blockDim.x) {
     down[i] = acc(0);
   }
@@ -263,8 +268,14 @@ FactoredSource<T> source_of(const FactoredCall& call) {
   const Tensor& u = call.u;
   FactoredSource<T> s{
       CropSource<T>(call.bases, call.boxes, call.image, u.size(2), call.scale, call.aligned),
-      call.t.const_data_ptr<T>(), call.sigma.const_data_ptr<T>(), u.const_data_ptr<T>(), call.v.const_data_ptr<T>(),
-      static_cast<int>(u.size(0)), static_cast<int>(u.size(1)), false, call.weighting};
+      call.t.const_data_ptr<T>(),
+      call.sigma.const_data_ptr<T>(),
+      u.const_data_ptr<T>(),
+      call.v.const_data_ptr<T>(),
+      static_cast<int>(u.size(0)),
+      static_cast<int>(u.size(1)),
+      false,
+      call.weighting};
   s.packed = s.crop.packs();
   return s;
 }
@@ -272,22 +283,22 @@ FactoredSource<T> source_of(const FactoredCall& call) {
 template <typename T>
 int64_t weight_bytes(const FactoredSource<T>& s) {
   const int64_t bytes = s.num * (s.crop.channels + s.rank) * static_cast<int64_t>(sizeof(acc_t<T>));
-  STD_TORCH_CHECK(
-      bytes <= kSharedBytes, "t has ", s.num, " x ", s.crop.channels, " weights an instance; on a GPU they can be ",
-      kSharedBytes / static_cast<int64_t>(sizeof(acc_t<T>)), " with those of sigma");
+  ADET_CHECK(
+      bytes <= kSharedBytes, "K * (C + r) must be at most ", kSharedBytes / static_cast<int64_t>(sizeof(acc_t<T>)),
+      " on a GPU; got ", s.num, " * (", s.crop.channels, " + ", s.rank, ")");
   return bytes;
 }
 
 template <typename T>
-void backward_factors(
-    const FactoredSource<T>& s, const Tensor& grad, const FactorGrads& to, cudaStream_t stream) {
+void backward_factors(const FactoredSource<T>& s, const Tensor& grad, const FactorGrads& to, cudaStream_t stream) {
   const int64_t number = sizeof(acc_t<T>), line = static_cast<int64_t>(s.num) * s.crop.size * number;
   const int64_t fixed = weight_bytes(s) + s.num * s.crop.channels * number + s.rank * line;
   const int64_t rows = 4 * 2 * line + fixed <= kSharedBytes ? 4 : 1;
   const int64_t bytes = rows * 2 * line + fixed;
-  STD_TORCH_CHECK(
-      bytes <= kSharedBytes, "u is ", s.num, " x ", s.rank, " x ", s.crop.size, " for ", s.crop.channels,
-      " channels of bases; its gradient on a GPU takes ", bytes, " bytes of shared memory, of ", kSharedBytes);
+  ADET_CHECK(
+      bytes <= kSharedBytes, "the gradient of u must need at most ", kSharedBytes,
+      " bytes of shared memory on a GPU; got ", bytes, " for K ", s.num, ", r ", s.rank, ", R ", s.crop.size, ", C ",
+      s.crop.channels);
   factored_backward_factors<T><<<static_cast<unsigned>(grad.size(0)), kThreads, static_cast<size_t>(bytes), stream>>>(
       s, grad.const_data_ptr<T>(), to.t->mutable_data_ptr<T>(), to.along_x->mutable_data_ptr<acc_t<T>>(),
       to.along_y->mutable_data_ptr<acc_t<T>>(), static_cast<int>(rows));
@@ -315,7 +326,8 @@ struct Cuda {
   }
 
   static void backward(
-      const FactoredCall& call, const Tensor& grad, Tensor* grad_bases, const FactorGrads* factors, bool deterministic) {
+      const FactoredCall& call, const Tensor& grad, Tensor* grad_bases, const FactorGrads* factors,
+      bool deterministic) {
     const OnDeviceOf guard(grad);
     const cudaStream_t stream = current_stream(grad);
     const int64_t count = grad.size(0), size = grad.size(1), num = call.u.size(0);
@@ -329,9 +341,9 @@ struct Cuda {
         return;
       }
       const ScalarType wide = sum_type(grad);
-      Tensor sums = deterministic
-          ? torch::stable::new_empty(bases, {count, num, size, size}, wide)
-          : torch::stable::new_zeros(bases, {bases.size(0), bases.size(1), bases.size(2), bases.size(3)}, wide);
+      Tensor sums = deterministic ? torch::stable::new_empty(bases, {count, num, size, size}, wide)
+                                  : torch::stable::new_zeros(
+                                        bases, {bases.size(0), bases.size(1), bases.size(2), bases.size(3)}, wide);
       const size_t bytes = static_cast<size_t>(weight_bytes(s));
       factored_backward_bases<scalar_t><<<tiles_of(count, size), kThreads, bytes, stream>>>(
           s, grad.const_data_ptr<scalar_t>(), sums.mutable_data_ptr<acc_t<scalar_t>>(), deterministic);

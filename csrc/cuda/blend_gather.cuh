@@ -1,17 +1,18 @@
-// The bases' gradient without atomics: each number of it gathers from the masks that read it, instance by instance, so
-// that it is the same every time. It takes the gradients of the (projected) crops, (D, K, R, R), in memory.
+// The gradient of the bases without atomics, so that it is the same in every run: each number of it gathers from the
+// masks that read it, detection by detection. It needs the gradients of the (projected) crops, (D, K, R, R), in memory.
 #pragma once
 
 #include "blend_pixel.cuh"
 
 namespace adet_ext {
 
-// Points of a box's side that can read cell i, and perhaps some that do not: [first, last) of n.
+// Points [first, last) of n of a side of a box that contain all points that read cell i.
 template <typename acc>
-__device__ void crop_readers(acc low, acc high, int n, acc scale, bool aligned, int64_t i, int64_t cells, int& first, int& last) {
+__device__ void crop_readers(
+    acc low, acc high, int n, acc scale, bool aligned, int64_t i, int64_t cells, int& first, int& last) {
   const acc p0 = crop_point(low, high, 0, n, scale, aligned);
   const acc step = n > 1 ? crop_point(low, high, 1, n, scale, aligned) - p0 : acc(0);
-  // The first and last cells are read from up to a cell outside, too.
+  // The first and last cells are also read from up to a cell outside.
   const acc from = (i == 0 ? acc(-1) : acc(i - 1)) - p0, to = (i == cells - 1 ? acc(cells) : acc(i + 1)) - p0;
   first = 0;
   last = n;
@@ -32,11 +33,12 @@ __device__ acc weight_on(acc p, int64_t i, int64_t cells) {
   return (i0 == i ? w0 : acc(0)) + (i1 == i ? w1 : acc(0));
 }
 
-// One thread a cell (n, y, x) and a channel. grads (D, K, R, R); t (D, K, C), or null, where channel c gathers from its
-// own plane k = c. With `side` > 0, grads has one plane, and channel c gathers from its part of it alone (the assembler).
+// One thread for each cell (n, y, x) and channel. grads (D, K, R, R); t (D, K, C); if null, channel c gathers from its
+// own plane k = c. With `side` > 0 (the assembler), grads has one plane, and channel c gathers from its part of it.
 template <typename T>
 __global__ void gather_crops(
-    CropSource<T> s, const acc_t<T>* __restrict__ grads, const T* __restrict__ t, int num, int side, int64_t count, T* __restrict__ out, int64_t out_n, int64_t out_c, int64_t out_y, int64_t out_x) {
+    CropSource<T> s, const acc_t<T>* __restrict__ grads, const T* __restrict__ t, int num, int side, int64_t count,
+    T* __restrict__ out, int64_t out_n, int64_t out_c, int64_t out_y, int64_t out_x) {
   using acc = acc_t<T>;
   const int64_t cells = s.images * s.channels * s.height * s.width;
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < cells;
@@ -82,7 +84,8 @@ __global__ void gather_crops(
 
 template <typename T>
 void launch_gather(
-    const CropSource<T>& s, const Tensor& grads, const T* t, int64_t num, int64_t side, int64_t count, Tensor& out, cudaStream_t stream) {
+    const CropSource<T>& s, const Tensor& grads, const T* t, int64_t num, int64_t side, int64_t count, Tensor& out,
+    cudaStream_t stream) {
   const int64_t cells = out.numel();
   if (cells == 0) {
     return;

@@ -1,5 +1,5 @@
-// Blending on GPUs: one pixel of a mask. Where its sample of the crop lies, what it reads of the attentions, how both
-// become a number, and the gradients of that.
+// Blending on GPUs: one pixel of a mask. Its sample of the crop, the attentions that it reads, how both are combined,
+// and the gradients.
 #pragma once
 
 #include "../blend.h"
@@ -8,8 +8,8 @@
 namespace adet_ext {
 
 constexpr int kThreads = 256;
-constexpr int kPixelsOfBlock = 2 * kThreads; // of one mask: a block is a tile of a detection
-constexpr int64_t kSharedBytes = 48 * 1024; // what every GPU gives without being asked
+constexpr int kPixelsOfBlock = 2 * kThreads; // of one mask: a block computes a tile of it
+constexpr int64_t kSharedBytes = 48 * 1024;  // what every GPU has by default
 
 // Maps of any layout and the boxes that crop them.
 template <typename T>
@@ -23,7 +23,8 @@ struct CropSource {
   acc_t<T> scale;
   bool aligned;
 
-  CropSource(const Tensor& bases, const Tensor& boxes_, const Tensor& image_, int64_t size_, double scale_, bool aligned_)
+  CropSource(
+      const Tensor& bases, const Tensor& boxes_, const Tensor& image_, int64_t size_, double scale_, bool aligned_)
       : maps(bases.const_data_ptr<T>()),
         boxes(boxes_.const_data_ptr<acc_t<T>>()),
         image(image_.const_data_ptr<int64_t>()),
@@ -43,11 +44,11 @@ struct CropSource {
   bool packs() const {
     const uintptr_t bytes = sizeof(T) * 4;
     return stride_c == 1 && channels % 4 == 0 && reinterpret_cast<uintptr_t>(maps) % bytes == 0 && stride_n % 4 == 0 &&
-        stride_y % 4 == 0 && stride_x % 4 == 0;
+           stride_y % 4 == 0 && stride_x % 4 == 0;
   }
 };
 
-// The four neighbours of one sample, as offsets from the first number of its image.
+// The four neighbors of one sample, as offsets from the first number of its image.
 template <typename T>
 struct Sample {
   using acc = acc_t<T>;
@@ -57,10 +58,10 @@ struct Sample {
 
   __device__ acc operator()(int64_t offset) const {
     return weight[0] * static_cast<acc>(base[at[0] + offset]) + weight[1] * static_cast<acc>(base[at[1] + offset]) +
-        weight[2] * static_cast<acc>(base[at[2] + offset]) + weight[3] * static_cast<acc>(base[at[3] + offset]);
+           weight[2] * static_cast<acc>(base[at[2] + offset]) + weight[3] * static_cast<acc>(base[at[3] + offset]);
   }
 
-  // Channels c to c + 3 of maps that CropSource::packs.
+  // Channels c to c + 3; only if CropSource::packs.
   __device__ void four(int64_t c, acc* value) const {
     for (int i = 0; i < 4; ++i) {
       value[i] = acc(0);
@@ -74,7 +75,7 @@ struct Sample {
   }
 };
 
-// The neighbours of sample (y, x) of mask d, and their weights.
+// The neighbors of sample (y, x) of mask d, and their weights.
 template <typename T>
 __device__ Corners<acc_t<T>> corners_of(const CropSource<T>& s, int64_t d, int y, int x) {
   const acc_t<T>* box = s.boxes + d * 4;
@@ -83,7 +84,7 @@ __device__ Corners<acc_t<T>> corners_of(const CropSource<T>& s, int64_t d, int y
       crop_point(box[0], box[2], x, s.size, s.scale, s.aligned), s.height, s.width, Border::clamp);
 }
 
-// An image that does not exist reads zeros, as a box that is not finite does: the host is not waited for to refuse it.
+// An image out of range reads zeros, as a box that is not finite does: refusing it would make the host wait.
 template <typename T>
 __device__ Sample<T> sample_of(const CropSource<T>& s, int64_t d, int y, int x) {
   using acc = acc_t<T>;
@@ -98,7 +99,7 @@ __device__ Sample<T> sample_of(const CropSource<T>& s, int64_t d, int y, int x) 
       {one * c.w00, one * c.w01, one * c.w10, one * c.w11}};
 }
 
-// The way back of a sample, into contiguous planes (H, W).
+// The adjoint of a sample, into contiguous planes (H, W).
 template <typename T>
 struct Spread {
   using acc = acc_t<T>;
@@ -123,7 +124,7 @@ struct Spread {
 
 // Blocks (x: detections, y: tiles of their masks).
 inline dim3 tiles_of(int64_t count, int64_t size) {
-  STD_TORCH_CHECK(count < (int64_t(1) << 31), "boxes has ", count, " rows; on a GPU it can have 2^31");
+  ADET_CHECK(count < (int64_t(1) << 31), "boxes must have less than 2^31 rows on a GPU; got ", count);
   return dim3(static_cast<unsigned>(count), static_cast<unsigned>((size * size + kPixelsOfBlock - 1) / kPixelsOfBlock));
 }
 
@@ -137,7 +138,7 @@ __device__ void each_pixel(const CropSource<T>& s, const Body& body) {
   }
 }
 
-// Maps of M x M brought to the mask's size.
+// Maps of M x M, resized to the side of the mask.
 template <typename acc>
 struct ResizedPixel {
   int y0, y1, x0, x1;
@@ -157,7 +158,7 @@ struct ResizedPixel {
   }
 };
 
-// Pixels that can read cell i of m along one side of n, and perhaps some that do not.
+// Pixels [first, last) of n that contain all pixels that read cell i of m.
 __device__ inline void readers(int i, int m, int n, int& first, int& last) {
   const float step = static_cast<float>(n) / static_cast<float>(m);
   const int low = static_cast<int>(floorf((static_cast<float>(i) - 0.5f) * step - 0.5f)) - 1;
@@ -166,7 +167,7 @@ __device__ inline void readers(int i, int m, int n, int& first, int& last) {
   last = high < n ? high : n;
 }
 
-// log(p / (1 - p)) of p = sigmoid(a) sigmoid(b); shares of its gradient.
+// log(p / (1 - p)) of p = sigmoid(a) sigmoid(b), and its derivatives.
 template <typename acc>
 __device__ acc product_of_sigmoids(acc a, acc b, acc& share_a, acc& share_b) {
   a = -a;
@@ -179,8 +180,8 @@ __device__ acc product_of_sigmoids(acc a, acc b, acc& share_a, acc& share_b) {
   return -(top + log(sum));
 }
 
-// The softmax of num attentions and the sum of the crop that it weights, in one walk. attention(k) and crop(k) give a
-// number each.
+// The softmax of num attentions and the weighted sum of the crop, in one pass. attention(k) and crop(k) each return a
+// number.
 template <typename acc>
 struct Weighted {
   acc top, sum, total;
@@ -224,9 +225,10 @@ __device__ acc blended(Weighting weighting, int num, const A& attention, const C
   return w.total / w.sum;
 }
 
-// emit(k, gradient of attention k, gradient of the crop's number k), of a mask's gradient g.
+// Calls emit(k, gradient of attention k, gradient of number k of the crop) for the gradient g of a mask.
 template <typename acc, typename A, typename C, typename Emit>
-__device__ void blended_backward(Weighting weighting, int num, const A& attention, const C& crop, acc g, const Emit& emit) {
+__device__ void blended_backward(
+    Weighting weighting, int num, const A& attention, const C& crop, acc g, const Emit& emit) {
   if (weighting != Weighting::softmax) {
     for (int k = 0; k < num; ++k) {
       emit(k, g * crop(k), g * attention(k));

@@ -1,6 +1,7 @@
-// The blur on GPUs. Forward: a thread walks down the input rows of a few outputs of one column and adds each row's
-// blurred value to all of them, so that no row is blurred twice. Backward: a gather. Channels-last maps are read and
-// written 128 bits at a time along the channels; contiguous ones column by column, neighbours side by side.
+// blur_pool on GPUs. Forward: a thread visits the input rows of a few outputs of one column and adds the blurred value
+// of each row to all of them, so no row is blurred twice. Backward: a gather. Channels-last maps are read and written
+// 128 bits at a time along the channels; contiguous ones column by column, with neighboring threads on neighboring
+// columns.
 #include "../blur_pool.h"
 #include "cuda.h"
 
@@ -13,7 +14,7 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int kRows = 4; // outputs of a thread, forward
 
-// A map as a kernel walks it: units are V channels (channels-last) or single columns (contiguous).
+// The maps of a kernel. Its units are V channels (channels-last) or single columns (contiguous).
 struct Walk {
   BlurAxis rows, columns;
   int64_t images, channels;
@@ -41,10 +42,10 @@ __device__ __forceinline__ void put(T* to, const acc_t<T> (&sum)[V]) {
   *reinterpret_cast<Pack<T, V>*>(to) = pack;
 }
 
-// Thread of an image -> channel c, row (block) y, column x. Neighbouring threads have neighbouring memory.
+// Thread of an image -> channel c, row (block) y, column x. Neighboring threads access neighboring memory.
 template <int V>
-__device__ __forceinline__ void
-place(uint32_t i, const Walk& walk, uint32_t height, uint32_t width, uint32_t& c, uint32_t& y, uint32_t& x) {
+__device__ __forceinline__ void place(
+    uint32_t i, const Walk& walk, uint32_t height, uint32_t width, uint32_t& c, uint32_t& y, uint32_t& x) {
   if (walk.channels_last) {
     const uint32_t units = static_cast<uint32_t>(walk.channels) / V;
     c = i % units * V;
@@ -59,7 +60,7 @@ place(uint32_t i, const Walk& walk, uint32_t height, uint32_t width, uint32_t& c
   }
 }
 
-// M is the number of taps, or 0 where it is known at run time only.
+// M is the number of taps, or 0 if it is known only at run time.
 template <typename T, int M, int S, int V>
 __global__ void __launch_bounds__(kThreads)
     blur_forward(const T* __restrict__ from, T* __restrict__ to, const __grid_constant__ Walk walk, uint32_t threads) {
@@ -72,14 +73,9 @@ __global__ void __launch_bounds__(kThreads)
   }
   uint32_t c, y, x;
   place<V>(
-      i,
-      walk,
-      static_cast<uint32_t>((walk.rows.out + kRows - 1) / kRows),
-      static_cast<uint32_t>(walk.columns.out),
-      c,
-      y,
-      x);
-  int64_t column[most]; // where the taps lie; -1 for a zero
+      i, walk, static_cast<uint32_t>((walk.rows.out + kRows - 1) / kRows), static_cast<uint32_t>(walk.columns.out), c,
+      y, x);
+  int64_t column[most]; // offsets of the taps; -1 for a zero
   acc weight[most];
 #pragma unroll
   for (int t = 0; t < most; ++t) {
@@ -120,7 +116,8 @@ __global__ void __launch_bounds__(kThreads)
         }
       }
     }
-    T* place = to + n * walk.written.image + c * walk.written.channel + output * walk.written.line + x * walk.written.column;
+    T* place =
+        to + n * walk.written.image + c * walk.written.channel + output * walk.written.line + x * walk.written.column;
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
       if (r < outputs) {
@@ -130,7 +127,7 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// Calls take(output, weight) for every tap of an output that lies on position p.
+// Calls take(output, weight) for every tap of an output that reads position p.
 template <int S, typename Take>
 __device__ __forceinline__ void taps_at(const Walk& walk, const BlurAxis& axis, int64_t p, Take take) {
   const int64_t reach = p + axis.before; // not negative: p starts at -before
@@ -142,7 +139,7 @@ __device__ __forceinline__ void taps_at(const Walk& walk, const BlurAxis& axis, 
   }
 }
 
-// The same for input i and all its images beyond the border.
+// The same for input i and all positions beyond the border that read it.
 template <int S, typename Take>
 __device__ __forceinline__ void taps_on(const Walk& walk, const BlurAxis& axis, int64_t i, Take take) {
   taps_at<S>(walk, axis, i, take);
@@ -180,7 +177,8 @@ __global__ void __launch_bounds__(kThreads)
         add<T, V>(sum, line + column * walk.read.column, static_cast<acc>(row_weight * weight));
       });
     });
-    put<T, V>(to + n * walk.written.image + c * walk.written.channel + y * walk.written.line + x * walk.written.column, sum);
+    put<T, V>(
+        to + n * walk.written.image + c * walk.written.channel + y * walk.written.line + x * walk.written.column, sum);
   }
 }
 
@@ -189,15 +187,9 @@ void launch(const T* from, T* to, const Walk& walk, bool backward, cudaStream_t 
   const int64_t rows = backward ? walk.rows.in : (walk.rows.out + kRows - 1) / kRows;
   const int64_t columns = backward ? walk.columns.in : walk.columns.out;
   const int64_t threads = walk.channels / V * rows * columns; // an image
-  STD_TORCH_CHECK(
-      threads <= std::numeric_limits<int32_t>::max(),
-      "blur_pool: an image of ",
-      walk.channels,
-      " channels and ",
-      walk.rows.in,
-      " x ",
-      walk.columns.in,
-      " is too large");
+  ADET_CHECK(
+      threads <= std::numeric_limits<int32_t>::max(), "x must have less than 2^31 numbers an image on a GPU; got ",
+      walk.channels, " x ", walk.rows.in, " x ", walk.columns.in);
   const dim3 grid(
       static_cast<unsigned>((threads + kThreads - 1) / kThreads),
       static_cast<unsigned>(std::min<int64_t>(walk.images, 65535)));
@@ -224,16 +216,18 @@ void launch(const T* from, T* to, const Walk& walk, bool backward, cudaStream_t 
 void run(const BlurCall& call) {
   const OnDeviceOf guard(call.from);
   const Tensor& x = call.from;
-  Walk walk{call.rows, call.columns, x.size(0), x.size(1), BlurStrides(x), BlurStrides(call.to), call.channels_last, {}};
+  Walk walk{call.rows,      call.columns,         x.size(0),          x.size(1),
+            BlurStrides(x), BlurStrides(call.to), call.channels_last, {}};
   for (int k = 0; k < call.rows.taps; ++k) {
     walk.weight[k] = binomial(call.rows.taps, k);
   }
   ADET_DISPATCH(x.scalar_type(), "blur_pool", [&] {
-    constexpr int V = sizeof(scalar_t) == 8 ? 1 : 16 / sizeof(scalar_t); // float64 is there to be checked with
+    constexpr int V = sizeof(scalar_t) == 8 ? 1 : 16 / sizeof(scalar_t); // float64 serves gradient checks
     const auto* from = x.const_data_ptr<scalar_t>();
     auto* to = call.to.mutable_data_ptr<scalar_t>();
     const bool wide = call.channels_last && walk.channels % V == 0 && walk.read.image % V == 0 &&
-        walk.read.line % V == 0 && walk.read.column % V == 0 && reinterpret_cast<uintptr_t>(from) % 16 == 0;
+                      walk.read.line % V == 0 && walk.read.column % V == 0 &&
+                      reinterpret_cast<uintptr_t>(from) % 16 == 0;
     const auto start = wide ? launch<scalar_t, V> : launch<scalar_t, 1>;
     start(from, to, walk, call.backward, current_stream(x));
   });

@@ -1,4 +1,4 @@
-// For CUDA kernels: the stream to launch on, the device to launch on, and 128-bit accesses.
+// For CUDA kernels: the stream and the device to launch on, and 128-bit accesses.
 #pragma once
 
 #include "../common.h"
@@ -18,7 +18,7 @@ inline cudaStream_t current_stream(const Tensor& t) {
   return static_cast<cudaStream_t>(stream);
 }
 
-// Launches go to the tensor's device as long as this lives.
+// While this object exists, launches go to the device of the tensor.
 class OnDeviceOf {
  public:
   explicit OnDeviceOf(const Tensor& t) : guard_(t.get_device_index()) {}

@@ -1,5 +1,5 @@
-// dr1_conv on CUDA, compute capability 8.0 on: float16, bfloat16 and float32 (as TF32), channels by the 16, and up to 256
-// bytes of them to go in: the shared memory that this takes is there on all of these GPUs.
+// dr1_conv on GPUs of compute capability 8.0 or later: float16, bfloat16 and float32 (as TF32), channels by the 16, and
+// up to 256 bytes of input channels, for which all of these GPUs have enough shared memory.
 #include "cuda.h"
 #include "dr1_conv_kernel.cuh"
 
@@ -10,7 +10,7 @@ namespace {
 
 using dr1::Problem;
 
-// The tensor itself where its channels lie together on 16 bytes, else a copy of which that is true.
+// The tensor itself if its channels are dense and aligned to 16 bytes, else a copy that is.
 template <class T>
 Tensor aligned(const Tensor& t) {
   constexpr int64_t count = 16 / sizeof(T);
@@ -28,13 +28,9 @@ Tensor aligned(const Tensor& t) {
 template <class T, bool turned>
 void launch(const Problem<T>& p, int64_t images, cudaStream_t stream) {
   const int64_t bytes = dr1::shared_bytes<T>(p.C, turned);
-  if (bytes > 48 * 1024) { // more than that has to be asked for
-    STD_TORCH_CHECK(
-        cudaFuncSetAttribute(dr1::convolve<T, turned>, cudaFuncAttributeMaxDynamicSharedMemorySize, int(bytes)) ==
-            cudaSuccess,
-        "dr1_conv takes ",
-        bytes,
-        " bytes of shared memory, more than this GPU has");
+  if (bytes > 48 * 1024) { // more than a kernel gets by default
+    STD_CUDA_CHECK(
+        cudaFuncSetAttribute(dr1::convolve<T, turned>, cudaFuncAttributeMaxDynamicSharedMemorySize, int(bytes)));
   }
   const dim3 grid(uint32_t(images * p.down * p.across), uint32_t((p.O + dr1::kOutputs - 1) / dr1::kOutputs));
   dr1::convolve<T, turned><<<grid, dr1::kThreads, size_t(bytes), stream>>>(p);
@@ -45,9 +41,9 @@ template <class T>
 void compute(const Dr1Call& call) {
   const Dr1Sizes& s = call.sizes;
   const int64_t down = (s.H + dr1::kRows - 1) / dr1::kRows, across = (s.W + dr1::kColumns - 1) / dr1::kColumns;
-  STD_TORCH_CHECK(
+  ADET_CHECK(
       s.N * down * across < (int64_t(1) << 31) && s.H < (1 << 30) && s.W < (1 << 30),
-      "x is too large: ", s.N * s.H * s.W, " locations");
+      "x must have fewer locations on a GPU; got ", shape_of(call.x));
   std::vector<Tensor> alive;
   Problem<T> p{
       call.maps<T>(aligned<T>, alive), int(s.H), int(s.W), int(s.C), int(s.O), int(down), int(across), nullptr};
@@ -60,19 +56,19 @@ void compute(const Dr1Call& call) {
 void run(const Dr1Call& call) {
   const OnDeviceOf guard(call.x);
   int device = 0, major = 0;
-  cudaGetDevice(&device);
-  cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
-  STD_TORCH_CHECK(major >= 8, "dr1_conv takes a GPU of compute capability 8.0 or later; this one has ", major, ".x");
-  STD_TORCH_CHECK(
-      call.sizes.C * int64_t(call.x.element_size()) <= 256,
-      "x has ", call.sizes.C, " channels; on CUDA they take at most 256 bytes");
+  STD_CUDA_CHECK(cudaGetDevice(&device));
+  STD_CUDA_CHECK(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
+  ADET_CHECK(major >= 8, "the GPU must have compute capability 8.0 or later; got ", major, ".x");
+  ADET_CHECK(
+      call.sizes.C * int64_t(call.x.element_size()) <= 256, "x must have at most 256 bytes of channels on a GPU; got ",
+      call.sizes.C, " channels");
   switch (call.x.scalar_type()) {
-    case ScalarType::Half:
-      return compute<__half>(call);
-    case ScalarType::BFloat16:
-      return compute<__nv_bfloat16>(call);
+    case ScalarType::Half: return compute<__half>(call);
+    case ScalarType::BFloat16: return compute<__nv_bfloat16>(call);
     default:
-      check_type(call.x, "x", ScalarType::Float);
+      ADET_CHECK(
+          call.x.scalar_type() == ScalarType::Float, "x must be float32, float16 or bfloat16 on a GPU; got ",
+          name_of(call.x.scalar_type()));
       return compute<float>(call);
   }
 }

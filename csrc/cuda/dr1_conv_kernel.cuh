@@ -1,8 +1,8 @@
-// The kernel of dr1_conv on tensor cores: a 3x3 convolution of channels-last maps whose input is multiplied by its
-// factors while it is brought to shared memory, and whose sums are multiplied by theirs while they are written out.
+// The kernel of dr1_conv on tensor cores: a 3x3 convolution of channels-last maps. The input is multiplied by its
+// factors on the way to shared memory, and the sums by theirs while they are written.
 //
-// A block makes 8 x 16 locations of 32 outputs; each of its 4 warps two rows of them. The weights come row by row of the
-// kernel. float32 goes through TF32, as cuDNN's does by default.
+// A block computes 8 x 16 locations of 32 outputs; each of its 4 warps computes two rows of them. The weights are
+// loaded one row of the kernel at a time. float32 is computed in TF32, as in cuDNN by default.
 #pragma once
 
 #include "../dr1_conv.h"
@@ -24,10 +24,11 @@ template <class T>
 struct Problem : Dr1Maps<T> {
   int H, W, C, O;
   int down, across; // blocks of an image
-  const T* weight; // (O, 3, 3, C); turned: (C, 3, 3, O)
+  const T* weight;  // (O, 3, 3, C); turned: (C, 3, 3, O)
 };
 
-// The type in shared memory, its steps along the channels, and what keeps rows apart in the banks and on 32 bytes.
+// The type in shared memory, its steps along the channels, and the padding that puts rows on different banks and aligns
+// them to 32 bytes.
 template <class T>
 struct Core {
   using type = T;
@@ -38,11 +39,13 @@ struct Core {
 };
 template <>
 struct Core<float> {
-  using type = nvcuda::wmma::precision::tf32;
   static constexpr int depth = 8, pad = 8;
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800 // older GPUs have no TF32, and no kernel
+  using type = nvcuda::wmma::precision::tf32;
   static __device__ float round(float v) {
     return nvcuda::wmma::__float_to_tf32(v);
   }
+#endif
 };
 
 __device__ __forceinline__ float to_float(float v) {
@@ -76,7 +79,7 @@ __device__ __forceinline__ const Words<T>& words(const T* from) {
   return *reinterpret_cast<const Words<T>*>(from);
 }
 
-// Elements of shared memory: the input's patch, which the sums take the place of in the end, and a row of the weights.
+// Elements of shared memory: the patch of the input, which the sums replace in the end, and a row of the weights.
 template <class T>
 __host__ __device__ constexpr int64_t patch_elements(int C) {
   const int64_t patch = int64_t(kPatch) * (C + Core<T>::pad);
@@ -90,7 +93,7 @@ __host__ __device__ constexpr int64_t shared_bytes(int C, bool turned) {
   return (patch_elements<T>(C) + weights) * sizeof(T);
 }
 
-// The patch of block (y0, x0) of an image, with a border of one, times its factors; zeros outside the map.
+// Load the patch of block (y0, x0) of an image, with a border of one, times its factors; zeros outside the map.
 template <class T>
 __device__ __forceinline__ void bring_patch(const Problem<T>& p, int64_t image, int y0, int x0, T* patch) {
   const int pieces = p.C / Words<T>::count, step = p.C + Core<T>::pad;
@@ -116,7 +119,7 @@ __device__ __forceinline__ void bring_patch(const Problem<T>& p, int64_t image, 
   }
 }
 
-// Row dy of the kernel for outputs from o0 on. Straight: (32 outputs, 3 C); turned: (3 C, 32 outputs).
+// Load row dy of the kernel for outputs from o0 on. Straight: (32 outputs, 3 C); turned: (3 C, 32 outputs).
 template <class T, bool turned>
 __device__ __forceinline__ void bring_weights(const Problem<T>& p, int dy, int o0, T* weights) {
   const int outputs = p.O - o0 < kOutputs ? p.O - o0 : kOutputs;
@@ -124,9 +127,8 @@ __device__ __forceinline__ void bring_weights(const Problem<T>& p, int dy, int o
   const int pieces = across / Words<T>::count, step = (turned ? kOutputs : 3 * p.C) + Core<T>::pad;
   for (int i = threadIdx.x; i < lines * pieces; i += kThreads) {
     const int line = i / pieces, k = i % pieces * Words<T>::count;
-    const int64_t from = turned
-        ? (int64_t(line % p.C) * 9 + 8 - (3 * dy + line / p.C)) * p.O + o0 + k
-        : (int64_t(o0 + line) * 9 + 3 * dy) * p.C + k;
+    const int64_t from = turned ? (int64_t(line % p.C) * 9 + 8 - (3 * dy + line / p.C)) * p.O + o0 + k
+                                : (int64_t(o0 + line) * 9 + 3 * dy) * p.C + k;
     Words<T> v = words(p.weight + from);
 #pragma unroll
     for (int j = 0; j < Words<T>::count; ++j) {
@@ -136,10 +138,10 @@ __device__ __forceinline__ void bring_weights(const Problem<T>& p, int dy, int o
   }
 }
 
-// 16 bytes of a location's results: (sums + bias) * after.
+// Write 16 bytes of the results of a location: (sums + bias) * after.
 template <class T>
-__device__ __forceinline__ void
-put(const Dr1Map<T>& result, const Dr1Map<T>& after, const float* sums, int64_t image, int y, int x, int o) {
+__device__ __forceinline__ void put(
+    const Dr1Map<T>& result, const Dr1Map<T>& after, const float* sums, int64_t image, int y, int x, int o) {
   Words<T> v, f;
   if (after.data) {
     f = words(after.at(image, y, x) + o);
@@ -165,7 +167,7 @@ __global__ void __launch_bounds__(kThreads) convolve(const Problem<T> p) {
   const int y0 = block / p.across * kRows, x0 = block % p.across * kColumns, o0 = blockIdx.y * kOutputs;
   const int warp = threadIdx.x / 32;
   const int patch_step = p.C + Core<T>::pad, weight_step = (turned ? kOutputs : 3 * p.C) + Core<T>::pad;
-  const bool two = p.O - o0 > 16; // outputs come by the 16
+  const bool two = p.O - o0 > 16; // outputs are multiples of 16
 
   bring_patch(p, image, y0, x0, patch);
   wmma::fragment<wmma::accumulator, 16, 16, depth, float> sum[2][2];
@@ -198,7 +200,7 @@ __global__ void __launch_bounds__(kThreads) convolve(const Problem<T> p) {
         }
       }
     }
-    __syncthreads(); // before other weights come, and, at last, before the sums take the patch's place
+    __syncthreads(); // before the next weights, and, in the end, before the sums replace the patch
   }
 
   float* const sums = reinterpret_cast<float*>(shared);

@@ -1,4 +1,4 @@
-// Masks into the image on GPUs. The windows of the boxes are found on the device: the host does not wait for them.
+// paste_masks on GPUs. The windows of the boxes are computed on the device: the host does not wait for them.
 #include "../paste_masks.h"
 #include "cuda.h"
 
@@ -9,10 +9,11 @@ constexpr int kColumns = 64; // threads along x; four rows of them a block
 constexpr int kRows = 4;
 constexpr unsigned kBlocks = 32; // a mask
 
-// blockIdx.x: the mask. Blocks and threads stride over its window; most of the image is not touched.
+// blockIdx.x: the mask. Blocks and threads stride over its window; the rest of the image is not touched.
 template <typename T>
 __global__ void __launch_bounds__(kColumns* kRows) paste(
-    const T* __restrict__ masks, const T* __restrict__ boxes, bool* __restrict__ out, int side, int64_t height, int64_t width, T threshold) {
+    const T* __restrict__ masks, const T* __restrict__ boxes, bool* __restrict__ out, int side, int64_t height,
+    int64_t width, T threshold) {
   const int64_t d = blockIdx.x;
   const T* box = boxes + d * 4;
   const T* mask = masks + d * side * side;
@@ -42,7 +43,7 @@ __global__ void __launch_bounds__(kColumns* kRows) paste(
 void paste_all(const Tensor& out, const Tensor& masks, const Tensor& boxes, double threshold) {
   const OnDeviceOf guard(out);
   const dim3 grid(static_cast<unsigned>(out.size(0)), kBlocks), block(kColumns, kRows);
-  ADET_DISPATCH_SUMS(masks.scalar_type(), "paste_masks_", [&] {
+  ADET_DISPATCH_SUMS(masks.scalar_type(), "paste_masks", [&] {
     paste<scalar_t><<<grid, block, 0, current_stream(out)>>>(
         masks.const_data_ptr<scalar_t>(), boxes.const_data_ptr<scalar_t>(), out.mutable_data_ptr<bool>(),
         static_cast<int>(masks.size(2)), out.size(1), out.size(2), static_cast<scalar_t>(threshold));
@@ -54,5 +55,5 @@ void paste_all(const Tensor& out, const Tensor& masks, const Tensor& boxes, doub
 } // namespace adet_ext
 
 STABLE_TORCH_LIBRARY_IMPL(adet_ext, CUDA, m) {
-  m.impl("paste_masks_", TORCH_BOX(&adet_ext::paste_masks<adet_ext::paste_all>));
+  m.impl("paste_masks", TORCH_BOX(&adet_ext::paste_masks<adet_ext::paste_all>));
 }

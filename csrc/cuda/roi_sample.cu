@@ -1,9 +1,8 @@
-// roi_sample on CUDA. Two memory formats, two kernels:
-// channels innermost: a warp takes a point, and reads four rows of C values, 128 bits a lane;
-// planes (N, C, H, W): a block takes a box, keeps its points' places and weights, and writes its C x kh x kw values in a
-// row.
-// The gradient of the features is added atomically, or, where it is to be deterministic, gathered: the points' neighbours
-// are sorted by cell, and a warp adds up each cell's.
+// roi_sample on GPUs. Two memory formats, two kernels:
+// channels innermost: a warp computes a point, and reads four rows of C values, 128 bits a lane;
+// planes (N, C, H, W): a block computes a box, keeps the positions and weights of its points, and writes its C x kh x
+// kw values in a row. The gradient of the features is added atomically. In deterministic mode it is gathered: the
+// neighbors of the points are sorted by cell, and a warp sums those of each cell.
 #include "../roi_sample.h"
 #include "cuda.h"
 
@@ -23,15 +22,12 @@ __device__ __forceinline__ bool valid(const Levels<T, acc>& levels, const Boxes<
 }
 
 template <typename T, typename acc>
-__device__ __forceinline__ Corners<acc>
-point(const Level<T, acc>& x, const Boxes<acc>& boxes, int64_t d, int64_t j, int64_t i) {
+__device__ __forceinline__ Corners<acc> point(
+    const Level<T, acc>& x, const Boxes<acc>& boxes, int64_t d, int64_t j, int64_t i) {
   const acc* box = boxes.corners + 4 * d;
   return corners(
-      part_centre(box[1], box[3], j, boxes.kh, x.scale),
-      part_centre(box[0], box[2], i, boxes.kw, x.scale),
-      x.height,
-      x.width,
-      boxes.border);
+      part_centre(box[1], box[3], j, boxes.kh, x.scale), part_centre(box[0], box[2], i, boxes.kw, x.scale), x.height,
+      x.width, boxes.border);
 }
 
 __device__ __forceinline__ float not_a_number() {
@@ -43,7 +39,8 @@ __device__ __forceinline__ Pack<T, V> load(const T* p) {
   return *reinterpret_cast<const Pack<T, V>*>(p);
 }
 
-// A warp a point; out is (D, kh, kw, C). V values are read and written at once: everything must be aligned to that.
+// One warp a point; out is (B, kh, kw, C). V values are read and written at once: all addresses must be aligned to
+// that.
 template <typename T, typename acc, int V>
 __global__ void __launch_bounds__(kThreads)
     forward_rows(const Levels<const T, acc> levels, const Boxes<acc> boxes, int64_t channels, T* out) {
@@ -80,7 +77,7 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// A box's points, kept by the block: place of each neighbour, then weight of each, point by point.
+// The points of a box, kept by the block: offset and weight of each neighbor, point by point.
 template <typename acc>
 struct Table {
   acc* weight; // (points, 4)
@@ -88,8 +85,8 @@ struct Table {
 };
 
 template <typename T, typename acc>
-__device__ __forceinline__ Table<acc>
-tabulate(unsigned char* shared, const Level<T, acc>& x, const Boxes<acc>& boxes, int64_t d) {
+__device__ __forceinline__ Table<acc> tabulate(
+    unsigned char* shared, const Level<T, acc>& x, const Boxes<acc>& boxes, int64_t d) {
   const int points = static_cast<int>(boxes.kh * boxes.kw);
   Table<acc> table{reinterpret_cast<acc*>(shared), reinterpret_cast<int32_t*>(shared + 4 * points * sizeof(acc))};
   for (int k = threadIdx.x; k < points; k += kThreads) {
@@ -106,7 +103,7 @@ tabulate(unsigned char* shared, const Level<T, acc>& x, const Boxes<acc>& boxes,
   return table;
 }
 
-// Blocks (x: boxes, y: parts of the channels); out is (D, C, kh, kw), written in a row. Any strides.
+// Blocks (x: boxes, y: parts of the channels); out is (B, C, kh, kw), written in a row. Any strides.
 template <typename T, typename acc>
 __global__ void __launch_bounds__(kThreads)
     forward_planes(const Levels<const T, acc> levels, const Boxes<acc> boxes, int64_t channels, T* out) {
@@ -123,7 +120,7 @@ __global__ void __launch_bounds__(kThreads)
       continue;
     }
     const auto& x = levels.at[boxes.level[d]];
-    __syncthreads(); // the last box's table is not needed any more
+    __syncthreads(); // the table of the last box is no longer needed
     const Table<acc> table = tabulate(shared, x, boxes, d);
     __syncthreads();
     const T* image = x.data + boxes.image[d] * x.stride_n;
@@ -140,7 +137,7 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// grad is (D, kh, kw, C); levels are buffers with the channels innermost.
+// grad is (B, kh, kw, C); levels are buffers with the channels innermost.
 template <typename T, typename acc>
 __global__ void __launch_bounds__(kThreads)
     backward_rows(const T* grad, const Levels<acc, acc> levels, const Boxes<acc> boxes, int64_t channels) {
@@ -155,7 +152,7 @@ __global__ void __launch_bounds__(kThreads)
     const Corners<acc> at = point(x, boxes, d, k / boxes.kw, k % boxes.kw);
     acc* image = x.data + boxes.image[d] * x.stride_n;
     const T* from = grad + p * channels;
-    // A warp's atomics on neighbouring addresses travel together.
+    // Atomics of a warp on neighboring addresses are combined.
     for (int64_t c = lane; c < channels; c += kWarp) {
       const acc g = static_cast<acc>(from[c]);
       if (at.w00 != acc(0)) {
@@ -174,7 +171,7 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// grad is (D, C, kh, kw); levels are buffers of planes.
+// grad is (B, C, kh, kw); levels are buffers of planes.
 template <typename T, typename acc>
 __global__ void __launch_bounds__(kThreads)
     backward_planes(const T* grad, const Levels<acc, acc> levels, const Boxes<acc> boxes, int64_t channels) {
@@ -204,8 +201,8 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// Deterministic, first step. The cell (counted over levels, images, rows and columns) and the weight of every neighbour
-// of every point; a neighbour of no weight has no cell.
+// Deterministic, first step: the cell (counted over levels, images, rows and columns) and the weight of every neighbor
+// of every point. A neighbor of weight zero has no cell.
 constexpr int64_t kNoCell = std::numeric_limits<int64_t>::max();
 
 template <typename acc>
@@ -237,7 +234,8 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// Second step: the sorted list's runs of one cell, a warp each, in the order of the points. grad is (D, kh, kw, C).
+// Second step: each run of one cell in the sorted list is summed by one warp, in the order of the points. grad is
+// (B, kh, kw, C).
 template <typename T, typename acc>
 __global__ void __launch_bounds__(kThreads) add_runs(
     const T* grad, const int64_t* cell, const int64_t* order, const acc* weight, int64_t count,
@@ -274,7 +272,7 @@ __device__ __forceinline__ acc warp_sum(acc v) {
   return v;
 }
 
-// A block a box, a warp a point: the same order of sums every time. grad is (D, kh, kw, C), out (D, 4).
+// One block a box, one warp a point: the order of sums is fixed. grad is (B, kh, kw, C), out (B, 4).
 template <typename T, typename acc>
 __global__ void __launch_bounds__(kThreads) box_gradients(
     const T* grad, const Levels<const T, acc> levels, const Boxes<acc> boxes, int64_t channels, acc* out) {
@@ -336,12 +334,12 @@ __global__ void __launch_bounds__(kThreads) box_gradients(
   }
 }
 
-// Blocks for a loop over `tasks` groups of work; the loops take what does not fit into a grid.
+// Blocks for a loop over `tasks` groups of work; the loops cover what does not fit into a grid.
 unsigned grid(int64_t tasks) {
   return static_cast<unsigned>(std::clamp<int64_t>(tasks, 1, int64_t(1) << 30));
 }
 
-// Enough blocks a box for a GPU to be filled by a hundred of them.
+// Enough blocks a box for a hundred boxes to fill a GPU.
 dim3 plane_grid(int64_t boxes, int64_t values) {
   return {grid(boxes), static_cast<unsigned>(std::clamp<int64_t>(values / (4 * kThreads), 1, 8)), 1};
 }
@@ -349,7 +347,7 @@ dim3 plane_grid(int64_t boxes, int64_t values) {
 template <typename acc>
 size_t table_bytes(int64_t kh, int64_t kw) {
   const size_t bytes = 4 * kh * kw * (sizeof(acc) + sizeof(int32_t));
-  STD_TORCH_CHECK(bytes <= 48 * 1024, "size is ", kh, " x ", kw, "; on CUDA it takes at most 1024 points a box");
+  ADET_CHECK(bytes <= 48 * 1024, "kh * kw must be at most 1024 on a GPU; got ", kh, " * ", kw);
   return bytes;
 }
 
@@ -359,18 +357,16 @@ bool aligned(const Levels<const T, acc>& levels, int64_t channels, const T* out,
   for (int64_t l = 0; l < levels.count; ++l) {
     const auto& x = levels.at[l];
     good = good && x.stride_c == 1 && x.stride_n % width == 0 && x.stride_y % width == 0 && x.stride_x % width == 0 &&
-        reinterpret_cast<uintptr_t>(x.data) % (width * sizeof(T)) == 0;
+           reinterpret_cast<uintptr_t>(x.data) % (width * sizeof(T)) == 0;
   }
   return good;
 }
 
-// Sorts ascending, equal ones in their order: the values and where they were.
+// Stable ascending sort: the sorted values and their former positions.
 std::array<Tensor, 2> stable_sort(const Tensor& values) {
   std::array<StableIValue, 4> stack{
-      torch::stable::detail::from(values),
-      torch::stable::detail::from(std::optional<bool>(true)),
-      torch::stable::detail::from(int64_t(0)),
-      torch::stable::detail::from(false)};
+      torch::stable::detail::from(values), torch::stable::detail::from(std::optional<bool>(true)),
+      torch::stable::detail::from(int64_t(0)), torch::stable::detail::from(false)};
   STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::sort", "stable", stack.data(), TORCH_ABI_VERSION));
   return {torch::stable::detail::to<Tensor>(stack[0]), torch::stable::detail::to<Tensor>(stack[1])};
 }
@@ -389,11 +385,11 @@ struct Cuda {
       scalar_t* to = out.mutable_data_ptr<scalar_t>();
       if (channels_last) {
         for (const Tensor& x : features) {
-          STD_TORCH_CHECK(x.stride(1) == 1, "channels_last takes features whose channels lie innermost");
+          ADET_CHECK(x.stride(1) == 1, "features must have their channels innermost for channels_last on a GPU");
         }
         constexpr int width = 16 / sizeof(scalar_t);
-        const auto rows = aligned(levels, channels, to, width) ? forward_rows<scalar_t, acc, width>
-                                                               : forward_rows<scalar_t, acc, 1>;
+        const auto rows =
+            aligned(levels, channels, to, width) ? forward_rows<scalar_t, acc, width> : forward_rows<scalar_t, acc, 1>;
         rows<<<grid((count * kh * kw + kWarps - 1) / kWarps), kThreads, 0, stream>>>(levels, boxes, channels, to);
       } else {
         const size_t bytes = table_bytes<acc>(kh, kw);

@@ -111,3 +111,34 @@ def test_sizes_follow_the_config():
 
     assert analyze.config_size(load_config("BlendMask/R_50_1x.yaml")) == (800, 1088)
     assert analyze.config_size(load_config("BlendMask/550_R_50_3x.yaml")) == (550, 736)
+
+
+DEMOS = [
+    "shapes_R_18",
+    "shapes_panoptic_R_18",
+    "shapes_smalmask_R_18",
+    "shapes_dr1mask_R_18",
+    "shapes_dr1mask_panoptic_R_18",
+    "pennfudan_smalmask_R_18",
+]
+
+
+@pytest.mark.parametrize("config", [*(f"demo/{name}.yaml" for name in DEMOS), "SmalMask/smooth_R_50_1x.yaml"])
+def test_the_references_cost_what_the_compiled_operators_do(config, monkeypatch):
+    from adet_ext.benchmark.analysis import analyze as count
+    from adet_ext.config import load_config
+    from adet_ext.layers import extension
+
+    cfg = load_config(config)
+    native = count(cfg, 64, 96)
+    monkeypatch.setattr(extension, "_DEVICES", {})
+    reference = count(cfg, 64, 96)
+    assert native.table(9) == reference.table(9)
+
+
+def test_a_dynamic_rank_1_convolution_costs_what_a_plain_one_does():
+    from adet_ext.layers.dr1_conv import DR1Conv2d
+
+    x = torch.zeros(1, 16, 14, 15).contiguous(memory_format=torch.channels_last)
+    cost = measure(DR1Conv2d(16, 32), [x])
+    assert cost.multiply_adds[""] == 14 * 15 * 16 * 32 * 9 and cost.activations[""] == 32 * 14 * 15

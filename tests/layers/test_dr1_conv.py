@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from adet_ext.layers import dr1_conv
-from adet_ext.layers.dr1_conv import DR1Conv2d, dr1_conv2d, dr1_conv2d_reference
+from adet_ext.layers import dr1_conv as module
+from adet_ext.layers.dr1_conv import DR1Conv2d, dr1_conv, dr1_conv_reference
 from adet_ext.layers.extension import native_operators, status
 
 native = pytest.mark.skipif(
@@ -44,7 +44,7 @@ def test_each_location_has_the_weights_of_rank_one_update(side):
     """Equations 5.2 and 5.3: W' = W ∘ b aᵀ, with a of where the input is taken and b of where the result goes."""
     x, a, b, _, bias = make(1, 3, 2, 4, 5)
     weight = torch.randn(2, 3, side, side, dtype=torch.float64)
-    y = dr1_conv2d(x, a, b, weight, padding=side // 2)
+    y = dr1_conv(x, a, b, weight, padding=side // 2)
     padded = F.pad(torch.cat([x, a], dim=1), [side // 2] * 4)
     for row in range(4):
         for column in range(5):
@@ -57,16 +57,16 @@ def test_each_location_has_the_weights_of_rank_one_update(side):
 def test_factors_of_one_and_none_leave_the_convolution_alone(channels):
     x, a, b, weight, bias = make(2, channels, 16, 14, 15)
     bare = F.conv2d(x, weight, bias, padding=1)
-    torch.testing.assert_close(dr1_conv2d(x, None, None, weight, bias), bare)
-    torch.testing.assert_close(dr1_conv2d(x, torch.ones_like(a), torch.ones_like(b), weight, bias), bare)
+    torch.testing.assert_close(dr1_conv(x, None, None, weight, bias), bare)
+    torch.testing.assert_close(dr1_conv(x, torch.ones_like(a), torch.ones_like(b), weight, bias), bare)
 
 
 def test_it_is_linear_in_each_factor():
     x, a, b, weight, _ = make(1, 16, 32, 14, 15)
     other = torch.randn_like(a)
-    both = dr1_conv2d(x, a + other, b, weight)
-    torch.testing.assert_close(both, dr1_conv2d(x, a, b, weight) + dr1_conv2d(x, other, b, weight))
-    torch.testing.assert_close(dr1_conv2d(x, a, 3 * b, weight), 3 * dr1_conv2d(x, a, b, weight))
+    both = dr1_conv(x, a + other, b, weight)
+    torch.testing.assert_close(both, dr1_conv(x, a, b, weight) + dr1_conv(x, other, b, weight))
+    torch.testing.assert_close(dr1_conv(x, a, 3 * b, weight), 3 * dr1_conv(x, a, b, weight))
 
 
 @given(
@@ -84,7 +84,7 @@ def test_it_is_linear_in_each_factor():
 def test_any_shape_type_and_layout_agrees_with_the_reference(n, c, o, h, w, dtype, channels_last, factors, has_bias):
     x, a, b, weight, bias = make(n, c, o, h, w, dtype, channels_last=channels_last)
     inputs = [x, a if "a" in factors else None, b if "b" in factors else None, weight, bias if has_bias else None]
-    close(dr1_conv2d(*inputs), dr1_conv2d_reference(*inputs), dtype)
+    close(dr1_conv(*inputs), dr1_conv_reference(*inputs), dtype)
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -92,7 +92,7 @@ def test_any_shape_type_and_layout_agrees_with_the_reference(n, c, o, h, w, dtyp
 @pytest.mark.parametrize("shape", [(2, 32, 32, 25, 34), (1, 64, 48, 17, 13), (1, 16, 64, 50, 8)])
 def test_results_and_gradients_agree_with_the_reference(shape, dtype, device):
     ours, theirs = make(*shape, dtype, device, grad=True), make(*shape, torch.float64, device, grad=True)
-    y, expected = dr1_conv2d(*ours), dr1_conv2d_reference(*theirs)
+    y, expected = dr1_conv(*ours), dr1_conv_reference(*theirs)
     tolerance = TOLERANCE[dtype] if device == "cpu" else max(TOLERANCE[dtype], 5e-3)  # TF32
     grad = torch.randn_like(expected)
     pairs = [(y, expected)]
@@ -106,19 +106,19 @@ def test_results_and_gradients_agree_with_the_reference(shape, dtype, device):
 def test_gradients_asked_for_singly_are_those_asked_for_together(wanted):
     names = ["x", "a", "b", "weight", "bias"]
     everything = make(1, 16, 32, 14, 14, grad=True)
-    together = torch.autograd.grad(dr1_conv2d(*everything).square().sum(), everything)
+    together = torch.autograd.grad(dr1_conv(*everything).square().sum(), everything)
     chosen = [name for name in names if name in (wanted if wanted == "ab" else [wanted])]
     inputs = [t.detach().requires_grad_(name in chosen) for name, t in zip(names, make(1, 16, 32, 14, 14))]
-    singly = torch.autograd.grad(dr1_conv2d(*inputs).square().sum(), [inputs[names.index(name)] for name in chosen])
+    singly = torch.autograd.grad(dr1_conv(*inputs).square().sum(), [inputs[names.index(name)] for name in chosen])
     for name, grad in zip(chosen, singly):
         torch.testing.assert_close(grad, together[names.index(name)])
 
 
 @native
 def test_gradients_of_the_compiled_operator_pass_gradcheck(monkeypatch):
-    monkeypatch.setattr(dr1_conv, "_has_kernel", lambda *_: True)
+    monkeypatch.setattr(module, "_has_kernel", lambda *_: True)
     inputs = make(1, 16, 16, 3, 3, grad=True)
-    assert torch.autograd.gradcheck(dr1_conv2d, inputs, fast_mode=True)
+    assert torch.autograd.gradcheck(dr1_conv, inputs, fast_mode=True)
 
 
 @native
@@ -142,7 +142,7 @@ def test_a_turned_kernel_is_the_transposed_convolution():
 @native
 def test_gradients_of_gradients_are_refused():
     x, a, b, weight, bias = make(1, 16, 16, 14, 14, grad=True)
-    (grad,) = torch.autograd.grad(dr1_conv2d(x, a, b, weight, bias).sum(), x, create_graph=True)
+    (grad,) = torch.autograd.grad(dr1_conv(x, a, b, weight, bias).sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match="does not require grad"):
         grad.sum().backward()
 
@@ -175,7 +175,7 @@ def test_nothing_but_nan_locations_is_touched_by_nan():
     x, a, b, weight, bias = make(1, 16, 16, 20, 20)
     a = a.clone()
     a[0, 3, 10, 10] = float("nan")
-    broken = dr1_conv2d(x, a, b, weight, bias).isnan().any(dim=1)[0]
+    broken = dr1_conv(x, a, b, weight, bias).isnan().any(dim=1)[0]
     # Tiles of 2 x 2 results share inputs, so NaN reaches whole tiles of the 3 x 3 neighbourhood and no further.
     assert broken[9:12, 9:12].all() and broken.sum() <= 16
 
@@ -184,30 +184,30 @@ def test_nothing_but_nan_locations_is_touched_by_nan():
 def test_what_does_not_fit_the_operator_is_named():
     x, a, b, weight, bias = make(1, 16, 32, 9, 8)
     call = torch.ops.adet_ext.dr1_conv
-    with pytest.raises(RuntimeError, match="after has size 8 on dimension 3; it takes 7"):
+    with pytest.raises(RuntimeError, match=r"after must have shape \(1, 32, 9, 7\); got \(1, 32, 9, 8\)"):
         call(x[..., :7], None, weight, None, False, b, None, 1)
-    with pytest.raises(RuntimeError, match="before is Float"):
+    with pytest.raises(RuntimeError, match="before must be float64; got float32"):
         call(x, a.float(), weight, None, False, None, None, 1)
-    with pytest.raises(RuntimeError, match="multiples of 16"):
+    with pytest.raises(RuntimeError, match="weight must have channels by the 16"):
         call(x, None, weight[:5], None, False, None, None, 1)
-    with pytest.raises(RuntimeError, match="results is 3"):
+    with pytest.raises(RuntimeError, match="results must be 1 to 2; got 3"):
         call(x, None, weight, None, False, None, None, 3)
-    with pytest.raises(RuntimeError, match="weight connects 0 channels"):  # once a division by zero
+    with pytest.raises(RuntimeError, match="weight must have channels by the 16"):  # once a division by zero
         call(x[:, :0], None, weight[:, :0], None, False, None, None, 1)
 
 
 @pytest.mark.parametrize(
     ("change", "error", "text"),
     [
-        ({"a": lambda t: t[..., :-1]}, ValueError, "a is .* the shape of x"),
-        ({"b": lambda t: t[:, :-1]}, ValueError, "b is .* the shape of the result"),
-        ({"weight": lambda t: t[:, :-1]}, ValueError, "weight is for 15 input channels; x has 16"),
-        ({"bias": lambda t: t[:-1]}, ValueError, "bias is .*, 32"),
-        ({"x": lambda t: t[0]}, ValueError, "x and weight take 4 dimensions"),
-        ({"a": lambda t: t.float()}, TypeError, "a is torch.float32, x is torch.float64"),
-        ({"b": lambda t: t.long()}, TypeError, "b is torch.int64"),
-        ({"weight": lambda t: [1.0]}, TypeError, "weight is list"),
-        ({"bias": lambda t: t.to("meta")}, ValueError, "bias lies on meta"),
+        ({"a": lambda t: t[..., :-1]}, ValueError, "a must have shape"),
+        ({"b": lambda t: t[:, :-1]}, ValueError, "b must have shape"),
+        ({"weight": lambda t: t[:, :-1]}, ValueError, "weight must have shape .*; got .32, 15, 3, 3"),
+        ({"bias": lambda t: t[:-1]}, ValueError, "bias must have shape .32,"),
+        ({"x": lambda t: t[0]}, ValueError, "x must have shape"),
+        ({"a": lambda t: t.float()}, TypeError, "a must be float64, the type of x; got float32"),
+        ({"b": lambda t: t.long()}, TypeError, "b must be .*; got int64"),
+        ({"weight": lambda t: [1.0]}, TypeError, "weight must be a tensor; got list"),
+        ({"bias": lambda t: t.to("meta")}, ValueError, "bias must be on cpu; got meta"),
     ],
 )
 def test_bad_arguments_are_named(change, error, text):
@@ -215,7 +215,7 @@ def test_bad_arguments_are_named(change, error, text):
     for name, function in change.items():
         arguments[name] = function(arguments[name])
     with pytest.raises(error, match=text):
-        dr1_conv2d(**arguments)
+        dr1_conv(**arguments)
 
 
 def test_the_module_keeps_the_size_and_has_the_names_of_a_convolution():

@@ -4,7 +4,10 @@ import torch
 from torch.nn import functional as F
 
 from ...d2.layers import paste_masks_in_image
-from ...layers.blend import blend, blend_factored, blend_masks, crop_bases, paste_masks
+from ...layers.blend_factored import blend_factored
+from ...layers.blend_masks import blend_masks
+from ...layers.blend_reference import crop_bases, merge_crops
+from ...layers.paste_masks import paste_masks
 from .case import Case, Contest
 
 __all__ = ["cases"]
@@ -65,7 +68,7 @@ def _blend(height: int, width: int, *, backward: bool = False):
         size = {"size": SIZE, "scale": 1 / 4}
         return _contest(
             lambda: blend_masks(bases, attentions, *where, **size),
-            lambda: blend(crop_bases(bases, *where, **size), attentions),
+            lambda: merge_crops(crop_bases(bases, *where, **size), attentions),
             [bases, attentions],
             backward,
         )

@@ -4,7 +4,7 @@ import torch
 from torch.nn import functional as F
 
 from ...layers.blur_compose import blur_conv2d
-from ...layers.blur_pool import binomial_filter, blur_pool2d
+from ...layers.blur_pool import binomial_filter, blur_pool
 from .case import Case, Contest
 
 __all__ = ["cases"]
@@ -50,11 +50,11 @@ def _blur(size: tuple[int, int, int], layout: torch.memory_format, *, backward: 
         kernel = _kernel(size[0], device, dtype)
         traffic = (x.numel() + x.numel() // 4) * x.element_size()
         if not backward:
-            return Contest(lambda: blur_pool2d(x), lambda: _composition(x, kernel), traffic)
+            return Contest(lambda: blur_pool(x), lambda: _composition(x, kernel), traffic)
         x.requires_grad_()
-        grad = torch.randn_like(blur_pool2d(x))
+        grad = torch.randn_like(blur_pool(x))
         return Contest(
-            lambda: torch.autograd.grad(blur_pool2d(x), x, grad),
+            lambda: torch.autograd.grad(blur_pool(x), x, grad),
             lambda: torch.autograd.grad(_composition(x, kernel), x, grad),
             2 * traffic,
         )

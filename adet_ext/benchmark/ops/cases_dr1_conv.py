@@ -3,7 +3,7 @@
 import torch
 from torch.nn import functional as F
 
-from ...layers.dr1_conv import dr1_conv2d, dr1_conv2d_reference
+from ...layers.dr1_conv import dr1_conv, dr1_conv_reference
 from .case import Case, Contest
 
 __all__ = ["cases"]
@@ -22,14 +22,14 @@ def cases() -> list[Case]:
             shape = f"1x{width}x{height}x{across}"
             target = {"cpu": 1 / 1.05, "cuda": 1 / 1.05}
             found.append(
-                Case("dr1_conv2d / bare", shape, BARE, _make(width, height, across, "bare"), target, dtypes=types)
+                Case("dr1_conv / bare", shape, BARE, _make(width, height, across, "bare"), target, dtypes=types)
             )
         for height, across in LEVELS[:2]:
             shape = f"1x{width}x{height}x{across}"
             make = _make(width, height, across, "composition")
-            found.append(Case("dr1_conv2d", shape, COMPOSITION, make, {}, dtypes=types))
+            found.append(Case("dr1_conv", shape, COMPOSITION, make, {}, dtypes=types))
             make = _make(width, height, across, "backward")
-            found.append(Case("dr1_conv2d backward", shape, COMPOSITION + ", backward", make, {}, dtypes=types))
+            found.append(Case("dr1_conv backward", shape, COMPOSITION + ", backward", make, {}, dtypes=types))
     return found
 
 
@@ -48,17 +48,17 @@ def _make(width: int, height: int, across: int, what: str):
         if what != "backward":
             theirs = {
                 "bare": lambda: F.conv2d(x, weight, bias, padding=1),
-                "composition": lambda: dr1_conv2d_reference(*inputs),
+                "composition": lambda: dr1_conv_reference(*inputs),
             }[what]
             traffic = sum(t.numel() for t in inputs) + x.numel()
-            return Contest(lambda: dr1_conv2d(*inputs), theirs, traffic * x.element_size(), same=what != "bare")
+            return Contest(lambda: dr1_conv(*inputs), theirs, traffic * x.element_size(), same=what != "bare")
         inputs = [t.detach().requires_grad_() for t in inputs]
         grad = random(1, width, height, across)
         # Forward and backward: the inputs twice, the result and its gradient, a gradient for each input.
         traffic = 3 * sum(t.numel() for t in inputs) + 2 * grad.numel()
         return Contest(
-            lambda: torch.autograd.grad(dr1_conv2d(*inputs), inputs, grad),
-            lambda: torch.autograd.grad(dr1_conv2d_reference(*inputs), inputs, grad),
+            lambda: torch.autograd.grad(dr1_conv(*inputs), inputs, grad),
+            lambda: torch.autograd.grad(dr1_conv_reference(*inputs), inputs, grad),
             traffic * x.element_size(),
         )
 

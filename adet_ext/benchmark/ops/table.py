@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from ...utils.table import text_table
 from .runner import Row
 
 __all__ = ["render"]
@@ -18,14 +19,7 @@ LEGEND = (
 def render(rows: Sequence[Row], footer: str) -> str:
     """The table, what each operator was compared with, and the footer; errors and disagreements by name."""
     table = [HEAD, UNITS, *(_cells(row) for row in rows)]
-    widths = [max(len(cells[i]) for cells in table) for i in range(len(HEAD))]
-    lines = []
-    for cells in table:
-        left = [cell.ljust(width) for cell, width in zip(cells[:4], widths[:4])]
-        right = [cell.rjust(width) for cell, width in zip(cells[4:], widths[4:])]
-        lines.append("  ".join(left + right).rstrip())
-    lines.insert(2, "-" * max(len(line) for line in lines))
-    lines.append("")
+    lines = [text_table(table, heads=2, left=4), ""]
     for operator in dict.fromkeys(row.operator for row in rows):
         against = dict.fromkeys(row.baseline for row in rows if row.operator == operator)
         lines.append(f"{operator}: against {'; '.join(against)}")

@@ -1,6 +1,6 @@
-// nms_keep on CUDA, without waiting for the device: first which box would suppress which, as bits; then one block an
-// image goes through the boxes from the best on, 64 at a time.
-#include "../nms_keep.h"
+// nms_mask on CUDA; the host does not wait for the device. First compute which box would suppress which, as bits. Then
+// one block an image visits the boxes from the best on, 64 at a time.
+#include "../nms_mask.h"
 #include "cuda.h"
 
 namespace adet_ext {
@@ -11,8 +11,8 @@ constexpr int kBits = 64;
 constexpr int kThreads = 256;
 constexpr int kWarp = 32;
 
-// Blocks (x: columns, y: rows, z: images) of 64 x 64 pairs. bits: (N, K, words), written where the row is valid and the
-// column's word is not before the row's.
+// Blocks (x: columns, y: rows, z: images) of 64 x 64 pairs. bits: (N, K, words), written if the row is valid and the
+// word of the column is not before that of the row.
 __global__ void __launch_bounds__(kBits)
     compare(const Box* boxes, const int64_t* classes, const bool* valid, int count, float limit, word* bits) {
   if (blockIdx.x < blockIdx.y) {
@@ -45,8 +45,9 @@ __global__ void __launch_bounds__(kBits)
   bits[(first + row) * gridDim.x + blockIdx.x] = found;
 }
 
-// A block an image. removed: one bit a box, in shared memory.
-__global__ void __launch_bounds__(kThreads) choose(const word* bits, const bool* valid, int count, int words, bool* keep) {
+// One block an image. removed: one bit a box, in shared memory.
+__global__ void __launch_bounds__(kThreads)
+    choose(const word* bits, const bool* valid, int count, int words, bool* keep) {
   extern __shared__ word removed[];
   __shared__ word own[kBits];
   __shared__ word kept;
@@ -62,9 +63,9 @@ __global__ void __launch_bounds__(kThreads) choose(const word* bits, const bool*
   __syncthreads();
   for (int w = 0; w < words; ++w) {
     const int begin = w * kBits, size = min(kBits, count - begin);
-    if (removed[w] != ~word(0)) { // the same for all threads: nobody writes to this word any more
+    if (removed[w] != ~word(0)) { // the same for all threads: no thread writes to this word any more
       if (threadIdx.x < size) {
-        // Rows that are not valid were not written; their bits are never looked at.
+        // Rows that are not valid were not written; their bits are never read.
         own[threadIdx.x] = bits[(first + begin + threadIdx.x) * words + w];
       }
       __syncthreads();
@@ -99,8 +100,8 @@ __global__ void __launch_bounds__(kThreads) choose(const word* bits, const bool*
   }
 }
 
-Tensor nms_keep(Tensor boxes, Tensor classes, Tensor valid, double threshold) {
-  check_candidates(boxes, classes, valid);
+Tensor nms_mask(Tensor boxes, Tensor classes, Tensor valid, double threshold) {
+  check_candidates(boxes, classes, valid, threshold);
   OnDeviceOf device(boxes);
   const Tensor b = torch::stable::contiguous(boxes), c = torch::stable::contiguous(classes),
                v = torch::stable::contiguous(valid);
@@ -109,20 +110,17 @@ Tensor nms_keep(Tensor boxes, Tensor classes, Tensor valid, double threshold) {
   if (keep.numel() == 0) {
     return keep;
   }
-  STD_TORCH_CHECK(words <= 4096, "boxes has ", count, " candidates an image; on CUDA it takes at most ", 4096 * kBits);
-  STD_TORCH_CHECK(images <= 65535, "boxes has ", images, " images; on CUDA it takes at most 65535");
+  ADET_CHECK(words <= 4096, "boxes must have at most ", 4096 * kBits, " candidates an image on a GPU; got ", count);
+  ADET_CHECK(images <= 65535, "boxes must have at most 65535 images on a GPU; got ", images);
   Tensor bits = torch::stable::new_empty(c, {images, count, words});
   word* table = static_cast<word*>(bits.mutable_data_ptr());
   const bool* use = static_cast<const bool*>(v.const_data_ptr());
   const cudaStream_t stream = current_stream(boxes);
   const dim3 tiles(static_cast<unsigned>(words), static_cast<unsigned>(words), static_cast<unsigned>(images));
   compare<<<tiles, kBits, 0, stream>>>(
-      static_cast<const Box*>(b.const_data_ptr()),
-      static_cast<const int64_t*>(c.const_data_ptr()),
-      use,
-      static_cast<int>(count),
-      as_limit(threshold),
-      table);
+      static_cast<const Box*>(b.const_data_ptr()), static_cast<const int64_t*>(c.const_data_ptr()), use,
+      static_cast<int>(count), as_limit(threshold), table);
+  STD_CUDA_KERNEL_LAUNCH_CHECK();
   choose<<<static_cast<unsigned>(images), kThreads, words * sizeof(word), stream>>>(
       table, use, static_cast<int>(count), static_cast<int>(words), static_cast<bool*>(keep.mutable_data_ptr()));
   STD_CUDA_KERNEL_LAUNCH_CHECK();
@@ -133,5 +131,5 @@ Tensor nms_keep(Tensor boxes, Tensor classes, Tensor valid, double threshold) {
 } // namespace adet_ext
 
 STABLE_TORCH_LIBRARY_IMPL(adet_ext, CUDA, m) {
-  m.impl("nms_keep", TORCH_BOX(&adet_ext::nms_keep));
+  m.impl("nms_mask", TORCH_BOX(&adet_ext::nms_mask));
 }

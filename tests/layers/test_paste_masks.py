@@ -6,12 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adet_ext.d2.layers import paste_masks_in_image
-from adet_ext.layers import paste
-from adet_ext.layers.blend import paste_blended, paste_masks
-from adet_ext.layers.blend_native import has_kernel
+from adet_ext.layers import paste_masks as module
+from adet_ext.layers.extension import serves
+from adet_ext.layers.paste_masks import paste_masks
 
 native_only = pytest.mark.skipif(
-    not has_kernel("paste_masks_", torch.zeros(1)), reason="the compiled operators are not built"
+    not serves("paste_masks", torch.zeros(1)), reason="the compiled operators are not built"
 )
 
 
@@ -52,7 +52,7 @@ def test_the_kernel_is_the_specification(dtype, monkeypatch):
     generator = torch.Generator().manual_seed(0)
     masks, boxes = smooth(20, 28, generator).to(dtype), boxes_in(20, 90, 70, generator)
     ours = paste_masks(masks, boxes, (90, 70))
-    monkeypatch.setattr(paste, "has_kernel", lambda *arguments: False)
+    monkeypatch.setattr(module, "serves", lambda *arguments: False)
     assert differing(ours, paste_masks(masks, boxes, (90, 70))) <= 2 and ours.any()
 
 
@@ -70,16 +70,10 @@ def test_a_full_mask_fills_its_box_and_nothing_else():
     assert out[2:8, 3:11].all() and out.sum() == 6 * 8
 
 
-def test_logits_are_pasted_as_their_probabilities():
-    generator = torch.Generator().manual_seed(1)
-    logits, boxes = torch.randn(3, 7, 7, generator=generator), boxes_in(3, 20, 20, generator)
-    assert torch.equal(paste_blended(logits, boxes, (20, 20)), paste_masks(logits.sigmoid(), boxes, (20, 20)))
-
-
 @native_only
 def test_torch_knows_the_operator():
     out, boxes = torch.zeros(2, 9, 8, dtype=torch.bool), torch.tensor([[0.0, 0, 5, 5], [2, 2, 7, 8]])
-    torch.library.opcheck(torch.ops.adet_ext.paste_masks_.default, (out, torch.rand(2, 5, 5), boxes, 0.5))
+    torch.library.opcheck(torch.ops.adet_ext.paste_masks.default, (out, torch.rand(2, 5, 5), boxes, 0.5))
 
 
 @pytest.mark.parametrize(

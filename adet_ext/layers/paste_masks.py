@@ -1,16 +1,24 @@
-"""Masks from their boxes into the image.
-
-D instances, R side of a mask, H and W height and width of the image.
-"""
+"""Masks from their boxes into the image: D masks of side R, an image of H x W pixels."""
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
-from .blend_native import has_kernel
+from .checks import (
+    check_boxes,
+    check_device,
+    check_floating,
+    check_like,
+    check_number,
+    check_range,
+    check_sequence,
+    check_shape,
+    check_type,
+)
+from .extension import native_operators, serves
 from .floats import sum_dtype
 
-__all__ = ["paste_masks", "paste_blended"]
+__all__ = ["paste_masks"]
 
 
 def paste_masks(
@@ -32,33 +40,52 @@ def paste_masks(
     Returns:
         (D, H, W), boolean. There are no gradients.
     """
-    if masks.dim() != 3 or masks.shape[1] != masks.shape[2]:
-        raise ValueError(f"masks are {tuple(masks.shape)}; they take (D, R, R)")
-    if boxes.shape != (len(masks), 4):
-        raise ValueError(f"boxes are {tuple(boxes.shape)}; they take ({len(masks)}, 4)")
-    if not threshold > 0:
-        raise ValueError(f"threshold is {threshold}; it takes a number above 0")
-    height, width = (int(length) for length in image_size)
-    shape = (len(masks), height, width)
+    check_floating(masks, "masks")
+    check_shape(masks, "masks", ("D", "R", "R"))
+    check_boxes(boxes, masks, exact=False)
+    check_shape(boxes, "boxes", (masks.shape[0], 4))
+    check_number(threshold, "threshold", finite=False)
+    check_sequence(image_size, "image_size")
+    if len(image_size) != 2:
+        raise ValueError(f"image_size must be (H, W); got {image_size}")
+    try:
+        height, width = (int(length) for length in image_size)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise TypeError(f"image_size must be two integers; got {image_size}") from error
+    check_range(height, "the height in image_size", 0, 2**31 - 1)
+    check_range(width, "the width in image_size", 0, 2**31 - 1)
+    shape = (masks.shape[0], height, width)
     if masks.device.type == "cpu":
         # numpy's zeros are pages that the system hands out when they are written to: most never are.
-        out = torch.from_numpy(np.zeros(shape, dtype=bool))
+        try:
+            out = torch.from_numpy(np.zeros(shape, dtype=bool))
+        except (MemoryError, ValueError) as error:
+            raise ValueError(f"image_size must be of masks that fit into memory; got {image_size}") from error
     else:
         out = torch.zeros(shape, dtype=torch.bool, device=masks.device)
     wide = sum_dtype(masks.dtype)
     masks, boxes = masks.detach().to(wide), boxes.detach().to(wide)
-    if has_kernel("paste_masks_", masks):
-        torch.ops.adet_ext.paste_masks_(out, masks, boxes, threshold)
+    if serves("paste_masks", masks):
+        torch.ops.adet_ext.paste_masks(out, masks, boxes, threshold)
     else:
         _paste(out, masks, boxes, threshold)
     return out
 
 
-def paste_blended(
-    logits: torch.Tensor, boxes: torch.Tensor, image_size: tuple[int, int], *, threshold: float = 0.5
-) -> torch.Tensor:
-    """:func:`paste_masks` of the probabilities of (D, R, R) logits, as the blend operators give them."""
-    return paste_masks(logits.to(sum_dtype(logits.dtype)).sigmoid(), boxes, image_size, threshold=threshold)
+if "paste_masks" in native_operators():
+
+    @torch.library.register_fake("adet_ext::paste_masks")
+    def _(out, masks, boxes, threshold):
+        check_shape(out, "out", ("D", "H", "W"))
+        check_type(out, "out", torch.bool)
+        if not out.is_contiguous():
+            raise ValueError("out must be contiguous")
+        check_shape(masks, "masks", (out.shape[0], "R", "R"))
+        check_type(masks, "masks", sum_dtype(masks.dtype))
+        check_device(masks, "masks", out)
+        check_shape(boxes, "boxes", (out.shape[0], 4))
+        check_like(boxes, "boxes", masks)
+        check_number(threshold, "threshold", finite=False)
 
 
 def _paste(out: torch.Tensor, masks: torch.Tensor, boxes: torch.Tensor, threshold: float) -> None:

@@ -1,6 +1,8 @@
-// Blend on GPUs. Forward: a block makes a tile of one detection's mask, the detection's attentions in shared memory.
-// Backward, attentions: a block gathers one row of them, all bases at once, from the pixels that read it. Backward,
-// bases: pixels add to the cells they read, by atomics; or, where it has to be deterministic, cells gather.
+// blend_masks on GPUs. Forward: a block computes a tile of the mask of one detection, with its attentions in shared
+// memory. Backward, attentions: a block gathers one row of them, all bases at once, from the pixels that read it.
+// Backward, bases: pixels add to the cells that they read, by atomics; in deterministic mode, cells gather.
+#include "../blend_masks.h"
+
 #include "blend_gather.cuh"
 
 namespace adet_ext {
@@ -15,9 +17,8 @@ struct BlendSource {
   Weighting weighting;
 };
 
-// Calls body(attention, crop) for pixel (y, x) of mask d, two functions of k; `maps` are its attentions, wherever they
-// lie. NUM is 4 where there are four bases, which then stay in registers, and are read as one where they lie together;
-// else 0.
+// Calls body(attention, crop), two functions of k, for pixel (y, x) of mask d; `maps` are its attentions, in any
+// memory. NUM is 4 for four bases, which then stay in registers, and are read at once if they are packed; else it is 0.
 template <typename T, int NUM, typename A, typename Body>
 __device__ auto at_pixel(const BlendSource<T>& s, const A* maps, int64_t d, int y, int x, const Body& body) {
   using acc = acc_t<T>;
@@ -40,12 +41,11 @@ __device__ auto at_pixel(const BlendSource<T>& s, const A* maps, int64_t d, int 
     return body([](int) { return acc(1); }, [&](int) { return sample(plane); });
   } else {
     return body(
-        [&](int k) { return pixel(maps + k * s.side * s.side); },
-        [&](int k) { return sample(k * s.crop.stride_c); });
+        [&](int k) { return pixel(maps + k * s.side * s.side); }, [&](int k) { return sample(k * s.crop.stride_c); });
   }
 }
 
-// The attentions of detection d: brought to shared memory where they fit. Every thread of the block calls it.
+// Load the attentions of detection d to shared memory. Every thread of the block must call it.
 template <typename T>
 __device__ const acc_t<T>* shared_maps(const BlendSource<T>& s, int64_t d, acc_t<T>* shared) {
   const int numbers = s.num * s.side * s.side;
@@ -83,17 +83,17 @@ __global__ void __launch_bounds__(kThreads) blend_forward(BlendSource<T> s, T* _
       });
 }
 
-// grads: (N, K, H, W) contiguous, adding up; or, with per_crop, (D, K, R, R), where every number is written once.
+// grads: (N, K, H, W) contiguous, summed; with per_crop (D, K, R, R), where every number is written once.
 template <typename T, int NUM>
-__global__ void __launch_bounds__(kThreads) blend_backward_bases(
-    BlendSource<T> s, const T* __restrict__ grad, acc_t<T>* __restrict__ grads, bool per_crop) {
+__global__ void __launch_bounds__(kThreads)
+    blend_backward_bases(BlendSource<T> s, const T* __restrict__ grad, acc_t<T>* __restrict__ grads, bool per_crop) {
   using acc = acc_t<T>;
   const bool one_hot = s.weighting == Weighting::one_hot;
   const int num = NUM > 0 ? NUM : (one_hot ? 1 : s.num);
   const int64_t pixels = static_cast<int64_t>(s.crop.size) * s.crop.size, plane = s.crop.height * s.crop.width;
   const int64_t n = s.crop.image[blockIdx.x];
   if (!per_crop && (n < 0 || n >= s.crop.images)) {
-    return; // of the whole block
+    return; // the whole block
   }
   each_pixel<T, NUM>(
       s, reinterpret_cast<acc*>(blend_shared),
@@ -115,8 +115,8 @@ __global__ void __launch_bounds__(kThreads) blend_backward_bases(
       });
 }
 
-// A block is row blockIdx.y of the attentions of detection blockIdx.x. Threads first gather along y, each for its own
-// columns x and every groups-th row of pixels, then along x. No two threads write to one place.
+// A block computes row blockIdx.y of the attentions of detection blockIdx.x. Threads first gather along y, each for its
+// own columns x and every groups-th row of pixels, then along x. No two threads write to the same place.
 template <typename T, int NUM>
 __global__ void __launch_bounds__(kThreads) blend_backward_attentions(
     BlendSource<T> s, const T* __restrict__ grad, T* __restrict__ grad_attentions, int groups) {
@@ -181,11 +181,17 @@ __global__ void __launch_bounds__(kThreads) blend_backward_attentions(
 template <typename T>
 BlendSource<T> source_of(const BlendCall& call) {
   const int64_t num = call.bases.size(1), side = call.attentions.size(3);
-  STD_TORCH_CHECK(
-      num * side * side < (int64_t(1) << 31), "attentions is too large: ", num, " x ", side, " x ", side);
+  ADET_CHECK(
+      num * side * side < (int64_t(1) << 31), "attentions must have less than 2^31 numbers a detection on a GPU; got ",
+      shape_of(call.attentions));
   BlendSource<T> s{
       CropSource<T>(call.bases, call.boxes, call.image, call.size, call.scale, call.aligned),
-      call.attentions.const_data_ptr<T>(), static_cast<int>(num), static_cast<int>(side), call.nearest, false, false,
+      call.attentions.const_data_ptr<T>(),
+      static_cast<int>(num),
+      static_cast<int>(side),
+      call.nearest,
+      false,
+      false,
       call.weighting};
   s.packed = s.crop.packs();
   return s;
@@ -196,12 +202,12 @@ bool has_four(const BlendSource<T>& s) {
   return s.num == 4 && s.weighting != Weighting::one_hot;
 }
 
-// Bytes of shared memory for the attentions beside others; sets in_shared.
+// Bytes of shared memory for the attentions, if they fit, and for `others`; sets in_shared.
 template <typename T>
 size_t shared_bytes(BlendSource<T>& s, int64_t others) {
   const int64_t maps = s.weighting == Weighting::one_hot
-      ? 0
-      : static_cast<int64_t>(s.num) * s.side * s.side * static_cast<int64_t>(sizeof(acc_t<T>));
+                           ? 0
+                           : static_cast<int64_t>(s.num) * s.side * s.side * static_cast<int64_t>(sizeof(acc_t<T>));
   s.in_shared = others + maps <= kSharedBytes;
   return static_cast<size_t>(others + (s.in_shared ? maps : 0));
 }
@@ -221,9 +227,9 @@ void start_forward(BlendSource<T> s, Tensor& out, cudaStream_t stream) {
 template <typename T>
 void backward_attentions(BlendSource<T> s, const Tensor& grad, Tensor& grad_attentions, cudaStream_t stream) {
   const int64_t line = static_cast<int64_t>(s.num) * s.crop.size * static_cast<int64_t>(sizeof(acc_t<T>));
-  STD_TORCH_CHECK(
-      line <= kSharedBytes, "bases has ", s.num, " planes for masks of side ", s.crop.size,
-      "; on a GPU their product can be ", kSharedBytes / static_cast<int64_t>(sizeof(acc_t<T>)));
+  ADET_CHECK(
+      line <= kSharedBytes, "K * R must be at most ", kSharedBytes / static_cast<int64_t>(sizeof(acc_t<T>)),
+      " on a GPU; got ", s.num, " * ", s.crop.size);
   const int groups = s.crop.size <= 64 && 4 * line <= kSharedBytes ? 4 : 1;
   const size_t bytes = shared_bytes(s, groups * line);
   const dim3 grid(static_cast<unsigned>(grad.size(0)), static_cast<unsigned>(s.side));
@@ -262,9 +268,8 @@ struct Cuda {
 
   static void forward(const BlendCall& call, Tensor& out) {
     const OnDeviceOf guard(out);
-    ADET_DISPATCH(out.scalar_type(), "blend", [&] {
-      start_forward(source_of<scalar_t>(call), out, current_stream(out));
-    });
+    ADET_DISPATCH(
+        out.scalar_type(), "blend_masks", [&] { start_forward(source_of<scalar_t>(call), out, current_stream(out)); });
   }
 
   static void backward(
@@ -273,7 +278,7 @@ struct Cuda {
     const cudaStream_t stream = current_stream(grad);
     const ScalarType wide = sum_type(grad);
     const Tensor& bases = call.bases;
-    ADET_DISPATCH(grad.scalar_type(), "blend_backward", [&] {
+    ADET_DISPATCH(grad.scalar_type(), "blend_masks_backward", [&] {
       const auto s = source_of<scalar_t>(call);
       if (grad_attentions != nullptr) {
         backward_attentions(s, grad, *grad_attentions, stream);
@@ -301,6 +306,6 @@ struct Cuda {
 } // namespace adet_ext
 
 STABLE_TORCH_LIBRARY_IMPL(adet_ext, CUDA, m) {
-  m.impl("blend", TORCH_BOX(&adet_ext::blend<adet_ext::Cuda>));
-  m.impl("blend_backward", TORCH_BOX(&adet_ext::blend_backward<adet_ext::Cuda>));
+  m.impl("blend_masks", TORCH_BOX(&adet_ext::blend_masks<adet_ext::Cuda>));
+  m.impl("blend_masks_backward", TORCH_BOX(&adet_ext::blend_masks_backward<adet_ext::Cuda>));
 }

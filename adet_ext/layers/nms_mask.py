@@ -1,20 +1,21 @@
 """Class-wise non-maximum suppression of fixed size: a mask over the candidates instead of a list of survivors.
 
-N images, K candidates an image, best first.
+K candidates an image, best first; other letters as in :mod:`adet_ext.layers`.
 
-The usual operator returns as many indices as boxes survive, which makes the host wait for the device. A mask of
-the candidates' own shape does not, so whole models can be captured in a CUDA graph or exported.
+The usual operator returns as many indices as boxes are kept, so the host waits for the device. A mask with the shape of
+the candidates does not: whole models can be captured in a CUDA graph or exported.
 """
 
 import torch
 import torchvision
 
-from .extension import kernel_devices
+from .checks import check_device, check_floating, check_shape, check_type
+from .extension import native_operators, serves
 
-__all__ = ["nms_mask"]
+__all__ = ["nms_mask", "nms_mask_reference"]
 
-# Chains of boxes that suppress one another in turn are settled one link a round; longer ones than this do not occur
-# among the at most a few thousand candidates that reach NMS.
+# Each round settles one link of a chain of boxes that suppress one another in turn. Longer chains do not occur among
+# the few thousand candidates that reach NMS.
 _ROUNDS = 32
 
 
@@ -31,14 +32,35 @@ def nms_mask(boxes: torch.Tensor, classes: torch.Tensor, valid: torch.Tensor, th
         (N, K) bool, true for the boxes that stay.
 
     Raises:
-        RuntimeError: an argument is not as above; the message names it.
+        TypeError, ValueError: an argument is not as above; the message names it.
     """
-    if boxes.device.type in _NATIVE_DEVICES:
-        return torch.ops.adet_ext.nms_keep(boxes.detach().float(), classes, valid, threshold)
+    check_floating(boxes, "boxes")
+    _check(boxes, classes, valid, threshold)
+    if _fits(boxes):
+        return torch.ops.adet_ext.nms_mask(boxes.detach().float(), classes, valid, threshold)
     return nms_mask_reference(boxes, classes, valid, threshold)
 
 
-@torch.library.custom_op("adet_ext::nms_mask", mutates_args=())
+def _check(boxes: torch.Tensor, classes: torch.Tensor, valid: torch.Tensor, threshold: float) -> None:
+    check_shape(boxes, "boxes", ("N", "K", 4))
+    for tensor, name, dtype in ((classes, "classes", torch.int64), (valid, "valid", torch.bool)):
+        check_shape(tensor, name, tuple(boxes.shape[:2]))
+        check_type(tensor, name, dtype)
+        check_device(tensor, name, boxes)
+    if isinstance(threshold, bool) or not isinstance(threshold, (int, float, torch.SymFloat)):
+        raise TypeError(f"threshold must be a number; got {threshold!r}")
+    if threshold != threshold:
+        raise ValueError("threshold must be a number; got nan")
+
+
+def _fits(boxes: torch.Tensor) -> bool:
+    """Whether the compiled operator takes this many boxes."""
+    if not serves("nms_mask", boxes):
+        return False
+    return boxes.device.type != "cuda" or (boxes.shape[1] <= 4096 * 64 and boxes.shape[0] <= 65535)
+
+
+@torch.library.custom_op("adet_ext::nms_mask_reference", mutates_args=())
 def nms_mask_reference(
     boxes: torch.Tensor, classes: torch.Tensor, valid: torch.Tensor, threshold: float
 ) -> torch.Tensor:
@@ -51,26 +73,26 @@ def nms_mask_reference(
 
 @nms_mask_reference.register_fake
 def _(boxes, classes, valid, threshold):
-    return torch.empty_like(valid)
+    return boxes.new_empty(boxes.shape[:2], dtype=torch.bool)
 
 
-_NATIVE_DEVICES = kernel_devices("nms_keep")
+if "nms_mask" in native_operators():
 
-if _NATIVE_DEVICES:
-
-    @torch.library.register_fake("adet_ext::nms_keep")
+    @torch.library.register_fake("adet_ext::nms_mask")
     def _(boxes, classes, valid, threshold):
-        return valid.new_empty(valid.shape)
+        check_type(boxes, "boxes", torch.float32)
+        _check(boxes, classes, valid, threshold)
+        return boxes.new_empty(boxes.shape[:2], dtype=torch.bool)
 
 
 def _one_image(boxes: torch.Tensor, classes: torch.Tensor, valid: torch.Tensor, threshold: float) -> torch.Tensor:
     index = valid.nonzero()[:, 0]
     boxes, classes = boxes[index].float(), classes[index]
-    if len(index):
+    if index.shape[0]:
         # Each class is moved to a place of its own, so that boxes of two classes never meet.
         offset = (boxes.max() - boxes.min() + 1) * classes.to(boxes.dtype)
         boxes = boxes + offset[:, None]
-    rank = -torch.arange(len(index), dtype=torch.float32)
+    rank = -torch.arange(index.shape[0], dtype=torch.float32)
     keep = torch.zeros_like(valid)
     keep[index[torchvision.ops.nms(boxes, rank, threshold)]] = True
     return keep

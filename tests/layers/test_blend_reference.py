@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from adet_ext.layers.blend import assemble, blend, crop_bases, one_hot_attentions
+from adet_ext.layers.blend_reference import assemble, crop_bases, merge_crops, one_hot_attentions
 
 
 @pytest.fixture
@@ -19,20 +19,20 @@ def test_a_crop_of_a_linear_ramp_is_the_ramp_at_the_bin_centres():
 
 
 def test_equal_attentions_average_the_bases(crops):
-    torch.testing.assert_close(blend(crops, torch.zeros(3, 4, 2, 2).double()), crops.mean(1))
+    torch.testing.assert_close(merge_crops(crops, torch.zeros(3, 4, 2, 2).double()), crops.mean(1))
 
 
 def test_an_attention_far_above_the_others_picks_its_basis(crops):
     attention = torch.zeros(3, 4, 2, 2).double()
     attention[:, 2] = 100
-    torch.testing.assert_close(blend(crops, attention), crops[:, 2])
+    torch.testing.assert_close(merge_crops(crops, attention), crops[:, 2])
 
 
 def test_blending_is_linear_in_the_bases(crops):
     attention = torch.randn(3, 4, 2, 2).double()
     other = torch.randn_like(crops)
     torch.testing.assert_close(
-        blend(2 * crops + other, attention), 2 * blend(crops, attention) + blend(other, attention)
+        merge_crops(2 * crops + other, attention), 2 * merge_crops(crops, attention) + merge_crops(other, attention)
     )
 
 
@@ -40,28 +40,35 @@ def test_a_one_by_one_attention_is_a_weighted_sum(crops):
     attention = torch.randn(3, 4, 1, 1).double()
     weights = attention.softmax(1)
     for interp in ("nearest", "bilinear"):
-        torch.testing.assert_close(blend(crops, attention, top_interp=interp), (weights * crops).sum(1))
+        torch.testing.assert_close(merge_crops(crops, attention, top_interp=interp), (weights * crops).sum(1))
 
 
 def test_one_basis_gives_the_product_of_two_sigmoids():
     a, b = torch.randn(2, 1, 4, 4).double() * 10, torch.randn(2, 1, 4, 4).double() * 10
-    torch.testing.assert_close(blend(b, a).sigmoid(), (a.sigmoid() * b.sigmoid())[:, 0])
-    extreme = blend(torch.full((1, 1, 1, 1), 500.0), torch.full((1, 1, 1, 1), -500.0))
+    torch.testing.assert_close(merge_crops(b, a).sigmoid(), (a.sigmoid() * b.sigmoid())[:, 0])
+    extreme = merge_crops(torch.full((1, 1, 1, 1), 500.0), torch.full((1, 1, 1, 1), -500.0))
     assert torch.isfinite(extreme).all()
 
 
 def test_the_assembler_is_the_blender_with_one_hot_attentions_and_nearest_interpolation(crops):
     log_weights = one_hot_attentions(3, 2, crops).clamp(min=1e-300).log()
-    torch.testing.assert_close(assemble(crops, 2), blend(crops, log_weights, top_interp="nearest"))
+    torch.testing.assert_close(assemble(crops, 2), merge_crops(crops, log_weights, top_interp="nearest"))
     upper = torch.cat([crops[:, 0, :4, :4], crops[:, 1, :4, 4:]], dim=2)
     lower = torch.cat([crops[:, 2, 4:, :4], crops[:, 3, 4:, 4:]], dim=2)
     torch.testing.assert_close(assemble(crops, 2), torch.cat([upper, lower], dim=1))
 
 
 def test_no_instances_give_no_masks():
-    assert blend(torch.zeros(0, 4, 8, 8), torch.zeros(0, 4, 2, 2)).shape == (0, 8, 8)
+    assert merge_crops(torch.zeros(0, 4, 8, 8), torch.zeros(0, 4, 2, 2)).shape == (0, 8, 8)
 
 
 def test_an_unknown_pooler_is_named():
     with pytest.raises(ValueError, match="'Max'"):
-        crop_bases(torch.zeros(1, 1, 4, 4), torch.zeros(0, 4), torch.zeros(0), size=2, scale=1.0, pooler_type="Max")
+        crop_bases(
+            torch.zeros(1, 1, 4, 4),
+            torch.zeros(0, 4),
+            torch.zeros(0, dtype=torch.int64),
+            size=2,
+            scale=1.0,
+            pooler_type="Max",
+        )

@@ -1,5 +1,5 @@
-// nms_keep on the CPU: candidates are grouped by class first, so that only boxes that may meet are compared.
-#include "../nms_keep.h"
+// nms_mask on CPUs: candidates are grouped by class first, so that only boxes of the same class are compared.
+#include "../nms_mask.h"
 #include "cpu.h"
 
 #include <algorithm>
@@ -7,7 +7,7 @@
 namespace adet_ext {
 namespace {
 
-// Boxes of one class, best first, each coordinate a row of `count` numbers. removed: zeros on entry.
+// Boxes of one class, best first; each coordinate is a row of `count` numbers. removed: zeros on entry.
 ADET_CLONES void suppress(
     const float* x0, const float* y0, const float* x1, const float* y1, const float* area, int64_t count, float limit,
     int32_t* removed) {
@@ -55,16 +55,15 @@ void keep_of_image(
     while (end < total && classes[order[end]] == classes[order[begin]]) {
       ++end;
     }
-    suppress(
-        x0 + begin, y0 + begin, x1 + begin, y1 + begin, area + begin, end - begin, limit, removed.data() + begin);
+    suppress(x0 + begin, y0 + begin, x1 + begin, y1 + begin, area + begin, end - begin, limit, removed.data() + begin);
   }
   for (int64_t i = 0; i < total; ++i) {
     keep[order[i]] = !removed[i];
   }
 }
 
-Tensor nms_keep(Tensor boxes, Tensor classes, Tensor valid, double threshold) {
-  check_candidates(boxes, classes, valid);
+Tensor nms_mask(Tensor boxes, Tensor classes, Tensor valid, double threshold) {
+  check_candidates(boxes, classes, valid, threshold);
   const Tensor b = torch::stable::contiguous(boxes), c = torch::stable::contiguous(classes),
                v = torch::stable::contiguous(valid);
   const int64_t images = boxes.size(0), count = boxes.size(1);
@@ -85,5 +84,5 @@ Tensor nms_keep(Tensor boxes, Tensor classes, Tensor valid, double threshold) {
 } // namespace adet_ext
 
 STABLE_TORCH_LIBRARY_IMPL(adet_ext, CPU, m) {
-  m.impl("nms_keep", TORCH_BOX(&adet_ext::nms_keep));
+  m.impl("nms_mask", TORCH_BOX(&adet_ext::nms_mask));
 }

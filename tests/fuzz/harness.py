@@ -1,0 +1,107 @@
+"""Run many samples in child processes with a memory cap, so that crashes, hangs and floods are counted."""
+
+import collections
+import os
+import pickle
+import resource
+import select
+import signal
+import struct
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any
+
+__all__ = ["run_samples"]
+
+
+def run_samples(
+    check: Callable[[Any], tuple[str, str]],
+    samples: Sequence[Any],
+    *,
+    batch: int = 200,
+    seconds: float = 20,
+    megabytes: int = 3000,
+) -> tuple[collections.Counter, list[tuple[Any, str, str]]]:
+    """Check all samples and count the classes that ``check`` gives them.
+
+    Args:
+        check: returns (class, details) of a sample. An exception is a fault.
+        batch: samples for each child process.
+        seconds: a sample that takes longer is a fault.
+        megabytes: of address space that a child may take beyond what it starts with.
+
+    Returns:
+        How often each class came, and (sample, class, details) of the faults.
+    """
+    counts: collections.Counter = collections.Counter()
+    faults = []
+    start = 0
+    while start < len(samples):
+        end = min(start + batch, len(samples))
+        for sample, (kind, details) in _batch(check, samples[start:end], seconds, megabytes):
+            counts[kind] += 1
+            if kind.startswith("FAULT"):
+                faults.append((sample, kind, details))
+            start += 1
+    return counts, faults
+
+
+def _batch(check: Callable, samples: Sequence[Any], seconds: float, megabytes: int):
+    """Yield (sample, outcome) of the samples up to the first that ends the child process, and of that one."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reader)
+        _work(check, samples, writer, megabytes)
+    os.close(writer)
+    try:
+        for sample in samples:
+            outcome = _receive(reader, seconds)
+            if outcome == "timeout":
+                yield sample, ("FAULT: hang", f"longer than {seconds} s")
+                return
+            if outcome is None:
+                _, status = os.waitpid(child, 0)
+                child = 0
+                yield sample, ("FAULT: crash", f"the process ended with status {status}")
+                return
+            yield sample, outcome
+    finally:
+        os.close(reader)
+        if child:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+
+
+def _work(check: Callable, samples: Sequence[Any], writer: int, megabytes: int) -> None:
+    with open("/proc/self/statm") as file:
+        pages = int(file.read().split()[0])
+    limit = pages * resource.getpagesize() + megabytes * 2**20
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    try:
+        for sample in samples:
+            try:
+                outcome = check(sample)
+            except MemoryError:
+                outcome = "FAULT: memory", traceback.format_exc()
+            except BaseException as error:
+                outcome = f"FAULT: {type(error).__name__}", traceback.format_exc()
+            data = pickle.dumps((outcome[0], outcome[1][-20000:]))
+            os.write(writer, struct.pack("<I", len(data)) + data)
+    finally:
+        os._exit(0)
+
+
+def _receive(reader: int, seconds: float) -> Any:
+    """Return the next outcome, None where the process has ended, "timeout" where it takes too long."""
+    data = b""
+    while len(data) < 4 or len(data) < 4 + struct.unpack("<I", data[:4])[0]:
+        if not select.select([reader], [], [], seconds)[0]:
+            return "timeout"
+        wanted = 4 - len(data) if len(data) < 4 else 4 + struct.unpack("<I", data[:4])[0] - len(data)
+        part = os.read(reader, wanted)
+        if not part:
+            return None
+        data += part
+    return pickle.loads(data[4:])
