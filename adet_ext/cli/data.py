@@ -23,10 +23,12 @@ from ..utils.files import make_folder
 from ..utils.image_io import read_as, write_image
 from ..visualize import drawing
 from ..visualize.predictions import draw_ground_truth
+from .arguments import parse_with_overrides
 
 __all__ = ["build_parser", "draw", "main"]
 
 _SHEET = "contact_sheet.png"
+_OUTSIDE = "accept image files outside the folder IMAGES"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -39,6 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
     check.add_argument("name", metavar="NAME", help="what the data set is called; only for the report")
     check.add_argument("images", metavar="IMAGES", help="the folder of its images")
     check.add_argument("annotations", metavar="ANNOTATIONS", help="its JSON file")
+    check.add_argument("--allow-outside", action="store_true", help=_OUTSIDE)
     check.add_argument("--examples", type=int, default=5, metavar="N", help="cases shown of each kind of problem (5)")
 
     stuff = commands.add_parser(
@@ -79,6 +82,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar=("NAME", "IMAGES", "ANNOTATIONS"),
         help="a data set in COCO format to draw instead of the config's; may be repeated",
     )
+    pictures.add_argument("--allow-outside", action="store_true", help=_OUTSIDE)
     pictures.add_argument(
         "--source",
         choices=("annotation", "dataloader"),
@@ -93,7 +97,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``data COMMAND ...`` and return the exit status."""
-    arguments = build_parser().parse_args(argv)
+    arguments = parse_with_overrides(build_parser(), argv)
     if arguments.command == "list":
         return _list()
     if arguments.command == "validate":
@@ -116,7 +120,12 @@ def _list() -> int:
 
 
 def _validate(arguments: argparse.Namespace) -> int:
-    checked = validate_coco(arguments.annotations, arguments.images, max_examples=max(arguments.examples, 1))
+    checked = validate_coco(
+        arguments.annotations,
+        arguments.images,
+        max_examples=max(arguments.examples, 1),
+        allow_outside=arguments.allow_outside,
+    )
     print(checked.report)
     images = checked.dataset_dicts
     count = sum(len(d["annotations"]) for d in images)
@@ -133,7 +142,7 @@ def _validate(arguments: argparse.Namespace) -> int:
 def _prepare_panoptic(arguments: argparse.Namespace) -> int:
     if arguments.workers < 1:
         raise UserError(f"--workers is {arguments.workers}; it has to be at least 1")
-    root = arguments.root or os.environ.get("DETECTRON2_DATASETS", "datasets")
+    root = os.path.expanduser(arguments.root or os.environ.get("DETECTRON2_DATASETS", "datasets"))
     sets = [arguments.files] if arguments.files else list(coco_splits(root, arguments.splits))
     totals = [annotated_images(annotations) for annotations, _, _ in sets]  # what is missing is said at once
     broken = 0
@@ -150,7 +159,7 @@ def _prepare_panoptic(arguments: argparse.Namespace) -> int:
 
 
 def _prepare_lvis(arguments: argparse.Namespace) -> int:
-    root = arguments.root or os.environ.get("DETECTRON2_DATASETS", "datasets")
+    root = os.path.expanduser(arguments.root or os.environ.get("DETECTRON2_DATASETS", "datasets"))
     for source, target in [arguments.files] if arguments.files else lvis_splits(root, arguments.splits):
         kept = prepare_lvis(source, target)
         print(f"{target}: {kept.annotations} annotations of {kept.categories} categories in {kept.images} images")
@@ -193,7 +202,7 @@ def _config(arguments: argparse.Namespace) -> CfgNode:
         except (AssertionError, KeyError, ValueError, TypeError) as error:
             raise UserError(f"the command line ({' '.join(arguments.opts)}): {' '.join(str(error).split())}") from error
     for name, images, annotations in arguments.dataset:
-        register_dataset(name, images, annotations)
+        register_dataset(name, images, annotations, allow_outside=arguments.allow_outside)
     if arguments.dataset:
         cfg.DATASETS.TRAIN = tuple(name for name, _, _ in arguments.dataset)
     # One picture after the other, the same ones in each call.

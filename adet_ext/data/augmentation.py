@@ -9,7 +9,7 @@ from ..d2.config import CfgNode
 from ..d2.data import transforms as T
 from ..errors import UserError
 
-__all__ = ["InstanceCropTransform", "RandomCropWithInstance", "build_augmentation"]
+__all__ = ["InstanceCropTransform", "RandomCropWithInstance", "ResizeShorterSide", "build_augmentation"]
 
 
 class InstanceCropTransform(T.CropTransform):
@@ -65,6 +65,17 @@ def _without_spikes(points: np.ndarray) -> np.ndarray:
         else:
             i, unchanged = i + 1, unchanged + 1
     return np.array(corners, np.float64).reshape(-1, 2)
+
+
+class ResizeShorterSide(T.ResizeShortestEdge):
+    """Detectron2's resize, whose result has at least a pixel a side: 30000 x 1 pixels would be resized to 1333 x 0."""
+
+    def get_transform(self, image: np.ndarray) -> T.Transform:
+        transform = super().get_transform(image)
+        if isinstance(transform, T.ResizeTransform) and min(transform.new_h, transform.new_w) < 1:
+            height, width = max(transform.new_h, 1), max(transform.new_w, 1)
+            return T.ResizeTransform(*image.shape[:2], height, width, transform.interp)
+        return transform
 
 
 class RandomCropWithInstance(T.RandomCrop):
@@ -130,13 +141,13 @@ def build_augmentation(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
         UserError: ``INPUT.IS_ROTATE``, which would turn boxes into other boxes, or an ill-formed range or crop.
     """
     if not is_train:
-        return [T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, "choice")]
+        return [ResizeShorterSide(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, "choice")]
     if cfg.INPUT.IS_ROTATE:
         raise UserError("INPUT.IS_ROTATE: random rotation is not supported, boxes would no longer fit; set it to False")
     sizes, style = cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING
     if style == "range" and len(sizes) != 2:
         raise UserError(f"INPUT.MIN_SIZE_TRAIN: sampling from a range takes two sizes, got {tuple(sizes)}")
-    augmentations: list[T.Augmentation] = [T.ResizeShortestEdge(sizes, cfg.INPUT.MAX_SIZE_TRAIN, style)]
+    augmentations: list[T.Augmentation] = [ResizeShorterSide(sizes, cfg.INPUT.MAX_SIZE_TRAIN, style)]
     if cfg.INPUT.CROP.ENABLED:
         try:
             crop = RandomCropWithInstance(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE, cfg.INPUT.CROP.CROP_INSTANCE)

@@ -273,10 +273,12 @@ def dataset_dicts(names: Iterable[str], key: str, filter_empty: bool) -> list[di
     try:
         return get_detection_dataset_dicts(names, filter_empty=filter_empty)
     except AssertionError as error:  # how Detectron2 says that nothing is left, among other things
-        filtered = " (images without annotations are left out, see DATALOADER.FILTER_EMPTY_ANNOTATIONS)"
+        filtered = (
+            " (images without annotations other than crowds are left out, see DATALOADER.FILTER_EMPTY_ANNOTATIONS)"
+        )
         raise UserError(
             f"{key}: {', '.join(names)} cannot be used: {' '.join(str(error).split()).rstrip('.')}"
-            f"{filtered if filter_empty else ''}; check the annotation file"
+            f"{filtered if filter_empty else ''}; check the annotation file, and that iscrowd is 0 for single objects"
         ) from error
     except ImportError as error:  # Detectron2's own reader of LVIS files takes a package for it
         raise UserError(

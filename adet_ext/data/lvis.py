@@ -11,12 +11,16 @@ import os
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+import numpy as np
+
 from ..d2.data import DatasetCatalog, MetadataCatalog
 from ..d2.structures import BoxMode
-from ..d2.utils import PathManager
 from ..errors import UserError
 from ..utils.files import make_folder, written_beside
 from .catalog import replace_dataset
+from .entries import BOX, ID, IDS, NUMBER, POLYGONS, SIZE, TEXT, check_entries
+from .json_file import read_json
+from .polygons import reaches_far
 from .register import num_classes_of
 
 __all__ = ["Cocofied", "coco_ids_of_synsets", "prepare_lvis", "read_lvis_file", "register_lvis_dataset"]
@@ -40,11 +44,13 @@ book.n.01 clock.n.01 vase.n.01 scissors.n.01 teddy.n.01 hand_blower.n.01 toothbr
 # Name -> annotation file, under lvis/ of the folder of data sets; the images are COCO's.
 _BUILT_IN = {f"lvis_v0.5_{split}_cocofied": f"lvis_v0.5_{split}_cocofied.json" for split in ("train", "val")}
 
-_KEYS = {
-    "images": ("id", "height", "width", "neg_category_ids", "not_exhaustive_category_ids"),
-    "categories": ("id", "frequency"),
-    "annotations": ("id", "image_id", "category_id", "bbox", "area", "segmentation"),
-}
+_RULES = {
+    "images": {"id": ID, "height": SIZE, "width": SIZE, "neg_category_ids": IDS, "not_exhaustive_category_ids": IDS},
+    "categories": {"id": ID, "frequency": TEXT},
+    "annotations": {
+        "id": ID, "image_id": ID, "category_id": ID, "bbox": BOX, "area": NUMBER, "segmentation": POLYGONS
+    },
+}  # fmt: skip
 
 
 class Cocofied(NamedTuple):
@@ -67,21 +73,17 @@ def read_lvis_file(path: str) -> dict:
     Raises:
         UserError: it is not there, not whole, or of another format; the sentence says where.
     """
-    try:
-        with open(PathManager.get_local_path(path), encoding="utf-8") as file:
-            content = json.load(file)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON, or only a part of the file ({error}); download it again") from error
-    for part, keys in _KEYS.items():
-        entries = content.get(part) if isinstance(content, dict) else None
-        if not isinstance(entries, list):
+    content = read_json(path)
+    for part, rules in _RULES.items():
+        if not isinstance(content, dict) or not isinstance(content.get(part), list):
             raise UserError(f"{path}: no LVIS annotations: it has no list of {part}")
-        for number, entry in enumerate(entries):
-            missing = [key for key in keys if key not in entry]
-            if missing:
-                raise UserError(f"{path}: no LVIS annotations: {part}[{number}] lacks {', '.join(missing)}")
+        check_entries(path, content, part, rules)
+    for number, image in enumerate(content["images"]):
+        names = [image[key] for key in ("coco_url", "file_name") if key in image]
+        if not names or not all(map(TEXT[0], names)):
+            raise UserError(
+                f"{path}: images[{number}] needs a coco_url or a file_name, a text; download the file again"
+            )
     return content
 
 
@@ -99,7 +101,8 @@ def prepare_lvis(source: str, target: str) -> Cocofied:
     content = read_lvis_file(source)
     coco_ids = coco_ids_of_synsets()
     known = {c["id"] for c in content["categories"]}
-    new_ids = {c["id"]: coco_ids[c["synset"]] for c in content["categories"] if c.get("synset") in coco_ids}
+    synsets = {c["id"]: str(c.get("synset")) for c in content["categories"]}
+    new_ids = {i: coco_ids[synset] for i, synset in synsets.items() if synset in coco_ids}
     if not new_ids:
         raise UserError(f"{source}: none of its {len(known)} categories has the synset of one of COCO's")
 
@@ -164,7 +167,8 @@ def _load(images: str, annotations: str, class_of: dict[int, int], classes_of: s
     if "://" not in annotations and not os.path.exists(annotations):
         raise UserError(f"{annotations}: there is no such file; {remedy}")
     content = read_lvis_file(annotations)
-    objects: dict[int, list[dict]] = {image["id"]: [] for image in content["images"]}
+    by_id = {image["id"]: image for image in content["images"]}
+    objects: dict[int, list[dict]] = {image_id: [] for image_id in by_id}
     for entry in content["annotations"]:
         where = f"{annotations}: annotation {entry['id']}"
         if entry["category_id"] not in class_of:
@@ -173,6 +177,9 @@ def _load(images: str, annotations: str, class_of: dict[int, int], classes_of: s
             raise UserError(f"{where} is of image {entry['image_id']}, which is not listed")
         if any(len(polygon) < 6 or len(polygon) % 2 for polygon in entry["segmentation"]):
             raise UserError(f"{where} has a polygon of fewer than 3 points, or an odd number of coordinates")
+        image = by_id[entry["image_id"]]
+        if any(reaches_far(np.array(p, float), image["height"], image["width"]) for p in entry["segmentation"]):
+            raise UserError(f"{where} has a polygon that reaches far out of its image; correct its coordinates")
         objects[entry["image_id"]].append(
             {
                 "bbox": entry["bbox"],

@@ -5,7 +5,7 @@ Shapes: H, W image height and width before the augmentations; H', W' after them;
 
 import copy
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pycocotools.mask as mask_util
@@ -16,8 +16,10 @@ from ..d2.data import detection_utils as utils
 from ..d2.data import transforms as T
 from ..d2.structures import BitMasks, BoxMode, Instances, PolygonMasks
 from ..errors import UserError
-from ..utils.image_io import read_as
+from ..utils.image_io import read_as, read_labels
 from .augmentation import build_augmentation
+from .mask_checks import rle_area
+from .polygons import clip_far, reaches_far
 
 __all__ = ["AdetDatasetMapper"]
 
@@ -99,12 +101,12 @@ class AdetDatasetMapper:
         """
         record = copy.copy(dataset_dict)
         where = _where(record)
-        image = _read(record["file_name"], self.image_format, where)
+        image = _read(record["file_name"], lambda path: read_as(path, self.image_format), where)
         _check_size(record, image, where)
         sem_seg = None
         if "sem_seg_file_name" in record:
             name = record.pop("sem_seg_file_name")
-            sem_seg = _read(name, "L", f"{where}, semantic labels {name}").squeeze(2)
+            sem_seg = _read(name, read_labels, f"{where}, semantic labels {name}")
             if sem_seg.shape != image.shape[:2]:
                 raise UserError(
                     f"{where}: its semantic labels {name} are {sem_seg.shape[1]} x {sem_seg.shape[0]} pixels, the "
@@ -189,21 +191,55 @@ def _own(annotation: dict, shape: tuple[int, int], where: str) -> dict:
     Floats matter: transforms write into the arrays they get, and would cut whole numbers off.
     """
     annotation = dict(annotation)
-    box = [float(v) for v in annotation["bbox"]]
+    box = _finite(annotation["bbox"])
+    if box is None or len(box) != 4:
+        raise UserError(f"{where}: a box must be four finite numbers; correct the annotation file")
+    box = box.tolist()
     annotation["bbox"] = BoxMode.convert(box, annotation["bbox_mode"], BoxMode.XYXY_ABS)
     annotation["bbox_mode"] = BoxMode.XYXY_ABS
     segmentation = annotation.get("segmentation")
     if isinstance(segmentation, dict):
-        if tuple(segmentation["size"]) != tuple(shape):
-            raise UserError(
-                f"{where}: an annotation's RLE mask has size {list(segmentation['size'])} (height, width), the image "
-                f"{list(shape)}; encode it anew, or see 'python -m adet_ext data validate'"
-            )
-        if isinstance(segmentation["counts"], list):
-            annotation["segmentation"] = mask_util.frPyObjects(segmentation, *shape)
+        annotation["segmentation"] = _own_code(segmentation, shape, where)
     elif segmentation is not None:
-        annotation["segmentation"] = [np.array(p, np.float64) for p in segmentation]
+        annotation["segmentation"] = [_near(p, shape, where) for p in segmentation]
     return annotation
+
+
+def _own_code(code: dict, shape: tuple[int, int], where: str) -> dict:
+    """Return a compressed copy; decoding wrong runs would read and write past the image."""
+    if tuple(code["size"]) != tuple(shape):
+        raise UserError(
+            f"{where}: an annotation's RLE mask has size {list(code['size'])} (height, width), the image "
+            f"{list(shape)}; encode it again, or see 'python -m adet_ext data validate'"
+        )
+    try:
+        rle_area(code["counts"], *shape)
+    except ValueError as error:
+        raise UserError(f"{where}: an annotation's RLE mask is broken, {error}; encode it again") from error
+    return mask_util.frPyObjects(code, *shape) if isinstance(code["counts"], list) else dict(code)
+
+
+def _finite(numbers: Sequence[float]) -> np.ndarray | None:
+    """Return a float64 vector, or None where something in it is not a finite number."""
+    try:
+        vector = np.array(numbers, np.float64)
+    except (OverflowError, ValueError, TypeError):  # a number of hundreds of digits, a text, a list
+        return None
+    return vector if vector.ndim == 1 and np.isfinite(vector).all() else None
+
+
+def _near(numbers: Sequence[float], shape: tuple[int, int], where: str) -> np.ndarray:
+    """Return a polygon without what is far out of the image; drawing that would take all memory."""
+    polygon = _finite(numbers)
+    if polygon is None or len(polygon) < 6 or len(polygon) % 2:
+        raise UserError(
+            f"{where}: a polygon must be three or more points x, y of finite numbers; correct the annotation file"
+        )
+    if not reaches_far(polygon, *shape):
+        return polygon
+    near = clip_far(polygon, *shape)
+    # A polygon with nothing in the image stays a polygon, which sets no pixel there.
+    return near if len(near) >= 6 else np.zeros(6)
 
 
 def _where(record: dict) -> str:
@@ -211,11 +247,9 @@ def _where(record: dict) -> str:
     return f"{record['file_name']}{image_id}"
 
 
-def _read(file_name: str, image_format: str, where: str) -> np.ndarray:
+def _read(file_name: str, read: Callable[[str], np.ndarray], where: str) -> np.ndarray:
     try:
-        if image_format == "L":  # labels are class numbers, however many bits they are stored with
-            return utils.read_image(file_name, format=image_format)
-        return read_as(file_name, image_format)
+        return read(file_name)
     except FileNotFoundError as error:
         raise UserError(f"{where}: there is no such file; restore it, or take it out of the annotations") from error
     except UserError:

@@ -56,14 +56,14 @@ def crossing_polygons(polygons: Sequence[Sequence[float]], max_pairs: int) -> tu
         while end < len(polygons) and (edges == 0 or edges + len(polygons[end]) // 2 <= _EDGES_AT_ONCE):
             edges += len(polygons[end]) // 2
             end += 1
-        found, looked_at, compared = _crossing(polygons[start:end], max_pairs - pairs)
+        found, looked_at, compared = _crossing(polygons[start:end], max_pairs - pairs, max_pairs)
         crossing += (found + start).tolist()
         pairs += compared
         start += looked_at
     return crossing, start
 
 
-def _crossing(polygons: Sequence[Sequence[float]], max_pairs: int) -> tuple[np.ndarray, int, int]:
+def _crossing(polygons: Sequence[Sequence[float]], max_pairs: int, most_of_one: int) -> tuple[np.ndarray, int, int]:
     """The same for some polygons at once, at least for the first; also returns the number of pairs compared."""
     counts = np.array([len(p) // 2 for p in polygons])
     first = np.fromiter(itertools.chain.from_iterable(polygons), np.float64, count=2 * int(counts.sum())).reshape(-1, 2)
@@ -83,6 +83,8 @@ def _crossing(polygons: Sequence[Sequence[float]], max_pairs: int) -> tuple[np.n
     by_polygon = np.cumsum(np.bincount(owner, partners, len(polygons)))
     looked_at = max(1, int(np.searchsorted(by_polygon, max_pairs, side="right")))
     partners[owner >= looked_at] = 0
+    if by_polygon[0] > most_of_one:  # an outline of tens of thousands of points, which would take minutes
+        partners[owner == 0] = 0
     crossing = np.zeros(len(polygons), bool)
     totals = np.cumsum(partners)
     start = 0
@@ -123,18 +125,21 @@ def rle_area(counts: str | bytes | Sequence[int], height: int, width: int) -> in
     Raises:
         ValueError: it does not code exactly height x width pixels; decoding it would read past the image.
     """
-    runs = _runs(counts) if isinstance(counts, (str, bytes)) else np.asarray(counts)
-    if runs.ndim != 1 or not np.issubdtype(runs.dtype, np.integer):
+    runs = _runs(counts).tolist() if isinstance(counts, (str, bytes)) else counts
+    if not all(type(v) is int for v in runs):
         raise ValueError("its counts are not whole numbers")
-    if (runs < 0).any() or int(runs.sum()) != height * width:
-        raise ValueError(f"its runs add up to {int(runs.sum())} pixels, not {height * width}")
-    return int(runs[1::2].sum())
+    total = sum(runs)  # Python's, which does not overflow
+    if any(v < 0 for v in runs) or total != height * width:
+        raise ValueError(
+            f"its runs add up to {total if abs(total) < 2**63 else 'too many'} pixels, not {height * width}"
+        )
+    return sum(runs[1::2])
 
 
 def _runs(counts: str | bytes) -> np.ndarray:
     """Decode COCO's text form: groups of 5 bits, low ones first, bit 5 = "goes on"; from the fourth number on they
     are differences to the number two before."""
-    code = np.frombuffer(counts.encode("latin-1", "replace") if isinstance(counts, str) else counts, np.uint8)
+    code = np.frombuffer(counts.encode("utf-8", "surrogatepass") if isinstance(counts, str) else counts, np.uint8)
     code = code.astype(np.int64) - 48
     if not len(code) or (code < 0).any() or (code > 63).any() or code[-1] & 32:
         raise ValueError("its counts are not COCO's compressed code")

@@ -7,7 +7,6 @@ these are the files that Detectron2's data sets ``coco_2017_{train,val}_panoptic
 
 import collections
 import functools
-import json
 import multiprocessing
 import os
 import re
@@ -21,6 +20,9 @@ from PIL import Image
 from ..errors import UserError
 from ..utils.files import make_folder, written_beside
 from ..utils.segment_ids import rgb2id
+from .annotation_form import plain, short
+from .entries import FLAG, ID, SEGMENTS, SIZE, TEXT, check_entries
+from .json_file import read_json
 
 __all__ = ["Prepared", "prepare_panoptic"]
 
@@ -29,6 +31,12 @@ _ARCHIVES = (
     "COCO's panoptic_annotations_trainval2017.zip holds the JSON files and two more archives, panoptic_train2017.zip "
     "and panoptic_val2017.zip, which have to be unpacked too"
 )
+
+
+_RULES = {
+    "annotations": {"image_id": ID, "file_name": TEXT, "segments_info": SEGMENTS},
+    "categories": {"id": ID, "isthing": FLAG},
+}
 
 
 class Prepared(NamedTuple):
@@ -90,14 +98,20 @@ def annotated_images(panoptic_json: str) -> int:
 def _annotations(path: str) -> dict:
     if not os.path.isfile(path):
         raise UserError(f"{path}: there is no such file; {_ARCHIVES}")
-    try:
-        with open(path, encoding="utf-8") as file:
-            content = json.load(file)
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON, or only a part of the file ({error}); download it again") from error
-    missing = [k for k in ("annotations", "categories") if k not in (content if isinstance(content, dict) else {})]
-    if missing or not all("segments_info" in a for a in content["annotations"]):
-        raise UserError(f"{path}: these are no panoptic annotations ({', '.join(missing) or 'segments_info'} missing)")
+    content = read_json(path)
+    lists = content if isinstance(content, dict) else {}
+    missing = [k for k in _RULES if not isinstance(lists.get(k), list)]
+    if not missing and not all("segments_info" in a for a in content["annotations"] if isinstance(a, dict)):
+        missing = ["segments_info"]
+    if missing:
+        raise UserError(f"{path}: these are no panoptic annotations ({', '.join(missing)} missing)")
+    for part, rules in _RULES.items():
+        check_entries(path, content, part, rules)
+    if not isinstance(content.setdefault("images", []), list):
+        raise UserError(f"{path}: images must be a list; got {short(content['images'])}. Download the file again")
+    sized = [i for i in content["images"] if isinstance(i, dict) and "width" in i and "height" in i]
+    content["images"] = sized
+    check_entries(path, content, "images", {"id": ID, "width": SIZE, "height": SIZE})
     return content
 
 
@@ -107,23 +121,26 @@ def _tasks(panoptic_json: str, panoptic_root: str, sem_seg_root: str) -> list[_T
     if len(stuff) >= UNLABELLED:
         raise UserError(f"{panoptic_json}: {len(stuff)} stuff classes do not fit into 8 bits; 254 do")
     label_of = {c["id"]: 0 for c in content["categories"]} | {c: i for i, c in enumerate(stuff, start=1)}
-    sizes = {i["id"]: (i["width"], i["height"]) for i in content.get("images", ()) if "width" in i and "height" in i}
+    sizes = {i["id"]: (i["width"], i["height"]) for i in content["images"]}
     if not os.path.isdir(panoptic_root):
         raise UserError(f"{panoptic_root}: there is no such folder; {_ARCHIVES}")
     here = set(os.listdir(panoptic_root))
     absent = [a["file_name"] for a in content["annotations"] if a["file_name"] not in here]
     if absent:
+        names = ", ".join(map(plain, absent[:3])) + (", ..." if len(absent) > 3 else "")
         raise UserError(
             f"{panoptic_root}: {len(absent)} of the {len(content['annotations'])} files that {panoptic_json} names are "
-            f"not there ({', '.join(absent[:3])}{', ...' if len(absent) > 3 else ''}); the archive was not unpacked to "
-            f"its end, or belongs to another split. {_ARCHIVES}"
+            f"not there ({names}); the archive was not unpacked to its end, or "
+            f"belongs to another split. {_ARCHIVES}"
         )
     tasks = []
     for annotation in content["annotations"]:
         name = annotation["file_name"]
         unknown = sorted({s["category_id"] for s in annotation["segments_info"]} - label_of.keys())
         if unknown:
-            raise UserError(f"{panoptic_json}: {name} has segments of categories {unknown}, which it does not list")
+            raise UserError(
+                f"{panoptic_json}: {plain(name)} has segments of categories {unknown}, which it does not list"
+            )
         labels = {s["id"]: label_of[s["category_id"]] for s in annotation["segments_info"]}
         source, target = os.path.join(panoptic_root, name), os.path.join(sem_seg_root, name)
         tasks.append(_Task(source, target, sizes.get(annotation["image_id"]), labels))

@@ -4,50 +4,72 @@ import functools
 import json
 import logging
 import os
+import pickle
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from ..d2.data import DatasetCatalog, MetadataCatalog
 from ..errors import UserError
+from ..utils.files import written_beside
 from .catalog import process_folder, replace_dataset
+from .match_classes import match_classes
 from .validate import CheckedCoco, validate_coco
 
-__all__ = ["num_classes_of", "register_dataset"]
+__all__ = ["check_registered", "num_classes_of", "register_dataset"]
 
 logger = logging.getLogger(__name__)
 
 
-def register_dataset(name: str, images: str, annotations: str) -> list[str]:
+class _Kept(NamedTuple):
+    """What validation found, for the loads to come; pickled, because a data set's objects take five times as much."""
+
+    state: tuple[int, int]
+    classes: list[str]
+    dataset_dicts: bytes
+
+
+_kept: dict[str, _Kept] = {}
+
+
+def register_dataset(
+    name: str, images: str, annotations: str, *, classes: Sequence[str] | None = None, allow_outside: bool = False
+) -> list[str]:
     """Check a COCO-format data set, register it, and return its class names.
 
-    Class names and their number come from the file. Registering a name again replaces what it stood for. The file
-    is read, checked and cleaned afresh whenever the data set is loaded: there is no converted copy to go stale.
+    Class names and their number come from the file. Registering a name again replaces what it stood for. Training and
+    evaluation read the same checked annotations; there is no converted copy to go stale.
 
     Args:
         name: what ``DATASETS.TRAIN`` and ``DATASETS.TEST`` call it.
         images: the folder that the file names in the annotation file start from.
         annotations: the annotation file.
+        classes: the class names of the model in their order, those of the training set for example; the file's
+            categories are matched with them by name. None: the file's own, by ascending category id.
+        allow_outside: accept image files outside ``images``.
 
     Raises:
-        UserError: the set has errors, with a sentence for each kind.
+        UserError: the set has errors, with a sentence for each kind, or a category that ``classes`` does not have.
     """
     if not name:
         raise UserError(f"a data set needs a name: --dataset NAME {images} {annotations}")
-    checked = _checked(images, annotations)
+    checked = _checked(images, annotations, classes, allow_outside)
     json_file = annotations
     if checked.repaired is not None:
         # Evaluators read a file. This one lives as long as the process, so the next run cannot find an old one.
         json_file = os.path.join(process_folder(), os.path.basename(annotations))
-        with open(json_file, "w", encoding="utf-8") as file:
+        with written_beside(json_file) as beside, open(beside, "w", encoding="utf-8") as file:
             json.dump(checked.repaired, file)
+    _keep(name, annotations, checked)
     replace_dataset(
         name,
-        functools.partial(_load, name, images, annotations, checked.classes),
+        functools.partial(_load, name, images, annotations, checked.classes, classes, allow_outside),
         {
             "json_file": json_file,
             "image_root": images,
             "evaluator_type": "coco",
             "thing_classes": checked.classes,
             "thing_dataset_id_to_contiguous_id": checked.category_ids,
+            "has_masks": checked.has_masks,
         },
     )
     found = checked.report.warnings
@@ -61,20 +83,51 @@ def register_dataset(name: str, images: str, annotations: str) -> list[str]:
     return checked.classes
 
 
-def _checked(images: str, annotations: str) -> CheckedCoco:
-    checked = validate_coco(annotations, images)
+def _keep(name: str, annotations: str, checked: CheckedCoco) -> None:
+    _kept[name] = _Kept(_state(annotations), checked.classes, pickle.dumps(checked.dataset_dicts, -1))
+
+
+def _state(path: str) -> tuple[int, int]:
+    """What changes when the file does."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return 0, 0
+    return found.st_mtime_ns, found.st_size
+
+
+def _checked(images: str, annotations: str, classes: Sequence[str] | None, allow_outside: bool) -> CheckedCoco:
+    checked = validate_coco(annotations, images, allow_outside=allow_outside)
     checked.report.raise_for_errors()
-    return checked
+    return checked if classes is None else match_classes(checked, list(classes))
 
 
-def _load(name: str, images: str, annotations: str, classes: list[str]) -> list[dict]:
-    checked = _checked(images, annotations)
-    if checked.classes != classes:
+def _load(
+    name: str,
+    images: str,
+    annotations: str,
+    expected: list[str],
+    classes: Sequence[str] | None,
+    allow_outside: bool,
+) -> list[dict]:
+    """Return the data set's dicts: those that registering checked, or checked again after the file has changed."""
+    if name not in _kept or _kept[name].state != _state(annotations):
+        _keep(name, annotations, _checked(images, annotations, classes, allow_outside))
+    if _kept[name].classes != expected:
         raise UserError(
-            f"{annotations}: its categories have changed since {name} was registered (from {', '.join(classes)} to "
-            f"{', '.join(checked.classes)}); register it again"
+            f"{annotations}: its categories have changed since {name} was registered (from {', '.join(expected)} to "
+            f"{', '.join(_kept[name].classes)}); register it again"
         )
-    return checked.dataset_dicts
+    return pickle.loads(_kept[name].dataset_dicts)
+
+
+def check_registered(name: str) -> None:
+    """Raise UserError unless a data set is registered under ``name``."""
+    if name not in DatasetCatalog:
+        raise UserError(
+            f"there is no data set {name!r}; register it with --dataset NAME IMAGES ANNOTATIONS, or see "
+            "'python -m adet_ext data list'"
+        )
 
 
 def num_classes_of(dataset_names: Sequence[str]) -> int:
@@ -87,11 +140,7 @@ def num_classes_of(dataset_names: Sequence[str]) -> int:
     """
     classes: dict[str, list[str]] = {}
     for name in dataset_names:
-        if name not in DatasetCatalog:
-            raise UserError(
-                f"there is no data set {name!r}; register it with --dataset NAME IMAGES ANNOTATIONS, or see "
-                "'python -m adet_ext data list'"
-            )
+        check_registered(name)
         if MetadataCatalog.get(name).get("thing_classes") is None:
             try:
                 DatasetCatalog.get(name)

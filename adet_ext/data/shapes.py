@@ -20,12 +20,12 @@ import os
 import re
 from collections.abc import Callable
 
-import cv2
 import numpy as np
 
 from ..d2.data import DatasetCatalog, MetadataCatalog
 from ..d2.utils import PathHandler, PathManager
 from ..errors import UserError
+from ..utils.files import written_beside
 from .catalog import process_folder, replace_dataset
 from .shapes_content import (
     PREFIX,
@@ -123,6 +123,8 @@ def _parse(path: str) -> tuple[ShapesSpec, str]:
 
 
 def _png(array: np.ndarray) -> bytes:
+    import cv2
+
     pixels = array[..., ::-1] if array.ndim == 3 else array  # OpenCV takes colours as BGR
     # Read back at once: packing would only cost time.
     return cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 0])[1].tobytes()
@@ -187,9 +189,8 @@ class _ShapesHandler(PathHandler):
                 self._get_local_path(f"{path.rstrip('/')}/{name}")
         elif not os.path.exists(local):
             os.makedirs(os.path.dirname(local), exist_ok=True)
-            with open(local + ".part", "wb") as file:
+            with written_beside(local) as beside, open(beside, "wb") as file:
                 file.write(_content(path))
-            os.replace(local + ".part", local)
         return local
 
 

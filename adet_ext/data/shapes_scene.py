@@ -10,7 +10,6 @@ import dataclasses
 import functools
 from collections.abc import Iterable
 
-import cv2
 import numpy as np
 
 __all__ = [
@@ -111,6 +110,8 @@ def _on_circle(count: int, radius: float, start: float = 0.0) -> np.ndarray:
 
 def rasterise(shape: Shape, height: int, width: int) -> Patch | None:
     """Return the part of ``shape`` on the canvas, or None where there is none."""
+    import cv2
+
     cos, sin = np.cos(shape.angle), np.sin(shape.angle)
     turn = np.array([[cos, sin], [-sin, cos]])
     stretch = shape.diameter / 2 * np.array([shape.aspect**-0.5, shape.aspect**0.5])
@@ -227,6 +228,8 @@ def _half_plane(rng: np.random.RandomState, x: np.ndarray, y: np.ndarray) -> np.
 
 def _texture(rng: np.random.RandomState, name: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Return float32 [H, W], about within -1 and 1."""
+    import cv2
+
     height, width = x.shape
     angle = rng.uniform(0, 2 * np.pi)
     unit = min(height, width)
@@ -251,6 +254,8 @@ def paint(rng: np.random.RandomState, scene: Scene, backdrop: Backdrop, steady: 
 
     ``steady`` is for the frames of a video: neither the brightness nor a colour changes from one to the next.
     """
+    import cv2
+
     canvas = backdrop.texture.copy()
     for shape, patch in zip(scene.shapes, scene.patches):
         if not patch.coverage.size:

@@ -5,16 +5,20 @@ files.
 """
 
 import dataclasses
-import json
 import os
 from typing import Any
 
 from ..d2.structures import BoxMode
 from ..d2.utils import PathManager
+from ..errors import UserError
+from .annotation_form import Kept, is_id, is_int, is_text, plain, short, type_name
+from .json_file import parse_json, read_bytes, reads_alike_everywhere
 from .report import Report
-from .validate_annotations import Kept, check_annotations, check_boxes, check_masks, is_int, repaired, type_name
+from .validate_annotations import check_annotations, check_boxes, check_masks
 
 __all__ = ["CheckedCoco", "validate_coco"]
+
+_MAX_PIXELS = 2**30  # OpenCV reads no larger image, and COCO's run lengths are 32-bit numbers
 
 
 @dataclasses.dataclass
@@ -26,63 +30,82 @@ class CheckedCoco:
         dataset_dicts: Detectron2 dicts of all sound images with their sound annotations, by image id.
         classes: category names by contiguous id.
         category_ids: the file's category id -> contiguous id.
-        repaired: a COCO dict for evaluation, if evaluators would stumble over the file itself; else None.
+        has_masks: whether there are masks; without them the set is one for detection.
+        source: the file's content where it needs no repair, else None.
+        repaired: a COCO dict for evaluation, if evaluators would read something else from the file than training
+            does; else None.
     """
 
     report: Report
     dataset_dicts: list[dict] = dataclasses.field(default_factory=list)
     classes: list[str] = dataclasses.field(default_factory=list)
     category_ids: dict[int, int] = dataclasses.field(default_factory=dict)
+    has_masks: bool = False
     repaired: dict | None = None
+    source: dict | None = None
 
 
-def validate_coco(json_path: str, image_root: str, *, check_files: bool = True, max_examples: int = 5) -> CheckedCoco:
+def validate_coco(
+    json_path: str,
+    image_root: str,
+    *,
+    check_files: bool = True,
+    max_examples: int = 5,
+    allow_outside: bool = False,
+) -> CheckedCoco:
     """Check the annotation file ``json_path``, whose images lie in ``image_root``.
 
     Args:
         check_files: also look for the image files (one listing per folder; none is opened).
         max_examples: sentences kept per kind of problem; all are counted.
+        allow_outside: accept file names that leave ``image_root``.
     """
     report = Report(json_path, max_examples)
     checked = CheckedCoco(report)
-    data = _read_json(json_path, report)
+    data, is_plain = _read(json_path, report)
     if data is None:
         return checked
+    checked.source = data
     names = _categories(data["categories"], report)
     checked.classes = [names[i] for i in sorted(names)]
     checked.category_ids = {category: i for i, category in enumerate(sorted(names))}
-    images = _images(data["images"], image_root, report, check_files)
-    kept, needs_repair = check_annotations(data["annotations"], images, checked.category_ids, report)
+    images = _images(data["images"], image_root, report, check_files, allow_outside)
+    kept = check_annotations(data["annotations"], images, checked.category_ids, report)
     check_boxes(kept, report)
-    needs_repair |= check_masks(kept, report)
+    check_masks(kept, report)
     checked.dataset_dicts = _dicts(images, kept, checked.category_ids, image_root)
-    if needs_repair:
-        checked.repaired = {
-            "images": list(images.values()),
-            "categories": data["categories"],
-            "annotations": [repaired(k) for k in kept if not k.dropped],
-        }
+    checked.has_masks = any(k.segmentation for k in kept if not k.dropped)
+    if not report.ok:
+        return checked
+    # COCO's evaluation takes an annotation id of 0 for "not found", and compares ids as 64-bit numbers.
+    renumber = not all(is_int(k.raw["id"]) and k.raw["id"] > 0 for k in kept)
+    if renumber or not is_plain or len(kept) < len(data["annotations"]) or any(k.needs_repair() for k in kept):
+        annotations = [k.repaired() for k in kept if not k.dropped]
+        if renumber:
+            annotations = [{**a, "id": number} for number, a in enumerate(annotations, 1)]
+        categories = [{"id": i, "name": names[i]} for i in sorted(names)]
+        checked.source = None
+        checked.repaired = {"images": list(images.values()), "categories": categories, "annotations": annotations}
     return checked
 
 
-def _read_json(json_path: str, report: Report) -> dict | None:
-    """Return the parsed file if it has the three lists that a COCO file needs, else None with errors noted."""
+def _read(json_path: str, report: Report) -> tuple[dict | None, bool]:
+    """Return the parsed file if it has the three lists that a COCO file needs, else None with errors noted.
+
+    Also return whether evaluators, which read the file themselves, get the same content.
+    """
     try:
-        with PathManager.open(json_path, "rb") as file:
-            data = json.loads(file.read())
-    except FileNotFoundError:
-        report.error("file missing", "there is no such annotation file; check the path")
-        return None
-    except OSError as error:
-        report.error("file unreadable", f"it cannot be read ({error.strerror or error}); check the path")
-        return None
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        place = f"line {error.lineno}: {error.msg}" if isinstance(error, json.JSONDecodeError) else str(error)
-        report.error("not JSON", f"this is not JSON ({place}); check that it is the right file and complete")
-        return None
+        content = read_bytes(json_path)
+        data = parse_json(content, json_path)
+    except UserError as error:
+        sentence = str(error).removeprefix(f"{json_path}: ")
+        kinds = {"there is no such": "file missing", "it cannot be read": "file unreadable"}
+        kind = next((kind for start, kind in kinds.items() if sentence.startswith(start)), "not JSON")
+        report.error(kind, sentence)
+        return None, False
     if not isinstance(data, dict):
         report.error("not COCO", f"it holds a {type_name(data)}, not an object; convert it to COCO's format")
-        return None
+        return None, False
     for key in ("images", "annotations", "categories"):
         if key not in data:
             report.error(
@@ -90,16 +113,17 @@ def _read_json(json_path: str, report: Report) -> dict | None:
             )
         elif not isinstance(data[key], list):
             report.error("wrong type", f"{key!r} is a {type_name(data[key])}; make it a list")
-    return data if report.ok else None
+    return (data if report.ok else None), reads_alike_everywhere(content)
 
 
 def _categories(entries: list, report: Report) -> dict[int, str]:
     """Return category id -> name."""
     names: dict[int, str] = {}
     for number, entry in enumerate(entries):
-        if not isinstance(entry, dict) or not is_int(entry.get("id")) or not isinstance(entry.get("name"), str):
+        if not isinstance(entry, dict) or not is_id(entry.get("id")) or not is_text(entry.get("name")):
             report.error(
-                "category malformed", f"categories[{number}] needs an 'id', a whole number, and a 'name', a text"
+                "category malformed",
+                f"categories[{number}] needs an 'id', a whole number of at most 64 bits, and a 'name', a text",
             )
         elif entry["id"] in names:
             report.error("category id twice", f"category id {entry['id']} occurs twice; give each category its own id")
@@ -115,7 +139,7 @@ def _categories(entries: list, report: Report) -> dict[int, str]:
     return names
 
 
-def _images(entries: list, image_root: str, report: Report, check_files: bool) -> dict[Any, dict]:
+def _images(entries: list, image_root: str, report: Report, check_files: bool, allow_outside: bool) -> dict[Any, dict]:
     """Return image id -> entry of all well-formed images."""
     images: dict[Any, dict] = {}
     listings: dict[str, set[str] | None] = {}
@@ -126,12 +150,20 @@ def _images(entries: list, image_root: str, report: Report, check_files: bool) -
         elif entry["id"] in images:
             report.error(
                 "image id twice",
-                f"image id {entry['id']} occurs twice ({entry['file_name']}); give each image its own id",
+                f"image id {plain(entry['id'])} occurs twice ({plain(entry['file_name'])}); give each image its own id",
+            )
+        elif not allow_outside and _leaves(entry["file_name"]):
+            report.error(
+                "image file outside",
+                f"image id {plain(entry['id'])}: its file_name {short(entry['file_name'])} leaves the image folder "
+                f"{image_root or '.'}; correct it, or add --allow-outside (in Python, allow_outside=True)",
             )
         else:
             images[entry["id"]] = entry
             if check_files:
-                _check_file(entry, image_root, listings, report)
+                images[entry["id"]] = _with_file(entry, image_root, listings, report)
+    if len({type(image_id) for image_id in images}) > 1:
+        report.error("image ids mixed", "some image ids are texts and others numbers, which cannot be sorted; use one")
     if not entries:
         report.error("no images", "'images' is empty; there is nothing to train on or to evaluate")
     return images
@@ -143,34 +175,62 @@ def _image_problem(entry: Any) -> str:
     missing = [key for key in ("id", "file_name", "height", "width") if key not in entry]
     if missing:
         return f"lacks {', '.join(missing)}"
-    if not is_int(entry["id"]) and not isinstance(entry["id"], str):
-        return f"has id {entry['id']!r}, neither a whole number nor a text"
-    if not isinstance(entry["file_name"], str) or not entry["file_name"]:
-        return f"(id {entry['id']}) has file_name {entry['file_name']!r}, which is no name"
+    if not is_id(entry["id"]) and not is_text(entry["id"]):
+        return f"has id {short(entry['id'])}, neither a whole number of at most 64 bits nor a text"
+    if not is_text(entry["file_name"]) or not entry["file_name"]:
+        return f"(id {plain(entry['id'])}) has file_name {short(entry['file_name'])}, which is no name"
     if not all(is_int(entry[key]) and entry[key] > 0 for key in ("height", "width")):
-        size = f"height {entry['height']!r} and width {entry['width']!r}"
-        return f"(id {entry['id']}) has {size}, not positive whole numbers"
+        size = f"height {short(entry['height'])} and width {short(entry['width'])}"
+        return f"(id {plain(entry['id'])}) has {size}, not positive whole numbers"
+    if entry["height"] * entry["width"] > _MAX_PIXELS:
+        return f"(id {plain(entry['id'])}) has {entry['width']} x {entry['height']} pixels; {_MAX_PIXELS} are the most"
     return ""
 
 
-def _check_file(entry: dict, image_root: str, listings: dict[str, set[str] | None], report: Report) -> None:
-    """Look ``entry``'s file up in the listing of its folder, made when first needed; None: no such folder."""
+def _leaves(file_name: str) -> bool:
+    """Whether the name leads out of the image folder."""
+    path = os.path.normpath(file_name)
+    return os.path.isabs(path) or path == ".." or path.startswith(".." + os.sep)
+
+
+def _with_file(entry: dict, image_root: str, listings: dict[str, set[str] | None], report: Report) -> dict:
+    """Look ``entry``'s file up and return the entry, its file name corrected where Windows wrote it."""
     folder, name = os.path.split(os.path.join(image_root, entry["file_name"]))
+    is_new = folder not in listings
+    names = _listing(folder, listings)
+    if names is not None and name in names:
+        return entry
+    if "\\" in entry["file_name"]:
+        other = {**entry, "file_name": entry["file_name"].replace("\\", "/")}
+        folder_of_other, name_of_other = os.path.split(os.path.join(image_root, other["file_name"]))
+        if not _leaves(other["file_name"]) and name_of_other in (_listing(folder_of_other, listings) or ()):
+            report.warning(
+                "backslash in a path",
+                f"image id {plain(entry['id'])}: {short(entry['file_name'])} has Windows' backslashes; it is read as "
+                f"{short(other['file_name'])}",
+            )
+            return other
+    if names is None and is_new:
+        report.error(
+            "image folder missing", f"there is no folder {plain(folder) or '.'} to take images from; check the path"
+        )
+    elif names is not None:
+        report.error(
+            "image file missing",
+            f"image id {plain(entry['id'])}: there is no file {plain(name)} in {plain(folder) or '.'}; copy it "
+            "there, or take the image out of the file",
+        )
+    return entry
+
+
+def _listing(folder: str, listings: dict[str, set[str] | None]) -> set[str] | None:
+    """Return the names in ``folder``, listed when first asked for; None: no such folder."""
     if folder not in listings:
         try:
             listings[folder] = set(PathManager.ls(folder or "."))
         except OSError:
             listings[folder] = None
-            report.error(
-                "image folder missing", f"there is no folder {folder or '.'} to take images from; check the path"
-            )
-    names = listings[folder]
-    if names is not None and name not in names:
-        report.error(
-            "image file missing",
-            f"image id {entry['id']}: there is no file {name} in {folder or '.'}; copy it there, or take the "
-            "image out of the file",
-        )
+    return listings[folder]
 
 
 def _dicts(images: dict[Any, dict], kept: list[Kept], category_ids: dict[int, int], image_root: str) -> list[dict]:

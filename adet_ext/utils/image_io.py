@@ -1,19 +1,31 @@
 """Reading and writing image files, with sentences for what can go wrong. Images are uint8 [H, W, 3] in BGR order."""
 
-import cv2
+import os
+
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
 
 from ..d2.data import detection_utils
 from ..d2.utils import PathManager
 from ..errors import UserError
 from .files import written_beside
 
-__all__ = ["read_as", "read_image", "write_image"]
+__all__ = ["read_as", "read_image", "read_labels", "write_image"]
+
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def read_as(path: str, image_format: str) -> np.ndarray:
-    """Detectron2's ``read_image``, with the upper 8 bits of grey images that have 16, as :func:`read_image` has them.
+    """Detectron2's ``read_image``, with the upper 8 bits of grey images that have 16.
 
     Detectron2 would show everything from 256 on as white.
 
@@ -27,34 +39,107 @@ def read_as(path: str, image_format: str) -> np.ndarray:
         ValueError: the pixels are floats, or whole numbers of more than 16 bits.
         Exception: whatever Pillow raises for broken files.
     """
-    if path.lower().endswith((".png", ".tif", ".tiff")):  # the others have no such images
-        with PathManager.open(path, "rb") as file, Image.open(file) as image:
+    try:
+        with PathManager.open(path, "rb") as file, Image.open(file) as image:  # reads the header only
             if image.mode[0] in "IF":
                 return _eight_bits(image)
-    return detection_utils.read_image(path, format=image_format)
-
-
-def _eight_bits(image: Image.Image) -> np.ndarray:
-    deep = np.asarray(ImageOps.exif_transpose(image))
-    if deep.dtype.kind == "f" or deep.size and not 0 <= int(deep.min()) <= int(deep.max()) < 1 << 16:
-        raise ValueError(f"its pixels are {deep.dtype} numbers of unknown range; save it with 8 or 16 bits a pixel")
-    return np.repeat((deep >> 8).astype(np.uint8)[:, :, None], 3, axis=2)
+            if image.format == "TIFF" and image_format in ("BGR", "RGB"):  # Detectron2 would turn it twice
+                colors = np.asarray(_upright(image).convert("RGB"))
+                return colors if image_format == "RGB" else colors[:, :, ::-1]
+        return detection_utils.read_image(path, format=image_format)
+    except Exception as error:
+        if not isinstance(error.__cause__ or error, Image.DecompressionBombError):
+            raise
+    # Pillow refuses more than 179 megapixels; OpenCV takes six times as many.
+    image = _read_huge(path)
+    return image if image_format == "BGR" else np.ascontiguousarray(image[:, :, ::-1])
 
 
 def read_image(path: str) -> np.ndarray:
-    """Return the image at ``path`` as BGR uint8 [H, W, 3], turned upright as its EXIF data says.
+    """Return the image at ``path`` as training reads it: BGR uint8 [H, W, 3], upright.
 
     Raises:
         UserError: the file is missing, cannot be opened, or is no complete image.
     """
     try:
-        data = np.fromfile(path, dtype=np.uint8)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
-    image = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
+        if os.path.isfile(path) and not os.path.getsize(path):
+            raise ValueError("the file is empty")
+        return np.ascontiguousarray(read_as(path, "BGR"))
+    except UserError:
+        raise
+    # Pillow raises SyntaxError, struct errors and more for broken files, and OSError for cut ones.
+    except Exception as error:
+        raise UserError(f"{path}: cannot be read: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if isinstance(error, MemoryError):
+        return "it does not fit in memory; make it smaller"
+    if type(error) is ValueError and str(error).startswith(("its pixels", "the file is empty")):
+        return str(error)
+    return "it is not an image, or it is cut off"
+
+
+def read_labels(path: str) -> np.ndarray:
+    """Return the class numbers of a label map, (H, W), upright: as they are stored, also in a PNG with a palette.
+
+    Raises:
+        ValueError: the pixels are colors, negative, larger than 16 bits, or numbers with a fraction.
+        Exception: whatever Pillow raises for broken files.
+    """
+    with PathManager.open(path, "rb") as file, Image.open(file) as image:
+        labels = np.asarray(_upright(image))
+        mode = image.mode
+    if labels.ndim == 3:
+        colors = labels[:, :, : 1 if mode == "LA" else 3]
+        if mode not in ("LA", "RGB", "RGBA") or (colors != colors[:, :, :1]).any():
+            raise ValueError(f"its pixels are colors ({mode}), not class numbers; save one number a pixel")
+        labels = colors[:, :, 0]
+    if labels.dtype.kind == "f":
+        raise ValueError(f"its pixels are {labels.dtype} numbers, not class numbers; save whole numbers")
+    if not _fits_16_bits(labels):
+        raise ValueError("its class numbers must be from 0 to 65535; save it with 8 or 16 bits a pixel")
+    # What augmentations can handle: 8 bits, or floats that hold every whole number of 16.
+    return labels.astype(np.uint8) if labels.size == 0 or labels.max() < 256 else labels.astype(np.float32)
+
+
+def _eight_bits(image: Image.Image) -> np.ndarray:
+    deep = np.asarray(_upright(image))
+    if deep.dtype.kind == "f" or not _fits_16_bits(deep):
+        raise ValueError(f"its pixels are {deep.dtype} numbers of unknown range; save it with 8 or 16 bits a pixel")
+    return np.repeat((deep >> 8).astype(np.uint8)[:, :, None], 3, axis=2)
+
+
+def _fits_16_bits(numbers: np.ndarray) -> bool:
+    return not numbers.size or 0 <= int(numbers.min()) <= int(numbers.max()) < 1 << 16
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turn ``image`` as its EXIF data says; broken EXIF data counts as none, as in Detectron2."""
+    image.load()  # turns a TIFF, and takes the orientation out of its EXIF data
+    try:
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+    except Exception:
+        turn = None
+    return image if turn is None else image.transpose(turn)
+
+
+def _read_huge(path: str) -> np.ndarray:
+    import cv2
+
+    try:
+        image = cv2.imdecode(np.fromfile(path, dtype=np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error as error:
+        reason = "it is not an image, or it is cut off"
+        if "CV_IO_MAX_IMAGE" in str(error):
+            reason = (
+                "it declares more than 2**30 pixels or 2**20 a side; it is broken, or has to be cut or made smaller"
+            )
+        raise UserError(f"{path}: cannot be read: {reason}") from error
     if image is None:
-        reason = "the file is empty" if not len(data) else "it is not an image, or it is cut off"
-        raise UserError(f"{path}: cannot be read: {reason}")
+        raise UserError(f"{path}: cannot be read: it is not an image, or it is cut off")
     return image
 
 
@@ -64,6 +149,8 @@ def write_image(path: str, image: np.ndarray) -> None:
     Raises:
         UserError: it cannot be written; what was at ``path`` is still there.
     """
+    import cv2
+
     with written_beside(path) as beside:
         try:
             written = cv2.imwrite(beside, np.ascontiguousarray(image))

@@ -248,6 +248,28 @@ def test_an_rle_of_another_size_is_said(record):
     refused(record, "RLE mask has size [60, 40]")
 
 
+@pytest.mark.parametrize("counts", [[0, 400, 2001], [0, 2**32, 2400 - 2**32], [2**64, 5], "0", "a\u20ac0"])
+def test_an_rle_that_does_not_code_the_image_is_refused(record, counts):
+    record["annotations"][0]["segmentation"] = {"size": [40, 60], "counts": counts}
+    with pytest.raises(UserError, match="RLE mask is broken"):
+        AdetDatasetMapper(True, augmentations=[], use_instance_mask=True)(record)
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), 10**400])
+def test_a_box_that_is_not_finite_is_refused(record, number):
+    record["annotations"][0]["bbox"] = [number, 1, 20, 20]
+    with pytest.raises(UserError, match="four finite numbers"):
+        AdetDatasetMapper(True, augmentations=[])(record)
+
+
+@pytest.mark.parametrize("far", [1e8, 2.0**31, 1e15, 1e300, -1e300])
+def test_a_polygon_that_reaches_far_out_is_drawn_within_the_image(record, far):
+    record["annotations"][0]["segmentation"] = [[5.0, 5.0, far, 5.0, far, 30.0, 5.0, 30.0]]
+    mapped = AdetDatasetMapper(True, augmentations=[], use_instance_mask=True, make_basis_sem=True)(record)
+    drawn = mapped["basis_sem"].numpy() > 0
+    assert drawn[10, 59 if far > 0 else 0] and not drawn[35].any()
+
+
 def test_uncompressed_rle_is_taken(record):
     record["annotations"][0]["segmentation"] = {"size": [40, 60], "counts": [0, 400, 2000]}
     sample = AdetDatasetMapper(config("INPUT.MIN_SIZE_TRAIN", (40,), "INPUT.HFLIP_TRAIN", False), True)(record)

@@ -277,10 +277,53 @@ def test_the_report_raises_one_sentence_per_kind_of_error(coco_set):
     assert len(lines) == 2 and "(and 1 more of this kind)" in str(caught.value)
 
 
-def test_images_come_in_the_order_of_their_ids_whatever_the_kind_of_id(coco_set):
+def test_images_come_in_the_order_of_their_ids(coco_set):
+    for i, name in enumerate("dbca"):
+        coco_set.data["images"][i]["id"] = coco_set.data["annotations"][i]["image_id"] = name
+    assert [d["image_id"] for d in check(coco_set).dataset_dicts] == ["a", "b", "c", "d"]
+
+
+def test_image_ids_of_two_kinds_are_an_error(coco_set):
     coco_set.data["images"][0]["id"] = coco_set.data["annotations"][0]["image_id"] = "first"
-    checked = check(coco_set)
-    assert [d["image_id"] for d in checked.dataset_dicts] == [11, 12, 13, "first"]
+    only(check(coco_set), "image ids mixed", True)
+
+
+@pytest.mark.parametrize("box", [[10, 8, 1e-6, 16], [59.9999, 8, 20, 16]])
+def test_a_box_too_thin_for_training_is_left_out(coco_set, box):
+    checked = check(coco_set, bbox=box)
+    only(checked, "box empty", False)
+    assert count(checked) == 3 and len(checked.repaired["annotations"]) == 3
+
+
+def test_an_outline_that_is_traced_twice_sets_no_pixel(coco_set):
+    only(check(coco_set, segmentation=[SQUARE + SQUARE]), "mask sets no pixel", False)
+    assert not check(coco_set, segmentation=[SQUARE, SQUARE]).report.findings
+    assert not check(coco_set, segmentation=[SQUARE + SQUARE[:2]]).report.findings  # closed
+
+
+@pytest.mark.parametrize("text", ["\ud800", "a\0b"])
+def test_texts_that_no_terminal_takes_are_errors(coco_set, text):
+    coco_set.data["categories"][0]["name"] = text
+    coco_set.data["images"][0]["file_name"] = text
+    report = check(coco_set).report
+    assert {"category malformed", "image malformed"} <= set(report.findings)
+    str(report).encode()
+
+
+def test_sentences_stay_on_one_line(coco_set):
+    for entry, key in ((coco_set.data["images"][0], "id"), (coco_set.data["annotations"][0], "image_id")):
+        entry[key] = "a\nb"
+    for finding in check(coco_set, bbox=[0, 0, 0, 0]).report.findings.values():
+        assert "\n" not in finding.examples[0]
+
+
+@pytest.mark.parametrize("segmentation", [{"size": [40, 60]}, {"size": [40, 60], "counts": [1e300, 4]}])
+def test_a_broken_mask_without_an_area_is_an_error(coco_set, segmentation):
+    assert [f.kind for f in check(coco_set, segmentation=segmentation, area=-1).report.errors] == ["RLE malformed"]
+
+
+def test_a_size_of_an_rle_mask_that_is_no_whole_number_is_an_error(coco_set):
+    only(check(coco_set, segmentation={"size": [40, 60.0], "counts": [400, 20, 1980]}), "RLE size", True)
 
 
 def test_boxes_are_plain_numbers_in_coco_s_layout(coco_set):

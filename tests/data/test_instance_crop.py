@@ -4,7 +4,7 @@ import pytest
 
 from adet_ext.config import get_cfg
 from adet_ext.d2.data import transforms as T
-from adet_ext.data.augmentation import RandomCropWithInstance, build_augmentation, clip_polygon
+from adet_ext.data.augmentation import RandomCropWithInstance, ResizeShorterSide, build_augmentation, clip_polygon
 from adet_ext.errors import UserError
 
 IMAGE = np.zeros((90, 120, 3), np.uint8)
@@ -101,7 +101,7 @@ def config(**keys):
 
 def test_the_config_orders_crop_resize_flip():
     augmentations = build_augmentation(config(INPUT__CROP__ENABLED=True), True)
-    assert [type(a) for a in augmentations] == [RandomCropWithInstance, T.ResizeShortestEdge, T.RandomFlip]
+    assert [type(a) for a in augmentations] == [RandomCropWithInstance, ResizeShorterSide, T.RandomFlip]
     assert [type(a) for a in build_augmentation(config(INPUT__CROP__ENABLED=True), False)] == [T.ResizeShortestEdge]
     assert len(build_augmentation(config(INPUT__HFLIP_TRAIN=False), True)) == 1
 

@@ -141,7 +141,7 @@ def test_an_incomplete_download_is_one_sentence(source):
 @pytest.mark.parametrize(
     "text, message",
     [
-        ('{"annotations": [', "only a part of the file"),
+        ('{"annotations": [', "not JSON"),
         ('{"annotations": []}', "categories missing"),
         ('{"annotations": [{"bbox": []}], "categories": []}', "segments_info missing"),
         ("[]", "no panoptic annotations"),

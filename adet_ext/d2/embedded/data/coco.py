@@ -27,10 +27,10 @@ def read_coco_file(json_file: "str | os.PathLike", *lists: str) -> dict:
     Raises:
         ValueError: the file is not JSON, or lacks a list or an entry's key; the message says where.
     """
-    with PathManager.open(str(json_file), "r") as f:
+    with PathManager.open(str(json_file), "rb") as f:
         try:
-            content = json.load(f)
-        except ValueError as error:  # bad JSON, and bytes that are no text
+            content = json.loads(f.read())
+        except (ValueError, RecursionError) as error:  # bad JSON, and bytes that are no text
             raise ValueError(f"{json_file} is not JSON ({error}); write it again or name another file") from error
     missing = [k for k in lists if not isinstance(content, dict) or not isinstance(content.get(k), list)]
     if missing:
