@@ -1,6 +1,6 @@
-"""The one exception type for what a user can put right."""
+"""The exception for what a user can correct, and errors on one line."""
 
-__all__ = ["UserError"]
+__all__ = ["UserError", "one_line"]
 
 
 class UserError(Exception):
@@ -9,3 +9,8 @@ class UserError(Exception):
     The message is one sentence that says what is wrong, where (file, image id, key) and what to do about it. The
     command line prints it without a traceback; see :func:`adet_ext.cli.run`.
     """
+
+
+def one_line(error: BaseException) -> str:
+    """Return what an error says as one line, or its type's name if it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__

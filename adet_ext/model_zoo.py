@@ -1,41 +1,46 @@
-"""The packaged configs by name: where they are, which there are, and their config nodes.
+"""Find the packaged configs by name.
 
 A config's name is its path below ``configs/``, such as ``BlendMask/R_50_1x.yaml``. Files called ``Base-*`` are parts
-of others and no models; ``studies/`` compares several. No trained weights are published for any of them; see
+of others; ``studies/`` compares several. No trained weights are published for any of them; see
 MODEL_ZOO.md.
 """
 
 import difflib
+import hashlib
+import os
+from collections.abc import Sequence
 from pathlib import Path
+
+import yaml
 
 from .d2.config import CfgNode
 from .errors import UserError
 
-__all__ = ["config_folder", "get_config", "get_config_file", "list_configs"]
+__all__ = ["config_digest", "config_folder", "get_config", "get_config_file", "list_configs"]
 
 _PACKAGE = Path(__file__).resolve().parent
 
 
 def config_folder() -> Path:
-    """The folder of the configs: inside the package where it was installed, beside it in a checkout."""
+    """Return the folder of the configs: inside the package if installed, beside it in a checkout."""
     for folder in (_PACKAGE / "configs", _PACKAGE.parent / "configs"):
         if folder.is_dir():
             return folder
-    raise UserError(f"the configs are neither in {_PACKAGE} nor beside it; install the package again")
+    raise UserError(f"the configs must be in {_PACKAGE} or beside it; got neither. Install the package again")
 
 
 def list_configs() -> list[str]:
-    """Names of all configs that build a model, sorted."""
+    """Return the names of all configs that build a model, sorted."""
     folder = config_folder()
     names = (path.relative_to(folder) for path in folder.rglob("*.yaml") if not path.name.startswith("Base-"))
     return sorted(name.as_posix() for name in names if name.parts[0] != "studies")
 
 
 def get_config_file(name: str) -> str:
-    """The file of the config called ``name``, ready for ``cfg.merge_from_file``.
+    """Return the file of the config called ``name``, ready for ``cfg.merge_from_file``.
 
     Raises:
-        UserError: there is no such config; names the nearest ones.
+        UserError: no config has this name; the message has the nearest ones.
     """
     path = config_folder() / name
     if path.suffix == ".yaml" and path.is_file():
@@ -44,11 +49,11 @@ def get_config_file(name: str) -> str:
 
 
 def get_config(name: str, trained: bool = False) -> CfgNode:
-    """The config called ``name``, on top of the engine's and this package's defaults.
+    """Return the config called ``name``, on top of the engine's and this package's defaults.
 
     Args:
         name: see :func:`list_configs`.
-        trained: ask for ``MODEL.WEIGHTS`` to be trained weights. There are none, so this raises.
+        trained: ask for ``MODEL.WEIGHTS`` to be trained weights. None are published, so this raises.
 
     Raises:
         UserError: no such config, or ``trained``.
@@ -61,6 +66,20 @@ def get_config(name: str, trained: bool = False) -> CfgNode:
             f"no trained weights are published for {name}; train it, or set MODEL.WEIGHTS to a checkpoint of yours"
         )
     return cfg
+
+
+def config_digest(path: str | Path, overrides: Sequence[str] = ()) -> str:
+    """Return a fingerprint of a config file, of those it is based on, and of the overrides.
+
+    Line ends do not count. The file must be one that loads.
+    """
+    hasher = hashlib.sha256("\0".join(overrides).encode())
+    while path:
+        text = Path(path).read_bytes()
+        hasher.update(text.replace(b"\r\n", b"\n"))
+        base = (yaml.safe_load(text) or {}).get("_BASE_")
+        path = os.path.join(os.path.dirname(path), os.path.expanduser(base)) if base else ""
+    return hasher.hexdigest()[:16]
 
 
 def _near(name: str) -> str:

@@ -42,28 +42,28 @@ def test_config_nodes_carry_the_file_s_values():
         ("FCOS-Detection/R_50_1x.yaml", "FCOS/R_50_1x.yaml"),
     ],
 )
-def test_wrong_names_are_answered_with_near_ones(wrong, near):
+def test_wrong_names_raise_with_near_ones(wrong, near):
     with pytest.raises(UserError, match="did you mean") as caught:
         model_zoo.get_config_file(wrong)
     assert near in str(caught.value)
 
 
-def test_a_name_like_none_of_them_is_answered_with_how_many_there_are():
+def test_an_unknown_name_without_near_ones_gets_the_number_of_configs():
     with pytest.raises(UserError, match=rf"there are {len(model_zoo.list_configs())}"):
         model_zoo.get_config_file("zzzzzz")
 
 
-def test_names_do_not_lead_out_of_the_config_folder_silently(tmp_path):
+def test_names_outside_of_the_config_folder_raise(tmp_path):
     with pytest.raises(UserError, match="there is no config"):
         model_zoo.get_config_file(str(tmp_path / "nothing.yaml"))
 
 
-def test_trained_weights_are_refused_plainly():
+def test_trained_weights_raise():
     with pytest.raises(UserError, match="no trained weights are published"):
         model_zoo.get_config("FCOS/R_50_1x.yaml", trained=True)
 
 
-def test_papers_rows_name_existing_configs_and_their_overrides_load(generator):
+def test_rows_of_the_papers_load(generator):
     from adet_ext.config import load_config
 
     for row in generator.zoo_rows():
@@ -75,7 +75,7 @@ def test_papers_rows_name_existing_configs_and_their_overrides_load(generator):
 def test_rows_of_one_table_differ_in_what_they_run(generator):
     seen = {}
     for row in generator.zoo_rows():
-        what = (row["config"], tuple(row.get("overrides", ())), row["source"].partition(",")[0])
+        what = (row["config"], tuple(row.get("overrides", ())), row.get("table", "AdelaiDet"))
         assert seen.setdefault(what, row) is row, f"{what} stands for two rows"
 
 
@@ -83,12 +83,30 @@ def test_every_config_has_a_measurement_of_its_present_form(generator):
     assert generator.stale(generator.load_measured()) == [], "run make zoo"
 
 
-def test_the_document_is_what_the_files_make(generator):
+def test_the_generated_documents_are_current(generator):
+    documents = generator.documents(generator.load_measured())
+    assert {path.parent.name for path in documents} == {generator.ROOT.name, "SmalMask", "BlendMask", "DR1Mask"}
+    for path, text in documents.items():
+        assert path.read_text(encoding="utf-8") == text, f"{path}: run make zoo"
+
+
+def test_every_config_is_in_the_zoo(generator):
     text = generator.TARGET.read_text(encoding="utf-8")
-    assert text == generator.render(generator.load_measured()), "run make zoo"
     for name in model_zoo.list_configs():
         assert f"](configs/{name})" in text
     assert "No trained weights are published" in text
+
+
+def test_figures_that_two_tables_print_differently_are_both_shown(generator):
+    rows = {(row["table"], row["name"]): row for row in generator.zoo_rows() if "table" in row}
+    assert generator.headline(rows["4.10", "BlendMask, R-101"]) == "PQ 44.3; 44.5 in Table 5.9, on COCO test-dev"
+    assert "44.3 in Table 4.10" in generator.headline(rows["5.9", "BlendMask, R-101"])
+    assert generator.headline(rows["4.10", "BlendMask, R-50"]) == "PQ 42.5"
+
+
+def test_a_readme_without_its_marks_is_refused(generator):
+    with pytest.raises(ValueError, match="must have the lines"):
+        generator.readme("# SmalMask", "3")
 
 
 def test_the_cached_measurement_is_what_measuring_gives(generator):
@@ -106,7 +124,7 @@ def test_a_changed_base_or_override_makes_a_measurement_stale(generator, tmp_pat
     assert generator.digest("a.yaml", ()) != first
 
 
-def test_measurement_files_of_other_forms_are_passed_over(generator, tmp_path, monkeypatch):
+def test_other_result_files_are_skipped(generator, tmp_path, monkeypatch):
     monkeypatch.setattr(generator, "RESULTS", tmp_path)
     entry = {"config": "demo/shapes_R_18.yaml", "what": "AP", "value": 70.1, "command": "make demo", "machine": "m"}
     (tmp_path / "a.json").write_text(json.dumps([entry]))

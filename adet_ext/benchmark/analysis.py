@@ -6,14 +6,14 @@ from torch import nn
 from ..d2 import ENGINE
 from ..d2.config import CfgNode
 from ..d2.modeling import build_model
-from ..errors import UserError
+from ..errors import UserError, one_line
 from .cost import Cost, measure
 
 __all__ = ["analyze", "build_for_costs", "config_size", "random_input"]
 
 
 def config_size(cfg: CfgNode) -> tuple[int, int]:
-    """Height and width that the config tests a 4:3 picture at: 800 x 1088 for a shorter side of 800.
+    """Return the height and width that the config tests a 4:3 picture at: 800 x 1088 for a shorter side of 800.
 
     The width is rounded up to a multiple of 32, as the backbones pad it, and kept within INPUT.MAX_SIZE_TEST.
     """
@@ -23,14 +23,14 @@ def config_size(cfg: CfgNode) -> tuple[int, int]:
 
 
 def random_input(height: int, width: int, seed: int = 0) -> list[dict]:
-    """A batch of one image of noise, in the form of Detectron2's models."""
+    """Return a batch of one image of noise, as input of Detectron2's models."""
     generator = torch.Generator().manual_seed(seed)
     image = torch.randint(0, 256, (3, height, width), generator=generator, dtype=torch.uint8)
     return [{"image": image, "height": height, "width": width}]
 
 
 def build_for_costs(cfg: CfgNode) -> nn.Module:
-    """The config's model on the CPU with random weights; nothing is downloaded."""
+    """Build the config's model on the CPU with random weights; nothing is downloaded."""
     cfg = cfg.clone()
     cfg.defrost()
     cfg.MODEL.DEVICE = "cpu"
@@ -45,7 +45,8 @@ def analyze(cfg: CfgNode, height: int, width: int) -> Cost:
         model = build_for_costs(cfg)
         try:
             return measure(model, [random_input(height, width)])
-        except NotImplementedError as error:  # Detectron2's deformable convolutions know no CPU
+        except NotImplementedError as error:  # Detectron2's deformable convolutions have no CPU kernel
             raise UserError(
-                f"the {ENGINE} engine cannot run this model on the CPU ({error}); try ADET_EXT_ENGINE=embedded"
+                f"the engine must run this model on the CPU; got {ENGINE}, which cannot: {one_line(error)}. Set "
+                "ADET_EXT_ENGINE=embedded"
             ) from error

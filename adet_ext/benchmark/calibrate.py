@@ -1,8 +1,8 @@
-"""Random weights with a set number of detections, so that models without training can be timed side by side.
+"""Calibrate random weights to a given number of detections, so that untrained models can be timed side by side.
 
-A model of random weights finds nothing, or as much as it may; either way what is paid per detection is not what
-a trained model pays. Here the spread of its output layers is brought to that of trained ones, boxes to a
-sensible size, and the classification bias to where the wanted number of detections leaves.
+A model with random weights finds nothing, or the most that its limits allow. Either way its cost per detection is not
+that of a trained model. So the output layers get the spread of trained ones, boxes a typical size, and the
+classification bias is searched for the wanted number of detections.
 """
 
 import logging
@@ -28,21 +28,21 @@ _FCOS_DISTANCE = (1.0, 4.0)
 
 
 def count_detections(outputs: list[dict]) -> float:
-    """Detections an image, on average."""
+    """Return the mean number of detections per image."""
     return sum(len(output["instances"]) for output in outputs) / len(outputs)
 
 
 def calibrate(model: nn.Module, inputs: list[dict], low: int, high: int, steps: int = 30) -> float:
-    """Change the output layers, in place, until between ``low`` and ``high`` detections an image leave.
+    """Change the output layers, in place, until the model finds ``low`` to ``high`` detections per image.
 
     Returns:
-        the number of detections an image.
+        the number of detections per image.
 
     Raises:
-        ValueError: the model has no classification layer known here, or no bias leads into the range.
+        ValueError: the model has no known classification layer, or no bias leads into the range.
     """
     with torch.inference_mode():
-        for _ in range(2):  # a second time, since second-stage heads see what the first stage's proposals give
+        for _ in range(2):  # twice, since second-stage heads read the first stage's proposals
             _set_spread(model, inputs)
         shift = _find_bias(model)
         least, most = -30.0, 30.0
@@ -57,7 +57,7 @@ def calibrate(model: nn.Module, inputs: list[dict], low: int, high: int, steps: 
             if low <= count <= high:
                 return count
             least, most = (middle, most) if count < low else (least, middle)
-    raise ValueError(f"no classification bias makes {type(model).__name__} give {low} to {high} detections")
+    raise ValueError(f"{type(model).__name__} must find {low} to {high} detections with some bias; got {count:g}")
 
 
 def _set_spread(model: nn.Module, inputs: list[dict]) -> None:
@@ -96,11 +96,11 @@ def _note(moments: list[tuple[float, float]]) -> Callable:
 
 
 def _find_bias(model: nn.Module) -> Callable[[float], None]:
-    """A function that makes every class likelier by a step in logits."""
+    """Return a function that adds a step to the logits of every class."""
     for name, module in model.named_modules():
         last = name.rpartition(".")[2]
         if last == "cls_logits" and isinstance(module, nn.Conv2d):
             return lambda step: module.bias.add_(step)
         if last == "cls_score" and isinstance(module, nn.Linear):
             return lambda step: module.bias[-1].sub_(step)  # the last class is the background
-    raise ValueError(f"{type(model).__name__} has neither cls_logits nor cls_score")
+    raise ValueError(f"a model to calibrate must have cls_logits or cls_score; got {type(model).__name__}")

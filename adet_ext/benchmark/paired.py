@@ -1,4 +1,4 @@
-"""Paired rounds: every contestant once a round, in changing order, so that a slow minute hits all alike."""
+"""Paired rounds: every contestant once per round, in alternating order, so that a slow minute affects all equally."""
 
 import json
 import os
@@ -36,10 +36,10 @@ class Partner:
         )
 
     def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
-        """Have it do something and wait for the answer.
+        """Send a request and wait for the answer.
 
         Raises:
-            UserError: it could not, or its process ended.
+            UserError: the request failed, or the process ended.
         """
         try:
             self.process.stdin.write(json.dumps({"do": do, **arguments}) + "\n")
@@ -49,7 +49,7 @@ class Partner:
             line = ""
         if not line:
             status = self.process.wait()
-            raise UserError(f"{self.label} ended with status {status} on {do!r}; its last words are above")
+            raise UserError(f"{self.label} ended with status {status} on {do!r}; see its output above")
         answer = json.loads(line)
         if "error" in answer:
             raise UserError(f"{self.label}: {answer['error']}")
@@ -67,7 +67,7 @@ class Partner:
 
 @dataclass(frozen=True)
 class Spread:
-    """Median, quartiles and least of a series."""
+    """Median, quartiles and minimum of a series."""
 
     median: float
     lower: float
@@ -76,7 +76,7 @@ class Spread:
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """The series' median with its quartiles; a single value is its own."""
+    """Return the median, quartiles and minimum of a series; a single value is all of them."""
     if len(values) == 1:
         return Spread(values[0], values[0], values[0], values[0])
     lower, median, upper = statistics.quantiles(values, n=4, method="inclusive")
@@ -84,7 +84,7 @@ def spread(values: Sequence[float]) -> Spread:
 
 
 def ratios(times: Sequence[float], baseline: Sequence[float]) -> Spread:
-    """How ``times`` compare with ``baseline`` round by round: the spread of their quotients."""
+    """Return the spread of the quotients of ``times`` and ``baseline``, round by round."""
     return spread([mine / theirs for mine, theirs in zip(times, baseline, strict=True)])
 
 

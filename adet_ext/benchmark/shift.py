@@ -1,8 +1,8 @@
-"""How much a detector's answer changes when the image moves by some pixels (thesis 3.3.2: what BlurConv is for).
+"""Measure how much detections change when the image moves by some pixels (the purpose of BlurConv, thesis 3.3.2).
 
-A picture lies on a plain canvas at (0, 0), (1, 1), ... pixels from a corner. What was found at (0, 0) is looked for in
-every other answer, moved back. A network with strides answers alike only at multiples of its strides; one that blurs
-before it subsamples should answer nearly alike everywhere.
+An image is placed on a plain canvas (0, 0), (1, 1), ... pixels from a corner. The detections at (0, 0) are matched
+with those at every other shift, moved back. A network with strides detects the same only at multiples of its strides;
+one that blurs before it subsamples should detect nearly the same everywhere.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ from ..engine.predictor import Predictor, confident, on_cpu
 
 __all__ = ["Consistency", "shift_consistency"]
 
-SAME = 0.5  # least IoU of boxes of one object
+SAME = 0.5  # minimum IoU of boxes of one object
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,9 @@ class Consistency:
     """Averages over detections, shift by shift; entry 0 is the shift by one pixel.
 
     Attributes:
-        objects: how many detections were looked for in each answer.
-        found: shares of them that were found: the same class, an IoU of boxes of half or more.
-        box_iou, mask_iou: of those found; masks count where the model makes them.
+        objects: the number of detections at (0, 0).
+        found: the share of them that were found: the same class and an IoU of boxes of at least ``SAME``.
+        box_iou, mask_iou: of those found; ``mask_iou`` is 0 for models without masks.
         score: mean absolute change of their scores.
     """
 
@@ -45,13 +45,13 @@ def shift_consistency(
     threshold: float = 0.5,
     tick: Callable[[], None] = lambda: None,
 ) -> Consistency:
-    """Move each image by 1 to ``shifts`` pixels down and right, and compare the answers with that in place.
+    """Move each image by 1 to ``shifts`` pixels down and right, and compare the detections with those in place.
 
     Args:
         predictor: the model; images are resized as its config says, and moved by pixels of the network's input.
         images: BGR uint8 (H, W, 3).
-        threshold: least score of the detections that are looked for; they are looked for among those of half of it.
-        tick: is called after each image.
+        threshold: minimum score of the detections in place; moved ones need half of it.
+        tick: called after each image.
     """
     mean = np.array(predictor.cfg.MODEL.PIXEL_MEAN)
     mean = mean[::-1] if predictor.cfg.INPUT.FORMAT == "RGB" else mean  # the canvas is BGR as well
@@ -78,7 +78,7 @@ def shift_consistency(
 
 
 def _compare(reference, moved, shift: int) -> tuple[float, float, float, float]:
-    """How many are found, and the sums of their box IoU, mask IoU and change of score."""
+    """Return how many are found, and the sums of their box IoU, mask IoU and change of score."""
     if not len(reference) or not len(moved):
         return 0.0, 0.0, 0.0, 0.0
     overlap = box_iou(reference.pred_boxes.tensor, moved.pred_boxes.tensor - shift)

@@ -1,6 +1,6 @@
-"""One contestant of a benchmark, in a process of its own: it is told what to do in lines of JSON and answers in such.
+"""One contestant of a benchmark, in a process of its own. Requests and answers are lines of JSON.
 
-Its own process lets each contestant have its own engine, chosen by ``ADET_EXT_ENGINE`` before anything is imported.
+In its own process each contestant has its own engine, chosen by ``ADET_EXT_ENGINE`` before anything is imported.
 """
 
 import importlib.util
@@ -19,7 +19,7 @@ import torch
 from ..config import load_config
 from ..d2 import ENGINE
 from ..d2.modeling import build_model
-from ..errors import UserError
+from ..errors import UserError, one_line
 from .calibrate import calibrate, count_detections
 
 __all__ = ["Contestant", "main"]
@@ -48,7 +48,7 @@ class Contestant:
         device: str,
         seed: int,
     ) -> dict[str, Any]:
-        """Make the model and its inputs. Weights are loaded where ``opts`` names MODEL.WEIGHTS, else random."""
+        """Make the model and its inputs. Weights are random unless ``opts`` names MODEL.WEIGHTS."""
         if threads:
             torch.set_num_threads(threads)
         torch.manual_seed(seed)
@@ -56,9 +56,9 @@ class Contestant:
         cfg = load_config(_config_file(config), [*opts, "MODEL.DEVICE", device])
         self.model = build_model(cfg).eval()
         if named:
-            from ..d2.checkpoint import DetectionCheckpointer
+            from ..engine.checkpoint import AdetCheckpointer
 
-            DetectionCheckpointer(self.model).load(cfg.MODEL.WEIGHTS)
+            AdetCheckpointer(self.model).load(cfg.MODEL.WEIGHTS)
         self.inputs = _read(images, height, width) or _noise(batch, height, width, seed)
         self._watch_stages()
         return {
@@ -82,7 +82,7 @@ class Contestant:
         return {}
 
     def time(self) -> dict[str, Any]:
-        """One forward pass in milliseconds, as a whole and by stages, with what it found."""
+        """Time one forward pass in milliseconds, as a whole and by stages, and return what it found."""
         self.stages = dict.fromkeys(("preprocess", "backbone", "postprocess"), 0.0)
         with torch.inference_mode():
             start = self._now()
@@ -104,7 +104,7 @@ class Contestant:
         return time.perf_counter() * 1e3
 
     def _watch_stages(self) -> None:
-        """Add up the time spent before and after the network and in the backbone with its FPN.
+        """Add up the time before and after the network and in the backbone with its FPN.
 
         Detectron2 calls its post-processing by the class, we by the object; patching the class serves both.
         """
@@ -148,10 +148,10 @@ def _config_file(name: str) -> str:
         return name
     spec = importlib.util.find_spec("detectron2")
     if spec is None or ENGINE != "detectron2":
-        raise UserError(f"{name} needs Detectron2, which is not installed or does not import here")
+        raise UserError(f"Detectron2 must be installed for {name}; got the {ENGINE} engine")
     path = Path(spec.origin).parent / "model_zoo" / "configs" / name.removeprefix(_DETECTRON2)
     if not path.is_file():
-        raise UserError(f"this Detectron2 has no config {path}")
+        raise UserError(f"{name} must be a config of the installed Detectron2; got no file {path}")
     return str(path)
 
 
@@ -162,14 +162,14 @@ def _noise(batch: int, height: int, width: int, seed: int) -> list[dict]:
 
 
 def _read(paths: list[str], height: int, width: int) -> list[dict]:
-    """Pictures in BGR, brought to ``height`` x ``width``; results are asked for at their own size."""
+    """Read images in BGR, resized to ``height`` x ``width``; results are asked for at their own size."""
     import cv2
 
     inputs = []
     for path in paths:
         image = cv2.imread(path)
         if image is None:
-            raise UserError(f"{path} is not a picture that can be read")
+            raise UserError(f"{path} must be an image; got something that cannot be read")
         resized = torch.from_numpy(cv2.resize(image, (width, height))).permute(2, 0, 1).contiguous()  # (3, H, W)
         inputs.append({"image": resized, "height": image.shape[0], "width": image.shape[1]})
     return inputs
@@ -178,7 +178,7 @@ def _read(paths: list[str], height: int, width: int) -> list[dict]:
 def main() -> None:
     """Answer requests from the standard input until it ends."""
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever libraries print goes to the standard error, not among the answers
+    os.dup2(2, 1)  # what libraries print must not mix with the answers
     contestant = Contestant()
     for line in sys.stdin:
         request = json.loads(line)
@@ -186,10 +186,10 @@ def main() -> None:
         try:
             answer = action(**request)
         except (UserError, ValueError) as error:
-            answer = {"error": str(error)}
+            answer = {"error": one_line(error)}
         except Exception as error:  # handed to the parent, which ends the benchmark
             traceback.print_exc()
-            answer = {"error": f"{type(error).__name__}: {error}"}
+            answer = {"error": f"{type(error).__name__}: {one_line(error)}"}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
 

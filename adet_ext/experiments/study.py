@@ -14,7 +14,6 @@ A study is a YAML file:
 Every run is a process of its own with a folder of its own; a finished one is not repeated.
 """
 
-import hashlib
 import json
 import os
 import statistics
@@ -27,7 +26,8 @@ from dataclasses import dataclass
 import yaml
 
 from ..config import find_config, load_config
-from ..errors import UserError
+from ..errors import UserError, one_line
+from ..model_zoo import config_digest
 from ..report.metrics import Metrics
 from ..utils.files import make_folder, written_beside
 from .run import clear_run
@@ -51,9 +51,14 @@ class Run:
         return os.path.join(name, f"seed{self.seed}")
 
     def digest(self) -> str:
-        """Of the whole config that the arguments stand for: the files behind it may change."""
+        """Return a fingerprint of the config files and overrides, since the files may change between two calls.
+
+        Raises:
+            UserError: the config does not load.
+        """
         _, config, *opts = self.arguments
-        return hashlib.sha256(load_config(find_config(config), opts).dump().encode()).hexdigest()[:16]
+        load_config(config, opts)
+        return config_digest(find_config(config), opts)
 
 
 @dataclass(frozen=True)
@@ -76,7 +81,7 @@ def load_study(path: str, seeds: Sequence[int] | None = None) -> Study:
         with open(path, encoding="utf-8") as file:
             text = yaml.safe_load(file)
     except (OSError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: cannot be read as a study: {error}") from error
+        raise UserError(f"{path} must be a study in YAML; got: {one_line(error)}") from error
     if not isinstance(text, dict) or not isinstance(text.get("rows"), dict) or not text["rows"]:
         raise UserError(f"{path}: a study is a mapping with 'rows', each a name and its overrides")
     if unknown := sorted(text.keys() - _KEYS):

@@ -1,6 +1,6 @@
-"""Things and stuff in one map: Panoptic-FPN's rule of merging (Kirillov et al. 2019; thesis section 4.4.4).
+"""Merge things and stuff into one map by Panoptic-FPN's rule (Kirillov et al. 2019; thesis section 4.4.4).
 
-N instances of one image, C semantic classes of which 0 stands for all things, H, W height and width of the result.
+D instances of one image, C semantic classes with 0 for all things, H, W height and width of the result.
 """
 
 from typing import Any
@@ -15,16 +15,16 @@ __all__ = ["Merger", "PanopticMerger", "claim_pixels", "semantic_scores"]
 
 
 class Merger:
-    """The limits that decide which segments there are, of ``MODEL.PANOPTIC_FPN.COMBINE``."""
+    """The limits of ``MODEL.PANOPTIC_FPN.COMBINE`` that decide which segments are kept."""
 
     def __init__(
         self, *, confidence_threshold: float = 0.2, overlap_threshold: float = 0.4, stuff_area_limit: float = 4096
     ):
         """
         Args:
-            confidence_threshold: an instance's score has to reach it.
-            overlap_threshold: the largest share of an instance's pixels that better ones may have.
-            stuff_area_limit: pixels of the result that a stuff class has to have.
+            confidence_threshold: the minimum score of an instance.
+            overlap_threshold: the maximum share of an instance's pixels that better ones may have.
+            stuff_area_limit: the minimum pixels of a stuff class in the result.
         """
         self.confidence_threshold = confidence_threshold
         self.overlap_threshold = overlap_threshold
@@ -41,18 +41,18 @@ class Merger:
 
 
 class PanopticMerger(Merger):
-    """Lays instances over one another, the best-scored on top, and fills what is left with stuff.
+    """Stacks instances, the best-scored on top, and fills the rest with stuff.
 
-    An instance below the confidence threshold is left out, and so is one of which too much is covered by better ones
-    already; another keeps what is not covered. Then every stuff class takes the uncovered pixels it has the highest
-    score at, unless they are too few.
+    Instances below the confidence threshold are dropped, and so are those with too many pixels covered by better ones;
+    the others keep the pixels that are not covered. Then every stuff class gets the uncovered pixels where it has the
+    highest score, unless they are too few.
     """
 
     def __call__(self, instances: Instances, labels: torch.Tensor) -> tuple[torch.Tensor, list[dict[str, Any]]]:
         """Merge one image's predictions.
 
         Args:
-            instances: with ``scores`` (N,), ``pred_classes`` (N,) and ``pred_masks`` (N, H, W) bool.
+            instances: with ``scores`` (D,), ``pred_classes`` (D,) and ``pred_masks`` (D, H, W) bool.
             labels: (H, W) int64, the best semantic class of each pixel, in [0, C).
 
         Returns:
@@ -63,8 +63,8 @@ class PanopticMerger(Merger):
         masks = instances.pred_masks
         if tuple(masks.shape[1:]) != tuple(labels.shape):
             raise ValueError(
-                f"pred_masks are {' x '.join(map(str, masks.shape[1:]))} pixels, labels "
-                f"{' x '.join(map(str, labels.shape))}; bring both to the size of the result"
+                "pred_masks and labels must have the size of the result; got "
+                f"{' x '.join(map(str, masks.shape[1:]))} and {' x '.join(map(str, labels.shape))} pixels"
             )
         # Scores that are equal keep the order of the detections.
         order = instances.scores.sort(descending=True, stable=True).indices
@@ -95,15 +95,14 @@ def claim_pixels(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Give each pixel to the first accepted mask that has it.
 
-    A mask is accepted when it has pixels and the share of them that earlier accepted masks have is at most
-    ``overlap_threshold``.
+    A mask is accepted if it has pixels and earlier accepted masks have at most the share ``overlap_threshold`` of them.
 
     Args:
-        masks: (N, H, W) bool.
-        order: (M,) int64, the masks that take part, the most important first; None: all, in their order.
+        masks: (D, H, W) bool.
+        order: (O,) int64, the masks that take part, the most important first; None: all, in their order.
 
     Returns:
-        (H, W) int32, 0 for no mask, k for the k-th accepted one; and (M,) bool, which of ``order`` are accepted.
+        (H, W) int32, 0 for no mask, k for the k-th accepted one; and (O,) bool, which of ``order`` are accepted.
     """
     claim = _claim_on_cpu if masks.device.type == "cpu" else _claim_by_sweeps
     if order is None:
@@ -114,10 +113,10 @@ def claim_pixels(
 def _claim_on_cpu(
     masks: torch.Tensor, overlap_threshold: float, order: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mask by mask, within its extent.
+    """Claim mask by mask, within its extent.
 
-    A processor pays for every byte it looks at, and most bytes of (N, H, W) masks are outside of their boxes: for
-    100 instances this takes a twentieth of the time of a single sum over the whole tensor.
+    A CPU's time grows with the bytes it reads, and most bytes of (D, H, W) masks are outside of their boxes: for 100
+    instances this takes a twentieth of the time of a single sum over the whole tensor.
     """
     ids = np.zeros(masks.shape[1:], np.int32)
     accepted = np.zeros(len(order), bool)
@@ -144,15 +143,15 @@ def _claim_on_cpu(
 def _claim_by_sweeps(
     masks: torch.Tensor, overlap_threshold: float, order: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """All masks at once, until nothing changes any more.
+    """Claim with all masks at once, until nothing changes.
 
-    A sweep takes the masks that the last one accepted as those that are in the way. What it says of the first mask
-    is right, after two sweeps of the second too, and so on; in practice three or four do.
+    A sweep treats the masks that the last one accepted as the ones that cover others. After one sweep the first mask is
+    decided correctly, after two also the second, and so on; in practice three or four sweeps suffice.
     """
     masks, count = masks[order], len(order)
     if not count:
         return torch.zeros(masks.shape[1:], dtype=torch.int32, device=masks.device), order.bool()
-    # Bytes are read fastest; 255 masks and more take a wider type.
+    # Bytes are read fastest; 256 masks or more need a wider type.
     rank = torch.arange(count + 1, device=masks.device, dtype=torch.uint8 if count < 256 else torch.int32)
     rank, none = rank[:count, None, None], rank[count]
     areas = masks.sum(dim=(1, 2))
@@ -178,12 +177,12 @@ def semantic_scores(
         image_size: (height, width) of the image without padding, in the network's frame.
 
     Returns:
-        (C, height, width): enlarged by the stride, cut to the image, resized; each bilinearly.
+        (C, height, width): upsampled by the stride, cropped to the image, resized; each bilinearly.
     """
-    # Channels last, of which a single image's strides do not tell: enlarging and comparing classes are then fastest.
+    # Channels last, where upsampling and comparing classes are fastest. The strides of a single image do not show it.
     logits = logits.permute(1, 2, 0).contiguous()[None].permute(0, 3, 1, 2)  # 1, C, h, w
     scores = F.interpolate(logits, scale_factor=stride, mode="bilinear", align_corners=False)
     scores = scores[:, :, : image_size[0], : image_size[1]]
-    if (height, width) != tuple(image_size):  # resizing to the same size would change nothing, at a price
+    if (height, width) != tuple(image_size):  # resizing to the same size costs time and changes nothing
         scores = F.interpolate(scores, size=(height, width), mode="bilinear", align_corners=False)
     return scores[0]

@@ -1,4 +1,4 @@
-"""Line charts as SVG that take their colours from the page they stand on, so that they follow light and dark."""
+"""Draw line charts as SVG that take their colors from their page, so that they follow light and dark mode."""
 
 import hashlib
 import io
@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 
 __all__ = ["CHART_STYLE", "line_chart"]
 
-# Matplotlib paints with these stand-ins; each becomes a CSS variable of the page.
+# Matplotlib draws with these placeholders; each becomes a CSS variable of the page.
 _INK, _FAINT = "#010203", "#010204"
 _SERIES = tuple(f"#0102{value:02x}" for value in range(0x10, 0x18))
 _VARIABLES = {_INK: "var(--ink-soft)", _FAINT: "var(--rule)"} | {
-    colour: f"var(--series-{index})" for index, colour in enumerate(_SERIES)
+    color: f"var(--series-{index})" for index, color in enumerate(_SERIES)
 }
 
-# What a page has to define once for its charts.
+# A page must define this once for its charts.
 CHART_STYLE = """
 :root { --series-0: #2563eb; --series-1: #dc2626; --series-2: #d08700; --series-3: #16a34a;
         --series-4: #9333ea; --series-5: #0891b2; --series-6: #db2777; --series-7: #65a30d; }
@@ -41,25 +41,25 @@ def line_chart(
     """Return an ``<svg>`` element with one line per series, for the body of an HTML page with CHART_STYLE.
 
     Args:
-        series: name -> (x values, y values); a series of one value becomes a dot. Colours repeat after eight.
+        series: name -> (x values, y values); a series of one value becomes a dot. Colors repeat after eight.
         x_label, y_label: what the axes show, with units. The x axis begins at 0.
         log: a logarithmic y axis.
-        bottom, top: ends of the y axis; by default they follow the values.
+        bottom, top: ends of the y axis; by default those of the values.
         size: width and height in inches; the page scales the chart to its column.
     """
     import matplotlib
     from matplotlib.figure import Figure  # not pyplot: no global state, no display
     from matplotlib.ticker import LogLocator, NullLocator
 
-    # Text stays text; element ids differ from chart to chart on one page, and not from run to run.
+    # Text stays text. Element ids differ between charts of a page, but not between runs.
     salt = hashlib.sha256(repr((sorted(series), x_label, y_label)).encode()).hexdigest()[:8]
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": salt, "font.size": 9}):
         figure = Figure(figsize=size, layout="constrained")
         axes = figure.add_subplot()
         for index, (name, (xs, ys)) in enumerate(series.items()):
-            colour = _SERIES[index % len(_SERIES)]
+            color = _SERIES[index % len(_SERIES)]
             marker = "o" if len(xs) < 12 else None
-            axes.plot(xs, ys, color=colour, linewidth=1.8, marker=marker, markersize=4, label=name)
+            axes.plot(xs, ys, color=color, linewidth=1.8, marker=marker, markersize=4, label=name)
         _dress(axes, x_label, y_label, len(series))
         if log:
             axes.set_yscale("log")
@@ -73,13 +73,13 @@ def line_chart(
     svg = text.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    for colour, variable in _VARIABLES.items():
-        svg = svg.replace(colour, variable)
+    for color, variable in _VARIABLES.items():
+        svg = svg.replace(color, variable)
     return svg
 
 
 def _dress(axes, x_label: str, y_label: str, count: int) -> None:
-    """Quiet axes: two thin spines, a faint horizontal grid, soft labels, a legend without a frame."""
+    """Style the axes: two thin spines, a faint horizontal grid, soft labels, a legend without a frame."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(_FAINT)
     axes.tick_params(colors=_INK, which="both", length=0)
@@ -89,7 +89,7 @@ def _dress(axes, x_label: str, y_label: str, count: int) -> None:
     axes.set_ylabel(y_label, color=_INK)
     axes.margins(x=0.02)
     if count > 1:
-        # Above the axes: no line can run under it.
+        # Above the axes, where no line is.
         axes.legend(
             frameon=False, labelcolor=_INK, ncols=8, handlelength=1.4, loc="lower left", bbox_to_anchor=(-0.01, 1.0)
         )

@@ -1,4 +1,4 @@
-"""Pictures of a trained model on held-out images, written to a folder with an index that a report can read."""
+"""Draw a trained model's predictions on held-out images, in a folder with an index for the report."""
 
 import dataclasses
 import json
@@ -10,7 +10,7 @@ import numpy as np
 
 from ..d2.data import DatasetCatalog, MetadataCatalog
 from ..engine.predictor import Predictor, confident, on_cpu
-from ..errors import UserError
+from ..errors import UserError, one_line
 from ..utils.files import make_folder, written_beside
 from ..utils.image_io import read_as, write_image
 from ..visualize import drawing
@@ -24,7 +24,7 @@ INDEX = "index.json"
 
 @dataclasses.dataclass
 class Gallery:
-    """What :func:`make_gallery` left in a folder; ``index.json`` there holds the same.
+    """What :func:`make_gallery` wrote to a folder, as in its ``index.json``.
 
     Attributes:
         dataset: the data set's name.
@@ -32,7 +32,7 @@ class Gallery:
         overview: file name of the contact sheet of predictions.
         comparisons: (file name, caption) of pictures of image, ground truth and prediction.
         blendings: (file name, caption) of pictures of bases and attentions; empty for models without them.
-        inference_ms: median time per image at batch 1, resize to masks; without the first image.
+        inference_ms: median time per image at batch 1, from resizing to masks, without the first image.
     """
 
     dataset: str
@@ -44,7 +44,7 @@ class Gallery:
 
     @staticmethod
     def load(folder: str) -> "Gallery | None":
-        """Read the index of ``folder``; None where there is none."""
+        """Read the index of ``folder``; None if it has none."""
         path = os.path.join(folder, INDEX)
         if not os.path.isfile(path):
             return None
@@ -52,7 +52,7 @@ class Gallery:
             with open(path, encoding="utf-8") as file:
                 return Gallery(**json.load(file))
         except (ValueError, TypeError) as error:
-            raise UserError(f"{path}: not an index of pictures ({error}); remove it") from error
+            raise UserError(f"{path} must be an index of pictures; got: {one_line(error)}. Remove it") from error
 
 
 def make_gallery(
@@ -69,17 +69,17 @@ def make_gallery(
 
     Args:
         predictor: the model.
-        dataset: a registered name; images are taken at even distances from all of it.
-        folder: made where it is missing.
+        dataset: a registered name; images are evenly spaced over it.
+        folder: made if missing.
         count: images to show.
-        blendings: of how many of them to show bases and attentions, where the model hands those out.
+        blendings: how many of them to show with bases and attentions, if the model has those.
         threshold: scores from which instances are drawn.
         side: pictures of smaller images are enlarged by a whole factor to about this longer side.
     """
     metadata = MetadataCatalog.get(dataset)
     records = DatasetCatalog.get(dataset)
     if not records:
-        raise UserError(f"data set {dataset} has no images to show")
+        raise UserError(f"a data set must have images to show; got none in {dataset}")
     make_folder(folder)
     chosen = [records[i] for i in np.unique(np.linspace(0, len(records) - 1, count).astype(int))]
     gallery, overview, seconds = Gallery(dataset, threshold), [], []

@@ -1,6 +1,6 @@
-"""Reading ``metrics.json``, the log of a training in Detectron2's format: one JSON object a line.
+"""Read ``metrics.json``, the log of a training in Detectron2's format: one JSON object per line.
 
-A run that was killed and resumed writes some iterations twice, and may leave half a line; both are taken care of.
+A run that was killed and resumed may write some iterations twice and leave half a line; both are handled.
 """
 
 import json
@@ -22,14 +22,14 @@ class Metrics:
 
     Attributes:
         rows: one dict per iteration with everything written for it, in order; a later write wins.
-        iterations: how many iterations of training are on record.
-        skipped: how many lines could not be read.
+        iterations: the number of iterations of training.
+        skipped: the number of lines that could not be read.
     """
 
     def __init__(self, path: str):
-        """Read ``path``. Raises UserError where it is missing or holds no metrics at all."""
+        """Read ``path``; raise UserError if it is missing or has no metrics."""
         if not os.path.isfile(path):
-            raise UserError(f"{path}: there is no such file; a training with this output folder writes it")
+            raise UserError(f"{path} must exist; got no such file. A training with this output folder writes it")
         rows: dict[int, dict[str, Any]] = {}
         self.skipped = 0
         with open(path, encoding="utf-8", errors="replace") as file:
@@ -40,14 +40,14 @@ class Metrics:
                 except (ValueError, KeyError, TypeError):
                     self.skipped += 1
         if not rows:
-            raise UserError(f"{path}: holds no metrics; was the training stopped before its first 20 iterations?")
+            raise UserError(f"{path} must have metrics; got none. A training writes them from its 20th iteration on")
         self.rows = [rows[iteration] for iteration in sorted(rows)]
         trained = [row["iteration"] for row in self.rows if "total_loss" in row] or [self.rows[-1]["iteration"]]
         self.iterations = trained[-1] + 1
 
     def series(self, key: str) -> tuple[list[int], list[float]]:
-        """After how many iterations ``key`` was written, and its values."""
-        # The evaluation after the last iteration is logged as if there had been one more.
+        """Return after how many iterations ``key`` was written, and its values."""
+        # The evaluation after the last iteration is logged as one iteration more.
         pairs = [
             (min(row["iteration"] + 1, self.iterations), row[key])
             for row in self.rows
@@ -56,13 +56,13 @@ class Metrics:
         return [x for x, _ in pairs], [y for _, y in pairs]
 
     def losses(self) -> list[str]:
-        """The names of the losses: ``total_loss`` first, then every ``loss_*`` in the order of their names."""
+        """Return the names of the losses: ``total_loss`` first, then every ``loss_*`` in the order of their names."""
         names = {key for row in self.rows for key in row if key.startswith("loss_")}
         total = ["total_loss"] if any("total_loss" in row for row in self.rows) else []
         return total + sorted(names)
 
     def results(self) -> dict[str, dict[str, dict[str, float]]]:
-        """The last evaluation: data set ("" where only one was evaluated) -> task -> name -> value."""
+        """Return the last evaluation: data set ("" if only one was evaluated) -> task -> name -> value."""
         found: dict[str, dict[str, dict[str, float]]] = {}
         for row in self.rows:
             for key, value in row.items():
@@ -73,7 +73,7 @@ class Metrics:
         return found
 
     def seconds(self) -> float:
-        """Time in training iterations, evaluation left out: each logged time stands for those since the last."""
+        """Sum the time of training iterations, without evaluation: each logged time counts for those since the last."""
         total, before = 0.0, 0
         for iteration, time in zip(*self.series("time")):
             total += time * (iteration - before)
@@ -81,16 +81,16 @@ class Metrics:
         return total
 
     def seconds_per_iteration(self) -> float:
-        """The median of the logged times of an iteration; 0 where none was logged."""
+        """Return the median of the logged times of an iteration; 0 if none was logged."""
         times = sorted(self.series("time")[1])
         return times[len(times) // 2] if times else 0.0
 
 
 def per_class(result: dict[str, float]) -> dict[str, float]:
-    """The AP of each class in one task's results, by class name."""
+    """Return the AP of each class in one task's results, by class name."""
     return {name[3:]: value for name, value in result.items() if name.startswith("AP-")}
 
 
 def overall(result: dict[str, float], names: Sequence[str]) -> list[float | None]:
-    """The values of ``names`` in one task's results; None where there is none, or not a number."""
+    """Return the values of ``names`` in one task's results; None if absent or NaN."""
     return [value if (value := result.get(name)) is not None and value == value else None for name in names]

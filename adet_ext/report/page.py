@@ -1,6 +1,6 @@
-"""The building blocks of an HTML report: sections, tables, pictures, and the page they stand on.
+"""The building blocks of an HTML report: sections, tables, pictures, and their page.
 
-Every function takes plain text and returns HTML; nothing that is passed in can break out of its place.
+Every function escapes the text that it gets, and returns HTML.
 """
 
 import base64
@@ -15,7 +15,7 @@ __all__ = ["bars", "definitions", "duration", "figure", "grid", "page", "section
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person says them: 42 s, 4 min 07 s, 3 h 05 min."""
+    """Format seconds: 42 s, 4 min 07 s, 3 h 05 min."""
     seconds = round(seconds)
     if seconds < 60:
         return f"{seconds} s"
@@ -25,24 +25,24 @@ def duration(seconds: float) -> str:
 
 
 def page(title: str, subtitle: str, body: str, style: str = "") -> str:
-    """A whole document; ``body`` is HTML, ``style`` more CSS."""
+    """Return a whole document; ``body`` is HTML, ``style`` more CSS."""
     return _PAGE.format(title=html.escape(title), subtitle=html.escape(subtitle), body=body, style=_STYLE + style)
 
 
 def section(title: str, body: str, lead: str = "") -> str:
-    """A part of the page under its own heading; ``body`` is HTML."""
+    """Return a part of the page under its own heading; ``body`` is HTML."""
     lead = f"<p class=note>{html.escape(lead)}</p>" if lead else ""
     return f"<section><h2>{html.escape(title)}</h2>{lead}{body}</section>"
 
 
 def definitions(rows: Mapping[str, str]) -> str:
-    """A table of names and what they are."""
+    """Return a table of names and what they are."""
     cells = "".join(f"<tr><th scope=row>{html.escape(k)}</th><td>{html.escape(v)}</td></tr>" for k, v in rows.items())
     return f"<div class=wide><table class=facts>{cells}</table></div>"
 
 
 def grid(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table of numbers; the first cell of each row is its heading."""
+    """Return a table of numbers; the first cell of each row is its heading."""
     top = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
     body = ""
     for name, *numbers in rows:
@@ -52,9 +52,9 @@ def grid(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def bars(columns: Mapping[str, Mapping[str, float]], *, unit: str) -> str:
-    """A table of percentages as bars: a column per entry, a row per name, the first column's best name first.
+    """Return a table of percentages as bars: a column per entry, a row per name, best in the first column first.
 
-    Values that are missing or not a number become a dash; more than twenty rows fold away.
+    Missing values and NaN become a dash; a table of more than 20 rows is folded.
     """
     first = next(values for values in columns.values() if values)
     names = sorted(first, key=lambda n: -first[n] if first[n] == first[n] else 1)
@@ -76,13 +76,13 @@ def bars(columns: Mapping[str, Mapping[str, float]], *, unit: str) -> str:
 
 
 def tiles(values: Sequence[tuple[str, str]]) -> str:
-    """Large figures side by side: (value, what it is)."""
+    """Return large figures side by side: (value, what it is)."""
     cells = "".join(f"<div class=tile><b>{html.escape(v)}</b><span>{html.escape(k)}</span></div>" for v, k in values)
     return f"<div class=tiles>{cells}</div>"
 
 
 def figure(folder: str, name: str, caption: str) -> str:
-    """A picture file inside the page, with its caption; nothing where the file is missing."""
+    """Return a picture file inside the page, with its caption; nothing if the file is missing."""
     source = _embed(os.path.join(folder, name))
     if not source:
         return ""
@@ -92,7 +92,7 @@ def figure(folder: str, name: str, caption: str) -> str:
 
 
 def _embed(path: str) -> str:
-    """The picture as a data URL, as WebP: a sixth of a PNG's size and no difference to see. "" if it is missing."""
+    """Return the picture as a data URL, as WebP, a sixth of a PNG's size; "" if it is missing."""
     if not os.path.isfile(path):
         return ""
     data = io.BytesIO()

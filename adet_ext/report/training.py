@@ -1,8 +1,8 @@
-"""A training's report: one HTML file without outside resources, readable in light and in dark.
+"""Write the report of a training: one HTML file without external resources, for light and dark mode.
 
     python -m adet_ext report OUTPUT_DIR
 
-It needs no more than the folder: ``metrics.json`` and, where they are there, ``config.yaml`` and ``pictures/``
+It reads the folder's ``metrics.json`` and, if present, ``config.yaml`` and ``pictures/``
 (see :mod:`adet_ext.report.gallery`).
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from ..errors import UserError
+from ..errors import UserError, one_line
 from ..utils.files import make_folder, written_beside
 from ..utils.machine import processor_name
 from .charts import CHART_STYLE, line_chart
@@ -27,14 +27,14 @@ __all__ = ["machine_facts", "make_report"]
 
 _AP_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 _AP_TITLES = ("AP", "AP50", "AP75", "AP small", "AP medium", "AP large")
-_SHOWN = 6  # comparisons before the rest folds away
-# Rows of "What was run": title, and what stands in it: how to say it, and the key whose value is said.
+_SHOWN = 6  # comparisons before the rest is folded
+# Rows of "What was run": title, and its parts: a format and the key whose value it shows.
 _SETTINGS = (
     ("Model", (("{}", "MODEL.META_ARCHITECTURE"), ("{}", "MODEL.BACKBONE.NAME"), ("depth {}", "MODEL.RESNETS.DEPTH"))),
     ("Data", (("trained on {}", "DATASETS.TRAIN"), ("tested on {}", "DATASETS.TEST"))),
     ("Schedule", (("{} iterations", "SOLVER.MAX_ITER"), ("{} images each", "SOLVER.IMS_PER_BATCH"))),
     (
-        "Optimiser",
+        "Optimizer",
         (("{}", "SOLVER.OPTIMIZER"), ("learning rate {}", "SOLVER.BASE_LR"), ("{}", "SOLVER.LR_SCHEDULER_NAME")),
     ),
     ("Shorter side", (("{} in training", "INPUT.MIN_SIZE_TRAIN"), ("{} in tests", "INPUT.MIN_SIZE_TEST"))),
@@ -54,10 +54,10 @@ def make_report(
     """Write the report of the training in ``output_dir`` and return its path.
 
     Args:
-        output_dir: a folder with ``metrics.json``; ``config.yaml`` and pictures are used where they are there.
+        output_dir: a folder with ``metrics.json``; ``config.yaml`` and pictures are used if present.
         title: the heading; by default from the model's name and the test data set's.
         command: the command line that was run.
-        facts: more rows for the table of times.
+        facts: further rows for the table of times.
         pictures: the folder of pictures inside ``output_dir``; those that :func:`make_gallery` listed are shown.
         name: the file's name inside ``output_dir``.
 
@@ -88,7 +88,7 @@ def make_report(
 
 
 def machine_facts() -> dict[str, str]:
-    """The processor, the GPUs and the versions that a figure depends on; nothing that names a person or a host."""
+    """Return the processor, GPUs and versions that a figure depends on; nothing that identifies a person or host."""
     import platform
 
     import numpy
@@ -120,7 +120,7 @@ def _read_config(path: str) -> tuple[str, dict[str, Any]]:
     try:
         loaded = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise UserError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from error
+        raise UserError(f"{path} must be YAML; got: {one_line(error)}. Remove it, or train again") from error
     return text, loaded if isinstance(loaded, dict) else {}
 
 
@@ -187,21 +187,21 @@ def _pictures(gallery: Gallery | None, folder: str) -> str:
         return ""
     parts = []
     if gallery.overview:
-        parts.append(figure(folder, gallery.overview, "Predictions on images the model has not been trained on."))
+        parts.append(figure(folder, gallery.overview, "Predictions on images that the model was not trained on."))
     if gallery.comparisons:
         figures = [figure(folder, name, caption) for name, caption in gallery.comparisons]
         pictures = "".join(figures[:_SHOWN])
         if len(figures) > _SHOWN:
             rest = "".join(figures[_SHOWN:])
             pictures += f"<details><summary>{len(figures) - _SHOWN} more</summary>{rest}</details>"
-        note = "An object that was found has the colour of its ground truth."
+        note = "An object that was found has the color of its ground truth."
         parts.append(f"<h3>Beside the ground truth</h3><p class=note>{note}</p>{pictures}")
     if gallery.blendings:
         pictures = "".join(figure(folder, name, caption) for name, caption in gallery.blendings)
         note = (
             "A basis is one map for the whole image, here dark where it is low and white where it is high. An "
-            "attention says, for every point of an object's box, how much of each basis goes into its mask: it is "
-            "painted in the bases' colours."
+            "attention gives the share of each basis in an object's mask at every point of its box, painted in the "
+            "bases' colors."
         )
         parts.append(f"<h3>Bases and attentions</h3><p class=note>{note}</p>{pictures}")
     lead = f"{gallery.dataset}; instances that score at least {100 * gallery.threshold:.0f}%."
@@ -241,7 +241,7 @@ def _timing(metrics: Metrics, config: dict, gallery: Gallery | None, facts: Mapp
         rows["Iteration"] = f"{1000 * step:.0f} ms, median" + (f", for {batch} images" if batch else "")
     data = sorted(metrics.series("data_time")[1])
     if data:
-        rows["of which waiting for data"] = f"{1000 * data[len(data) // 2]:.1f} ms"
+        rows["Waiting for data"] = f"{1000 * data[len(data) // 2]:.1f} ms of an iteration"
     if gallery and gallery.inference_ms:
         rows["Inference"] = f"{gallery.inference_ms:.1f} ms per image: median, batch 1, from image to full-size masks"
     rows.update(facts)

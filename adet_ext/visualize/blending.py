@@ -1,7 +1,7 @@
-"""The inner life of a BlendMask as one picture: its bases, its attentions, and the masks they blend to.
+"""Visualize what masks are blended of, as one picture: bases, attentions, and the masks.
 
-Shapes: K bases, h, w their height and width, R instances, M attention side, H, W image height and width.
-The bases lie over the whole image at a stride of about H / h pixels; attentions lie over their boxes.
+Shapes: K bases, h, w their height and width, D instances, M attention side, H, W image height and width.
+The bases span the whole image at a stride of about H / h pixels; attentions span their boxes.
 """
 
 from collections.abc import Sequence
@@ -9,58 +9,58 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 import torch
-import torch.nn.functional as F
+from torch.nn import functional as F
 
 from . import drawing
-from .drawing import Colour
+from .drawing import Color
 
-__all__ = ["BASIS_COLOURS", "attention_picture", "basis_picture", "draw_blending"]
+__all__ = ["BASIS_COLORS", "attention_picture", "basis_picture", "draw_blending"]
 
-# Red, blue, yellow, green: the thesis' figure 4.3 names its four bases so. More follow for K = 8.
-BASIS_COLOURS: tuple[Colour, ...] = (
+# Red, blue, yellow, green, as the four bases in the thesis' Figure 4.3; more for K = 8.
+BASIS_COLORS: tuple[Color, ...] = (
     (235, 60, 55), (45, 120, 240), (250, 205, 30), (40, 190, 95),
     (180, 90, 240), (250, 140, 40), (25, 200, 205), (245, 110, 180),
 )  # fmt: skip
 
 
-def basis_colour(index: int) -> Colour:
-    """The colour that stands for basis ``index``."""
-    return BASIS_COLOURS[index % len(BASIS_COLOURS)]
+def basis_color(index: int) -> Color:
+    """Return the color of basis ``index``."""
+    return BASIS_COLORS[index % len(BASIS_COLORS)]
 
 
-def basis_picture(basis: torch.Tensor, colour: Colour, size: tuple[int, int]) -> np.ndarray:
-    """Return one basis as a heat map: black at its low end, through ``colour``, to white at its high end.
+def basis_picture(basis: torch.Tensor, color: Color, size: tuple[int, int]) -> np.ndarray:
+    """Return one basis as a heat map: black at its low end, through ``color``, to white at its high end.
 
     Args:
-        basis: float [h, w]. The ends are its 1st and 99th percentiles, so that one outlier hides nothing.
-        colour: the hue of the map.
+        basis: float (h, w). The ends are its 1st and 99th percentiles, so that outliers do not hide the rest.
+        color: the hue of the map.
         size: (H, W) of the picture; the basis is interpolated bilinearly.
     """
     values = basis.detach().float().cpu()
     low, high = torch.quantile(values.flatten()[:: max(1, values.numel() // 10**6)], torch.tensor([0.01, 0.99]))
-    return drawing.heat_map(values.numpy(), colour, size, float(low), float(high))
+    return drawing.heat_map(values.numpy(), color, size, float(low), float(high))
 
 
-def mixed_colours(weights: torch.Tensor) -> np.ndarray:
-    """Return RGB uint8 [H, W, 3]: the bases' colours, mixed as float weights [K, H, W] say (of sum at most one)."""
-    colours = torch.tensor([basis_colour(k) for k in range(len(weights))], dtype=torch.float)
-    return torch.einsum("khw,kc->hwc", weights, colours).clamp(0, 255).numpy().astype(np.uint8)
+def mixed_colors(weights: torch.Tensor) -> np.ndarray:
+    """Return RGB uint8 (H, W, 3): the bases' colors, mixed by float weights (K, H, W) of sum at most one."""
+    colors = torch.tensor([basis_color(k) for k in range(len(weights))], dtype=torch.float)
+    return torch.einsum("khw,kc->hwc", weights, colors).clamp(0, 255).numpy().astype(np.uint8)
 
 
 def attention_picture(
     image: np.ndarray, attentions: torch.Tensor, boxes: torch.Tensor, *, masks: torch.Tensor | None = None
 ) -> np.ndarray:
-    """Return a dimmed ``image`` with the attentions in their boxes, each point the mix of its bases' colours.
+    """Return a dimmed ``image`` with the attentions in their boxes, each point the mix of its bases' colors.
 
     Args:
-        image: RGB uint8 [H, W, 3].
-        attentions: float [R, K, M, M], before the softmax over K, which is taken here (a sigmoid where K is 1).
-        boxes: float [R, 4], x0, y0, x1, y1 in pixels of ``image``. Later instances are painted over earlier ones.
-        masks: bool [R, H, W]; outlined where given.
+        image: RGB uint8 (H, W, 3).
+        attentions: float (D, K, M, M), before the softmax over K (a sigmoid if K is 1), which is taken here.
+        boxes: float (D, 4), x0, y0, x1, y1 in pixels of ``image``. Later instances are painted over earlier ones.
+        masks: bool (D, H, W); outlined if given.
     """
     height, width = image.shape[:2]
-    grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-    canvas = (grey * 0.45).astype(np.uint8)
+    gray = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    canvas = (gray * 0.45).astype(np.uint8)
     count = attentions.shape[1]
     for index, (attention, box) in enumerate(zip(attentions.detach().float().cpu(), boxes.cpu().tolist())):
         x0, y0 = max(0, round(box[0])), max(0, round(box[1]))
@@ -69,7 +69,7 @@ def attention_picture(
             continue
         large = F.interpolate(attention[None], size=(y1 - y0, x1 - x0), mode="bilinear", align_corners=False)[0]
         weights = large.softmax(0) if count > 1 else large.sigmoid()
-        mixed = mixed_colours(weights)
+        mixed = mixed_colors(weights)
         patch = canvas[y0:y1, x0:x1]
         canvas[y0:y1, x0:x1] = (0.12 * patch + 0.88 * mixed).clip(0, 255).astype(np.uint8)
         drawing.draw_box(canvas, (x0, y0, x1, y1), (255, 255, 255), 1)
@@ -89,28 +89,28 @@ def draw_blending(
     scale: int = 1,
     title: str = "",
 ) -> np.ndarray:
-    """Return one sheet: the prediction, the K bases as heat maps, and the attentions in the bases' colours.
+    """Return one sheet: the prediction, the K bases as heat maps, and the attentions in the bases' colors.
 
     Args:
-        image: RGB uint8 [H, W, 3].
-        bases: float [K, h, w], over the whole of ``image`` (padding cut off).
-        attentions: float [R, K, M, M] or [R, K * M * M].
-        boxes: float [R, 4] in pixels of ``image``.
-        masks: bool [R, H, W].
-        prediction: a picture of the prediction, of the enlarged size; the image itself where there is none.
+        image: RGB uint8 (H, W, 3).
+        bases: float (K, h, w), over the whole of ``image`` (padding cut off).
+        attentions: float (D, K, M, M) or (D, K * M * M).
+        boxes: float (D, 4) in pixels of ``image``.
+        masks: bool (D, H, W).
+        prediction: a picture of the prediction, of the enlarged size; by default the image itself.
         scale: enlargement of every panel.
 
     Raises:
-        ValueError: the attentions do not fit the number of bases.
+        ValueError: the attentions do not match the number of bases.
     """
     count = bases.shape[0]
     if attentions.dim() == 2:
         side = round((attentions.shape[1] / count) ** 0.5)
         if side * side * count != attentions.shape[1]:
-            raise ValueError(f"attentions of {attentions.shape[1]} numbers are no square maps for {count} bases")
-        attentions = attentions.reshape(-1, count, side, side)  # R, K, M, M
+            raise ValueError(f"attentions must be square maps for {count} bases; got {attentions.shape[1]} numbers")
+        attentions = attentions.reshape(-1, count, side, side)  # (D, K, M, M)
     elif attentions.shape[1] != count:
-        raise ValueError(f"attentions for {attentions.shape[1]} bases, but there are {count} bases")
+        raise ValueError(f"attentions must be for {count} bases; got {attentions.shape[1]}")
     large = drawing.enlarge(image, scale)
     size = large.shape[:2]
     large_masks = None
@@ -123,20 +123,20 @@ def draw_blending(
     panels: list[np.ndarray] = [large if prediction is None else prediction]
     captions = ["image" if prediction is None else "prediction"]
     for k, basis in enumerate(bases):
-        panels.append(_chip(basis_picture(basis, basis_colour(k), size), basis_colour(k)))
+        panels.append(_chip(basis_picture(basis, basis_color(k), size), basis_color(k)))
         captions.append(f"basis {k + 1}   {float(basis.min()):.1f} … {float(basis.max()):.1f}")
     panels.append(attention_picture(large, attentions, boxes * scale, masks=large_masks))
-    captions.append("attentions, by colour of basis")
+    captions.append("attentions, by color of basis")
     return drawing.sheet(panels, captions, columns=_columns(len(panels)), title=title)
 
 
 def _columns(count: int) -> int:
-    """Six panels (K = 4) in two rows of three; few panels in one row; else rows of four or five."""
+    """Return the panels in a row: three for six (K = 4), five for ten, else at most four."""
     return {6: 3, 10: 5}.get(count, min(count, 4))
 
 
-def _chip(picture: np.ndarray, colour: Sequence[int]) -> np.ndarray:
-    """Mark a heat map with its basis' colour: a bar along the top, as a key to the attentions."""
+def _chip(picture: np.ndarray, color: Sequence[int]) -> np.ndarray:
+    """Mark a heat map with a bar of its basis' color along the top, as a key to the attentions."""
     bar = max(4, picture.shape[0] // 48)
-    picture[:bar] = colour
+    picture[:bar] = color
     return picture

@@ -1,6 +1,9 @@
-"""The inner life of a model on an image: what its masks are made of (the thesis' Figures 4.3, 5.4 and 5.5).
+"""Visualize what a model's masks are made of (the thesis' Figures 4.3, 5.4 and 5.5).
 
-Shapes: D bases, h, w their height and width, K maps of attention, M their side, R the side of masks, G instances.
+The model's own part says what there is to draw, see :class:`~adet_ext.modeling.mask.instance_prediction
+.InstancePrediction`; this module knows no family of models.
+
+Shapes: C bases, h, w their height and width, K maps of attention, M their side, D instances.
 """
 
 import contextlib
@@ -12,45 +15,48 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..d2.modeling import META_ARCH_REGISTRY
 from ..d2.structures import Instances
 from ..data.catalog import class_names_of
 from ..engine.predictor import Predictor, confident, on_cpu
 from ..errors import UserError
-from ..modeling.mask.blendmask import BlendMask
-from ..modeling.mask.dr1mask import DR1Mask
-from ..modeling.mask.instance_prediction import FactoredPrediction, FullPrediction
+from ..modeling.mask.instance_prediction import InstancePrediction
 from .blending import draw_blending
-from .instance_maps import can_follow, instance_maps
+from .instance_maps import instance_maps
 from .maps import draw_bases, draw_components, draw_instance_maps
 from .predictions import draw_outputs
 
-__all__ = ["PICTURES", "check_explainable", "components_picture", "explain", "explainable"]
+__all__ = ["PICTURES", "can_follow", "check_explainable", "components_picture", "explain", "explainable"]
 
-# The names of all pictures that explain() can give.
+# The names of all pictures that explain() can return.
 PICTURES = ("prediction", "bases", "blending", "instances")
 
 
 def explainable(model: type | nn.Module) -> bool:
-    """Whether a model, or class of models, has bases or attentions to draw."""
-    return issubclass(model if isinstance(model, type) else type(model), (BlendMask, DR1Mask))
+    """Return whether a model, or class of models, has bases or attentions to draw."""
+    return getattr(model, "explained_by", None) is not None
 
 
 def check_explainable(model: type | nn.Module) -> None:
-    """Raise UserError where a model, or class of models, has nothing to draw."""
+    """Raise UserError if a model, or class of models, has nothing to draw."""
     if not explainable(model):
         name = (model if isinstance(model, type) else type(model)).__name__
+        others = sorted(name for name, kind in META_ARCH_REGISTRY if explainable(kind))
         raise UserError(
-            f"{name} has no bases or attentions to draw; models that have are BlendMask and DR1Mask, each with or "
-            "without panoptic segmentation"
+            f"the model must have bases or attentions to draw; got {name}. Use a config of {' or '.join(others)}, "
+            "with or without panoptic segmentation"
         )
 
 
+def can_follow(model: nn.Module) -> bool:
+    """Return whether a model's masks are sums of maps, so that ``instances`` can be drawn."""
+    return explainable(model) and _part_of(model).is_sum
+
+
 def components_picture(model: nn.Module) -> np.ndarray | None:
-    """Return the components of a DR1Mask's factored attention, RGB; None for models without. They are the model's."""
-    prediction = getattr(model, "prediction", None)
-    if not isinstance(prediction, FactoredPrediction):
-        return None
-    return draw_components(prediction.components())
+    """Return the components of a model's factored attention, RGB; None for models without. All images share them."""
+    components = _part_of(model).components() if explainable(model) else None
+    return None if components is None else draw_components(components)
 
 
 def explain(
@@ -62,54 +68,58 @@ def explain(
     count: int = 3,
     side: int = 384,
 ) -> dict[str, np.ndarray]:
-    """Return what a BlendMask or DR1Mask makes its masks of on one image, as RGB pictures by name.
+    """Return what a model makes its masks of on one image, as RGB pictures by name.
 
-    ``blending``: the prediction, K bases, and the attentions in their colours. DR1Mask has one where its attention is
-        full, of the K bases that its own are projected to.
-    ``bases``: all D of a DR1Mask, or those of a BlendMask whose attentions are fixed.
-    ``instances``: how the masks of some instances come about. Where there is no instance, there is none.
-    ``prediction``: where ``blending`` does not have it.
+    ``blending``: the prediction, the K bases that attentions weight, and the attentions in their colors; for models
+        whose weighted bases are common to all instances.
+    ``bases``: all C bases, unless ``blending`` shows them.
+    ``instances``: how the masks of some instances come about; absent if there is no instance.
+    ``prediction``: present if ``blending`` is not.
 
     Args:
-        image: BGR uint8 [H, W, 3].
-        metadata: the data set's, for names and colours.
+        image: BGR uint8 (H, W, 3).
+        metadata: the data set's, for names and colors.
         threshold: instances from this score on take part.
-        count: of how many of them, the best ones, to draw ``instances``.
+        count: how many of them, the best ones, to draw in ``instances``.
         side: smaller images are enlarged by a whole factor to about this longer side.
 
     Raises:
-        UserError: the model is another one, or the image is none.
+        UserError: the model has nothing to draw, or the image is not an image.
     """
     model = predictor.model
     check_explainable(model)
-    with _showing(model):
+    part = _part_of(model)
+    with _visualizing(model):
         outputs = confident(predictor(image), threshold)
     height, width = predictor.prepare(image)["image"].shape[-2:]
-    bases = _without_padding(model, outputs["bases"], height, width)
-    found = outputs["instances"]
+    rows, columns = (math.ceil(length * part.crop_options["scale"]) for length in (height, width))
+    bases, found = outputs["bases"][:, :rows, :columns], outputs["instances"]  # without the padding
+    embeddings = found.get(part.field).to(bases) if found.has(part.field) else None
+    with torch.inference_mode():
+        blending = part.blending(bases, embeddings)
     rgb = np.ascontiguousarray(image[:, :, ::-1])
     scale = max(1, round(side / max(image.shape[:2])))
     prediction = draw_outputs(rgb, on_cpu(outputs), metadata, scale=scale)
     pictures = {}
-    if isinstance(model, DR1Mask) or not found.has("top_feat"):
+    if blending is None or blending[0] is not bases:
         pictures["bases"] = draw_bases(bases, rgb.shape[:2], title=f"{len(bases)} bases")
-    if found.has("top_feat"):
-        pictures["blending"] = _blending(rgb, bases, found.top_feat, found, prediction, scale)
-    elif isinstance(model, DR1Mask) and isinstance(model.prediction, FullPrediction):
-        with torch.inference_mode():
-            projected = model.prediction.project(bases[None])[0]  # K, h, w
-        pictures["blending"] = _blending(rgb, projected, found.embeddings, found, prediction, scale)
-    else:
+    if blending is None:
         pictures["prediction"] = prediction
-    if len(found) and count and can_follow(model):
-        best = found[torch.argsort(found.scores, descending=True, stable=True)[:count]]
-        maps = instance_maps(model, bases, best, rgb, (height, width), class_names_of(metadata))
+    else:
+        pictures["blending"] = _draw_blending(rgb, *blending, found, prediction, scale)
+    if len(found) and count and part.is_sum:
+        best = torch.argsort(found.scores, descending=True, stable=True)[:count]
+        maps = instance_maps(part, bases, found[best], rgb, (height, width), class_names_of(metadata))
         pictures["instances"] = draw_instance_maps(maps)
     return pictures
 
 
+def _part_of(model: nn.Module) -> InstancePrediction:
+    return getattr(model, model.explained_by)
+
+
 @contextlib.contextmanager
-def _showing(model: nn.Module) -> Iterator[None]:
+def _visualizing(model: nn.Module) -> Iterator[None]:
     before, model.visualize = model.visualize, True
     try:
         yield
@@ -117,14 +127,7 @@ def _showing(model: nn.Module) -> Iterator[None]:
         model.visualize = before
 
 
-def _without_padding(model: nn.Module, bases: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """The part of an image's bases [D, h, w] that lies on its ``height`` x ``width`` pixels in the network's frame."""
-    crop = model.prediction.crop if isinstance(model, DR1Mask) else model.blender.crop_options
-    rows, columns = (math.ceil(length * crop["scale"]) for length in (height, width))
-    return bases[:, :rows, :columns]
-
-
-def _blending(
+def _draw_blending(
     image: np.ndarray,
     bases: torch.Tensor,
     attentions: torch.Tensor,

@@ -1,4 +1,4 @@
-"""Which font a text is drawn with: the packaged one, or an installed one for scripts that it lacks."""
+"""Choose the font of a text: the packaged one, or an installed one for scripts that it lacks."""
 
 import functools
 import logging
@@ -12,11 +12,11 @@ logger = logging.getLogger(__name__)
 
 
 def font(size: int, text: str = "") -> ImageFont.FreeTypeFont:
-    """A font of ``size`` pixels that has all characters of ``text``.
+    """Return a font of ``size`` pixels that has all characters of ``text``.
 
     It is DejaVu Sans, which comes with matplotlib and has Latin, Greek and Cyrillic letters; for Chinese, Japanese,
-    Korean and others the first installed font that has them. Where none has, a warning says so, once for each set of
-    characters, and boxes stand for them.
+    Korean and others the first installed font that has them. If none has, boxes are drawn instead, and a warning says
+    so once per set of characters.
     """
     return _load(_file_for(frozenset(text) - {"\n"}), size)
 
@@ -37,14 +37,14 @@ def _file_for(characters: frozenset[str]) -> str:
 
 @functools.lru_cache(maxsize=256)
 def _installed(missing: frozenset[str]) -> str | None:
-    """An installed font that has all of ``missing``, and Latin letters beside them."""
+    """Return an installed font that has all of ``missing`` and Latin letters, or None."""
     from matplotlib import font_manager
 
     for path in sorted(font_manager.findSystemFonts()):
         if missing | {"a", "%"} <= _characters(path):
             return path
     logger.warning(
-        "no installed font has %s, of which boxes are drawn instead; install one that has, such as Noto Sans CJK",
+        "no installed font has %s, so boxes are drawn instead; install one that does, such as Noto Sans CJK",
         " ".join(sorted(missing)),
     )
     return None
@@ -56,5 +56,5 @@ def _characters(path: str) -> frozenset[str]:
 
     try:
         return frozenset(map(chr, FT2Font(path).get_charmap()))
-    except Exception:  # FreeType's errors differ by version, and a broken font is nobody's concern here
+    except Exception:  # FreeType's errors differ by version; a broken font has no characters
         return frozenset()

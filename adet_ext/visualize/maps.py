@@ -1,7 +1,7 @@
-"""Sheets of small maps: bases, components of attentions, and the maps that the masks of instances are made of.
+"""Draw sheets of small maps: bases, components of attentions, and the maps that masks are made of.
 
-Shapes: D bases, h, w their height and width, K of them that attentions weight, r the rank, M the side of attentions,
-R of masks, H, W image height and width. The maps of an instance lie over its box and have the box's proportions.
+Shapes: C bases, h, w their height and width, K of them that attentions weight, r the rank, M the side of attentions,
+R of masks, H, W image height and width. The maps of an instance span its box and have its proportions.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from . import drawing
-from .blending import BASIS_COLOURS, basis_colour, basis_picture, mixed_colours
+from .blending import BASIS_COLORS, basis_color, basis_picture, mixed_colors
 
 __all__ = ["InstanceMaps", "draw_bases", "draw_components", "draw_instance_maps"]
 
@@ -24,17 +24,17 @@ SIGNS = "red is above zero, blue below"
 
 @dataclasses.dataclass
 class InstanceMaps:
-    """How one mask comes about. The mask is the sigmoid of ``logits``.
+    """The maps that one mask is made of. The mask is the sigmoid of ``logits``.
 
     Attributes:
         label: class and score.
-        crop: RGB uint8 [H', W', 3], the image in the box.
-        logits: float [R, R].
-        channels: float [D], the weights of the bases, which the logits are the sum of; None with attentions.
-        attentions: float [K, M, M], as predicted (Q of equation 5.8); None without.
-        weights: float [K, R, R], the attentions after the softmax over K, or None where they are taken as they are.
-        projected: float [K, R, R], the bases in the box (R of equation 5.7).
-        products: float [K, R, R], which the logits are the sum of.
+        crop: RGB uint8 (H', W', 3), the image in the box.
+        logits: float (R, R).
+        channels: float (C,), the weights of the bases that the logits are the sum of; None with attentions.
+        attentions: float (K, M, M), as predicted (Q of equation 5.8); None with channels.
+        weights: float (K, R, R), the attentions after the softmax over K; None if there is no softmax.
+        projected: float (K, R, R), the bases in the box (R of equation 5.7).
+        products: float (K, R, R), whose sum the logits are.
     """
 
     label: str
@@ -51,11 +51,11 @@ def draw_bases(bases: torch.Tensor, size: tuple[int, int], *, title: str = "") -
     """Return the bases as small heat maps, eight in a row, each with its range.
 
     Args:
-        bases: float [D, h, w], over the whole image (padding cut off).
+        bases: float (C, h, w), over the whole image (padding cut off).
         size: (H, W) of the image, whose proportions the maps take.
     """
     size = _fitted(size)
-    panels = [basis_picture(basis, BASIS_COLOURS[1], size) for basis in bases]
+    panels = [basis_picture(basis, BASIS_COLORS[1], size) for basis in bases]
     captions = [f"{d}:  {_range(basis)}" for d, basis in enumerate(bases, start=1)]
     return drawing.sheet(panels, captions, columns=8, title=title, **SMALL)
 
@@ -64,8 +64,8 @@ def draw_components(components: torch.Tensor) -> np.ndarray:
     """Return the components of factored attention, a row for each k and a column for each d (thesis Figure 5.5).
 
     Args:
-        components: float [K, r, M, M], the outer products of u_kd and v_kd. Each is drawn in a range of its own,
-            told in its caption, for how much of it an attention has is up to the instance.
+        components: float (K, r, M, M), the outer products of u_kd and v_kd. Each has its own range, given in its
+            caption, as every instance scales it.
     """
     panels = []
     for k, row in enumerate(components.detach().float().cpu(), start=1):
@@ -79,15 +79,15 @@ def draw_components(components: torch.Tensor) -> np.ndarray:
 def draw_instance_maps(instances: Sequence[InstanceMaps]) -> np.ndarray:
     """Return one sheet with some rows for each instance: the image in its box, the mask, and the maps that make it.
 
-    Signed maps of one kind and instance share their range, so that their colours compare.
+    Signed maps of one kind and instance share their range, so that their colors compare.
 
     Raises:
-        ValueError: there is no instance, or they are not of one model.
+        ValueError: no instance, or instances of different models.
     """
     rows = [row for maps in instances for row in _rows(maps)]
     columns = {len(row) for row in rows}
     if len(columns) != 1:
-        raise ValueError(f"a sheet takes at least one instance, all of one model; these have rows of {sorted(columns)}")
+        raise ValueError(f"instances must be all of one model, at least one; got rows of {sorted(columns)} maps")
     return _sheet(rows, columns.pop(), f"how masks come about: {SIGNS}")
 
 
@@ -102,7 +102,9 @@ def _rows(maps: InstanceMaps) -> list[list[Panel]]:
     total = (f"sum  {_range(maps.logits)}", drawing.signed_map(logits, _limit(maps.logits), size))
     if maps.channels is not None:
         limit = _limit(maps.channels)
-        cells = np.pad(_array(maps.channels), (0, -len(maps.channels) % 8)).reshape(-1, 8)  # as the bases are laid out
+        cells = np.pad(_array(maps.channels), (0, -len(maps.channels) % 8)).reshape(
+            -1, 8
+        )  # as draw_bases arranges them
         side = TILE // 8
         weights = drawing.signed_map(cells, limit, (side * len(cells), side * 8), cells=True)
         return [[image, (f"weights of bases  ±{_short(limit)}", weights), total, mask]]
@@ -112,11 +114,11 @@ def _rows(maps: InstanceMaps) -> list[list[Panel]]:
         heats = [
             (
                 f"share {k + 1}  {float(one.min()):.2f} … {float(one.max()):.2f}",
-                drawing.heat_map(_array(one), basis_colour(k), size, 0, 1),
+                drawing.heat_map(_array(one), basis_color(k), size, 0, 1),
             )
             for k, one in enumerate(maps.weights)
         ]
-        rows.append([("shares, by colour", mixed_colours(large)), *heats])
+        rows.append([("shares, by color", mixed_colors(large)), *heats])
     rows.append([mask, *_signed("R", maps.projected, size)])
     rows.append([total, *_signed("part ", maps.products, size)])
     return rows
@@ -136,7 +138,7 @@ def _sheet(rows: Sequence[Sequence[Panel]], columns: int, title: str) -> np.ndar
 
 
 def _framed(panel: np.ndarray) -> np.ndarray:
-    """With a thin grey line around it: a map may be as white as the paper."""
+    """Draw a thin gray line around a panel, as a map may be as white as the paper."""
     panel = panel.copy()
     drawing.draw_box(panel, (0, 0, panel.shape[1], panel.shape[0]), (176, 180, 188), 1)
     return panel
@@ -151,7 +153,7 @@ def _limit(values: torch.Tensor) -> float:
 
 
 def _fitted(size: Sequence[int]) -> tuple[int, int]:
-    """The size of a small map with the proportions of ``size``; of a sliver, at least a strip that can be seen."""
+    """Return the size of a small map with the proportions of ``size``, at least 12 pixels on the shorter side."""
     scale = TILE / max(size)
     return max(12, round(size[0] * scale)), max(12, round(size[1] * scale))
 

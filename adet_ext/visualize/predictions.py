@@ -1,8 +1,7 @@
-"""Pictures of what a model predicts: instances, panoptic and semantic maps, ground truth beside predictions.
+"""Draw predictions: instances, panoptic and semantic maps, ground truth beside predictions.
 
-Shapes: N instances, H, W image height and width. Images are RGB uint8 [H, W, 3]; pictures come back the same
-way, ``scale`` times as large. Drawing happens pixel by pixel with the mask that was predicted, so that
-an outline on a picture is the outline that is evaluated.
+Shapes: D instances, H, W image height and width. Images are RGB uint8 (H, W, 3), and so are the pictures, ``scale``
+times as large. Masks are drawn as predicted, pixel by pixel, so that the outline on a picture is the one evaluated.
 """
 
 from collections.abc import Sequence
@@ -10,35 +9,34 @@ from typing import Any
 
 import numpy as np
 import torch
-from torchvision.ops import box_iou
 
 from ..d2.structures import BoxMode, Instances
 from ..data.catalog import class_names_of, name_of
 from . import drawing
-from .drawing import PALETTE, Colour
+from .drawing import PALETTE, Color
+from .tracker import ColorTracker
 
-__all__ = ["ColourTracker", "compare", "draw_ground_truth", "draw_instances", "draw_outputs",
-           "draw_panoptic", "side_by_side"]  # fmt: skip
+__all__ = ["compare", "draw_ground_truth", "draw_instances", "draw_outputs", "draw_panoptic", "side_by_side"]
 
 
 def draw_masks(
     image: np.ndarray,
     masks: Sequence[np.ndarray],
     labels: Sequence[str],
-    colours: Sequence[Colour],
+    colors: Sequence[Color],
     *,
     boxes: Sequence[Sequence[float]] | None = None,
     box_outlines: bool = False,
     alpha: float = 0.45,
     scale: int = 1,
 ) -> np.ndarray:
-    """Return ``image``, ``scale`` times as large, with the masks painted on it, outlined and labelled.
+    """Return ``image``, ``scale`` times as large, with the masks painted on it, outlined and labeled.
 
     Args:
-        image: RGB uint8 [H, W, 3].
-        masks: bool [H, W] each; the last one is painted on top. May be empty where ``boxes`` are given.
+        image: RGB uint8 (H, W, 3).
+        masks: bool (H, W) each; the last one is painted on top. May be empty if ``boxes`` are given.
         labels: a text per instance; "" for none.
-        colours: a colour per instance.
+        colors: a color per instance.
         boxes: where the labels go; by default the masks' own boxes.
         box_outlines: draw the boxes too.
         alpha: opacity of the painted masks, 0 to 1.
@@ -52,14 +50,14 @@ def draw_masks(
     boxes = [np.asarray(box, dtype=float) * scale for box in boxes]
     size = int(np.clip(longer / 45, 11, 22))
     large = [drawing.enlarge_mask(np.asarray(mask, dtype=bool), scale) for mask in masks]
-    for mask, colour in zip(large, colours):
-        drawing.paint_mask(canvas, mask, colour, alpha)
-        drawing.outline_mask(canvas, mask, colour, width)
+    for mask, color in zip(large, colors):
+        drawing.paint_mask(canvas, mask, color, alpha)
+        drawing.outline_mask(canvas, mask, color, width)
     if box_outlines or not large:
-        for box, colour in zip(boxes, colours):
-            drawing.draw_box(canvas, box, colour, width)
-    # The instance painted last is the most important one: its tag has the first choice of a place.
-    return drawing.draw_labels(canvas, boxes[::-1], labels[::-1], colours[::-1], size=size)
+        for box, color in zip(boxes, colors):
+            drawing.draw_box(canvas, box, color, width)
+    # The instance painted last is the most important one, so its tag is placed first.
+    return drawing.draw_labels(canvas, boxes[::-1], labels[::-1], colors[::-1], size=size)
 
 
 def _box_of(mask: np.ndarray) -> tuple[float, float, float, float]:
@@ -75,18 +73,18 @@ def draw_instances(
     instances: Instances,
     class_names: Sequence[str] = (),
     *,
-    colours: Sequence[Colour] | None = None,
+    colors: Sequence[Color] | None = None,
     box_outlines: bool = False,
     scale: int = 1,
 ) -> np.ndarray:
     """Return ``image`` with predicted instances, the best-scored one on top.
 
     Args:
-        image: RGB uint8 [H, W, 3], of the instances' image size.
-        instances: ``pred_boxes`` and/or ``pred_masks`` (bool [N, H, W]), ``scores``, ``pred_classes``.
+        image: RGB uint8 (H, W, 3), of the instances' image size.
+        instances: ``pred_boxes`` and/or ``pred_masks`` (bool (D, H, W)), ``scores``, ``pred_classes``.
         class_names: names by class index.
-        colours: one per instance; by default the palette's in order of score.
-        box_outlines: draw boxes as well as masks. Boxes are drawn anyway where there are no masks.
+        colors: one per instance; by default the palette's in order of score.
+        box_outlines: draw boxes as well as masks. Boxes are drawn anyway if there are no masks.
         scale: enlargement of the picture.
     """
     instances = instances.to("cpu")
@@ -94,10 +92,10 @@ def draw_instances(
     classes = instances.pred_classes.tolist() if instances.has("pred_classes") else None
     scores = instances.scores if instances.has("scores") else torch.ones(count)
     order = torch.argsort(scores, stable=True).tolist()  # worst first: the best is painted last
-    if colours is None:
-        colours = [PALETTE[0]] * count
+    if colors is None:
+        colors = [PALETTE[0]] * count
         for rank, index in enumerate(reversed(order)):
-            colours[index] = PALETTE[rank % len(PALETTE)]
+            colors[index] = PALETTE[rank % len(PALETTE)]
     labels = []
     for index in range(count):
         name = name_of(class_names, classes[index]) if classes is not None else ""
@@ -108,7 +106,7 @@ def draw_instances(
         image,
         [masks[i] for i in order] if masks is not None else [],
         [labels[i] for i in order],
-        [colours[i] for i in order],
+        [colors[i] for i in order],
         boxes=[boxes[i] for i in order] if boxes is not None else None,
         box_outlines=box_outlines,
         scale=scale,
@@ -121,17 +119,17 @@ def draw_panoptic(
     segments_info: Sequence[dict],
     metadata: Any,
     *,
-    colours: Sequence[Colour] | None = None,
+    colors: Sequence[Color] | None = None,
     scale: int = 1,
 ) -> np.ndarray:
-    """Return ``image`` with a panoptic map: stuff in the data set's colours, things in the palette's.
+    """Return ``image`` with a panoptic map: stuff in the data set's colors, things in the palette's.
 
     Args:
-        image: RGB uint8 [H, W, 3].
-        panoptic_seg: int [H, W], segment ids; 0 is void and stays as it is.
+        image: RGB uint8 (H, W, 3).
+        panoptic_seg: int (H, W), segment ids; 0 is void and stays as it is.
         segments_info: per segment ``id``, ``category_id``, ``isthing`` and perhaps ``score`` and ``instance_id``.
         metadata: ``thing_classes``, ``stuff_classes`` and perhaps ``stuff_colors``.
-        colours: of the things, by ``instance_id``; by default, and beyond their end, the palette's in turn.
+        colors: of the things, by ``instance_id``; by default, and beyond their end, the palette's in turn.
     """
     ids = panoptic_seg.cpu().numpy()
     masks, labels, painted = [], [], []
@@ -144,15 +142,15 @@ def draw_panoptic(
         labels.append(name_of(names, category) + (f" {100 * score:.0f}%" if score is not None else ""))
         if is_thing:
             instance = segment.get("instance_id", -1)
-            given = colours is not None and 0 <= instance < len(colours)
-            painted.append(colours[instance] if given else PALETTE[things % len(PALETTE)])
+            given = colors is not None and 0 <= instance < len(colors)
+            painted.append(colors[instance] if given else PALETTE[things % len(PALETTE)])
             things += 1
         else:
             painted.append(_stuff_color(metadata, category))
     return draw_masks(image, masks, labels, painted, alpha=0.55, scale=scale)
 
 
-def _stuff_color(metadata: Any, category: int) -> Colour:
+def _stuff_color(metadata: Any, category: int) -> Color:
     known = getattr(metadata, "stuff_colors", None) or []
     if category < len(known):
         return tuple(int(value) for value in known[category])
@@ -181,20 +179,20 @@ def draw_semantic(image: np.ndarray, labels: np.ndarray, metadata: Any, *, scale
 
 
 def draw_outputs(
-    image: np.ndarray, outputs: dict, metadata: Any, *, colours: Sequence[Colour] | None = None, scale: int = 1
+    image: np.ndarray, outputs: dict, metadata: Any, *, colors: Sequence[Color] | None = None, scale: int = 1
 ) -> np.ndarray:
     """Return ``image`` with one model output on it: its panoptic map, else its instances, else its semantic map.
 
-    ``outputs`` is what a Detectron2 model gives for one image; RGB uint8 comes back.
+    ``outputs`` is the output of a Detectron2 model for one image.
     """
     if "panoptic_seg" in outputs:
         panoptic_seg, segments_info = outputs["panoptic_seg"]
-        return draw_panoptic(image, panoptic_seg, segments_info or [], metadata, colours=colours, scale=scale)
+        return draw_panoptic(image, panoptic_seg, segments_info or [], metadata, colors=colors, scale=scale)
     if "instances" in outputs:
-        return draw_instances(image, outputs["instances"], class_names_of(metadata), colours=colours, scale=scale)
+        return draw_instances(image, outputs["instances"], class_names_of(metadata), colors=colors, scale=scale)
     if "sem_seg" in outputs:
         return draw_semantic(image, outputs["sem_seg"].argmax(dim=0).cpu().numpy(), metadata, scale=scale)
-    raise ValueError(f"nothing to draw: the outputs hold {sorted(outputs)}, none of instances, panoptic_seg, sem_seg")
+    raise ValueError(f"outputs must have panoptic_seg, instances or sem_seg to draw; got {sorted(outputs)}")
 
 
 def draw_ground_truth(
@@ -202,14 +200,14 @@ def draw_ground_truth(
     record: dict,
     class_names: Sequence[str] = (),
     *,
-    colours: Sequence[Colour] = PALETTE,
+    colors: Sequence[Color] = PALETTE,
     scale: int = 1,
 ) -> np.ndarray:
     """Return ``image`` with the annotations of ``record``, one dict of a registered data set.
 
-    The i-th annotation has the i-th of ``colours``, in turn. ``record["annotations"]`` are Detectron2's: ``bbox`` with
-    ``bbox_mode``, ``category_id``, and a ``segmentation`` as polygons, run lengths or a bool array. Crowds are labelled
-    as such. Where one annotation has no mask, boxes are drawn for all.
+    The i-th annotation has the i-th of ``colors``, in turn. ``record["annotations"]`` are Detectron2's: ``bbox`` with
+    ``bbox_mode``, ``category_id``, and a ``segmentation`` as polygons, run lengths or a bool array. Crowds are labeled
+    as such. If an annotation has no mask, boxes are drawn for all.
     """
     height, width = image.shape[:2]
     annotations = list(record.get("annotations", ()))
@@ -223,7 +221,7 @@ def draw_ground_truth(
         image,
         masks,
         [labels[i] for i in order],
-        [colours[i % len(colours)] for i in order],
+        [colors[i % len(colors)] for i in order],
         boxes=[boxes[i] for i in order],
         scale=scale,
     )
@@ -238,7 +236,7 @@ def _area(box: Sequence[float]) -> float:
 
 
 def annotation_mask(segmentation: Any, height: int, width: int) -> np.ndarray:
-    """Return bool [H, W] from polygons (lists of x, y, x, y ...), COCO run lengths, or a mask."""
+    """Return bool (H, W) from polygons (lists of x, y, x, y ...), COCO run lengths, or a mask."""
     from pycocotools import mask as coco_mask
 
     if isinstance(segmentation, list):
@@ -260,52 +258,15 @@ def compare(
     image: np.ndarray, record: dict, outputs: dict, metadata: Any, *, scale: int = 1, title: str = ""
 ) -> np.ndarray:
     """Return image, ground truth and prediction in a row."""
-    tracker, colours = ColourTracker(), None
+    tracker, colors = ColorTracker(), None
     annotations = record.get("annotations", ())
     boxes = torch.tensor([_corners(a) for a in annotations], dtype=torch.float).reshape(-1, 4)
-    true_colours = tracker.assign(boxes, torch.tensor([a["category_id"] for a in annotations], dtype=torch.long))
+    true_colors = tracker.assign(boxes, torch.tensor([a["category_id"] for a in annotations], dtype=torch.long))
     if "instances" in outputs and outputs["instances"].has("pred_boxes"):
-        colours = tracker(outputs["instances"])  # a found object has its true one's colour
+        colors = tracker(outputs["instances"])  # a found object has its true one's color
     panels = [
         drawing.enlarge(image, scale),
-        draw_ground_truth(image, record, class_names_of(metadata), colours=true_colours or PALETTE, scale=scale),
-        draw_outputs(image, outputs, metadata, colours=colours, scale=scale),
+        draw_ground_truth(image, record, class_names_of(metadata), colors=true_colors or PALETTE, scale=scale),
+        draw_outputs(image, outputs, metadata, colors=colors, scale=scale),
     ]
     return side_by_side(panels, ["image", "ground truth", "prediction"], title)
-
-
-class ColourTracker:
-    """Gives an instance the colour it had in the frame before, so that videos do not flicker.
-
-    An instance inherits the colour of the best-overlapping instance of its class whose box has an IoU of at
-    least ``min_iou``; what matches nothing gets the next colour that no instance of the frame has.
-    """
-
-    def __init__(self, min_iou: float = 0.4):
-        self.min_iou = min_iou
-        self._boxes = torch.zeros(0, 4)
-        self._classes = torch.zeros(0, dtype=torch.long)
-        self._indices: list[int] = []
-        self._next = 0
-
-    def __call__(self, instances: Instances) -> list[Colour]:
-        """Return a colour for every instance of the next frame, and remember the frame."""
-        return self.assign(instances.pred_boxes.tensor.cpu().float(), instances.pred_classes.cpu())
-
-    def assign(self, boxes: torch.Tensor, classes: torch.Tensor) -> list[Colour]:
-        """The same for float boxes [N, 4] and int classes [N]."""
-        indices = [-1] * len(boxes)
-        overlap = box_iou(boxes, self._boxes) * (classes[:, None] == self._classes[None])
-        while overlap.numel() and float(overlap.max()) >= self.min_iou:
-            now, before = divmod(int(overlap.argmax()), overlap.shape[1])
-            indices[now] = self._indices[before]
-            overlap[now], overlap[:, before] = -1, -1
-        for position, index in enumerate(indices):
-            if index < 0:
-                for _ in PALETTE:  # at most once around: with more instances than colours, colours repeat
-                    index, self._next = self._next, (self._next + 1) % len(PALETTE)
-                    if index not in indices:
-                        break
-                indices[position] = index
-        self._boxes, self._classes, self._indices = boxes, classes, indices
-        return [PALETTE[index] for index in indices]

@@ -32,7 +32,7 @@ def test_spread_is_median_quartiles_and_least():
     assert spread([7.0]).median == 7.0
 
 
-def test_rounds_take_turns_in_going_first_and_warm_up_does_not_count():
+def test_rounds_alternate_the_order_and_skip_warm_up():
     a, b = Recorder("a", "", ""), Recorder("b", "", "")
     a.calls = b.calls = calls = []
     run_rounds([a, b], rounds=2, warmup=1, tick=lambda: None)
@@ -52,7 +52,7 @@ def test_calibrated_weights_find_as_many_objects_as_asked_for(config):
 
 
 def test_a_model_without_known_outputs_is_refused():
-    with pytest.raises(ValueError, match="neither cls_logits nor cls_score"):
+    with pytest.raises(ValueError, match="must have cls_logits or cls_score"):
         calibrate(torch.nn.Identity(), [], 1, 2)
 
 

@@ -143,12 +143,12 @@ def test_results_that_differ_fail_the_command(fakes, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["--only", "nothing"], "--only nothing: there is no such operator; there are double, far, other"),
+        (["--only", "nothing"], "must be part of an operator's name, double, far, other; got nothing"),
         (["--only", "far"], "no case is left for cpu"),
-        (["--rounds", "0"], "--rounds takes 1 or more"),
-        (["--threads", "0"], "--threads takes 1 or more"),
-        (["--device", "gpu"], "--device gpu: there is no such device"),
-        (["--device", "meta"], "the operators run on cpu and cuda"),
+        (["--rounds", "0"], "--rounds must be 1 or more; got 0"),
+        (["--threads", "0"], "--threads must be 1 or more; got 0"),
+        (["--device", "gpu"], "--device must be cpu or cuda; got gpu"),
+        (["--device", "meta"], "--device must be cpu or cuda; got meta"),
     ],
 )
 def test_wrong_options_are_sentences(fakes, arguments, text):

@@ -40,7 +40,7 @@ def test_an_equivariant_model_is_wholly_consistent(cfg):
     assert result.score == (0.0,) * 5
 
 
-def test_a_model_on_a_grid_is_consistent_at_its_multiples_alone(cfg):
+def test_a_strided_model_is_consistent_only_at_multiples_of_its_stride(cfg):
     result = shift_consistency(Predictor(cfg, GridModel()), IMAGES, shifts=8, threshold=0.3)
     assert [round(value, 3) == 1 for value in result.mask_iou] == [False] * 3 + [True] + [False] * 3 + [True]
 
@@ -72,5 +72,5 @@ def test_the_command_compares_runs_and_draws(cfg, tmp_path, monkeypatch, capsys)
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
-    with pytest.raises(UserError, match="config.yaml is missing; a run is the output folder"):
+    with pytest.raises(UserError, match="must be the output folder of a finished training; got .*config.yaml"):
         bench.main(["shift", str(tmp_path)])

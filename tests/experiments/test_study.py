@@ -116,7 +116,7 @@ def test_a_training_that_fails_is_named_with_its_log(trainings, tmp_path):
         ("{rows: {a: []}, kind: 3}", "'kind' is not a key"),
         ("{rows: {a: []}}", "row 'a' has no config"),
         ("{config: x, rows: {a: [KEY]}}", "not pairs"),
-        ("rows: [", "cannot be read as a study"),
+        ("rows: [", "must be a study in YAML; got"),
     ],
 )
 def test_a_study_that_makes_no_sense_is_told_why(tmp_path, text, words):

@@ -64,8 +64,8 @@ def rule_value(key: str, shape: torch.Size) -> torch.Tensor:
     elif leaf == "bias":
         value = by_suffix(_OFFSETS, 0.0) + 0.05 * n
     elif len(shape) > 1:
-        centred = n - n.mean(dim=tuple(range(1, n.dim())), keepdim=True)
-        value = by_suffix(_GAINS, 1.0) * math.sqrt(2 / n[0].numel()) * centred
+        centered = n - n.mean(dim=tuple(range(1, n.dim())), keepdim=True)
+        value = by_suffix(_GAINS, 1.0) * math.sqrt(2 / n[0].numel()) * centered
     else:
         value = 1 + 0.05 * n
     return value.float()

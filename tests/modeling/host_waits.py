@@ -1,5 +1,7 @@
 """Where inference would make the host wait for the device."""
 
+import traceback
+
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -23,16 +25,35 @@ class CountSyncs(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def until_results_leave(model, images):
-    """Inference from the normalised batch up to the point where detections of fixed number become lists."""
-    features = model.backbone(images)
-    output, locations = model.proposal_generator.head_output(features)
-    detections = model.proposal_generator.detect(output, locations)
-    return detections, model.branch_fields(features, output, detections)
+class HostCopies(TorchDispatchMode):
+    """Collects the places, "folder/file.py:line" in this package, that copy a tensor from the host to a GPU."""
+
+    def __init__(self):
+        super().__init__()
+        self.places: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor) and result.is_cuda and "copy" in str(func):
+            if any(isinstance(x, torch.Tensor) and not x.is_cuda for x in args):
+                frames = [x for x in traceback.extract_stack()[:-1] if "/torch/" not in x.filename]
+                self.places.append(f"{frames[-1].filename.rsplit('/adet_ext/', 1)[-1]}:{frames[-1].lineno}")
+        return result
+
+
+def host_copies(model, size: tuple[int, int] = (96, 128)) -> list[str]:
+    """Return where inference of a model on a GPU would copy from the host. No GPU is needed: its tensors are fake."""
+    copies = HostCopies()
+    with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
+        images = torch.empty(2, 3, *size, device="cuda")
+        model = model.to("cuda")
+        with copies:
+            model.predict_tensors(images)
+    return copies.places
 
 
 def counted_waits(model, batch):
-    """What :func:`until_results_leave` gives for a batch, as tensors without values, and the waits on the way.
+    """Return what ``model.predict_tensors`` gives for a batch, as tensors without values, and the waits on the way.
 
     A fake tensor has no values: whatever needs one raises.
     """
@@ -41,5 +62,5 @@ def counted_waits(model, batch):
     with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True) as mode:
         fake = mode.from_tensor(images)
         with count:
-            results = until_results_leave(model, fake)
+            results = model.predict_tensors(fake)
     return results, count.seen

@@ -325,6 +325,6 @@ _REFUSALS = [
 
 
 @pytest.mark.parametrize("name, opts, sentence", _REFUSALS)
-def test_what_cannot_be_built_is_refused_by_a_sentence_with_the_key(name, opts, sentence):
+def test_what_cannot_be_built_raises_with_the_key(name, opts, sentence):
     with torch.device("meta"), pytest.raises(ValueError, match=sentence):
         _build(name, *opts)

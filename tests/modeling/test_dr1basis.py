@@ -136,7 +136,7 @@ def test_a_pyramid_for_any_size_is_fpn_where_sizes_fit_and_rounds_up_elsewhere()
         (("MODEL.DR1MASK.CONTEXT", "none"), 0),
     ],
 )
-def test_contexts_have_the_factors_asked_for_and_start_around_one(overrides, factors):
+def test_contexts_have_the_chosen_factors_and_start_near_one(overrides, factors):
     model = build_dr1(*overrides)
     layer = model.top_layer.context_layer
     assert (layer.out_channels if layer is not None else 0) == 8 * factors
@@ -150,7 +150,7 @@ def test_contexts_have_the_factors_asked_for_and_start_around_one(overrides, fac
 
 
 @pytest.mark.parametrize("source", ["box_tower", "cls_tower", "fpn"])
-def test_contexts_and_embeddings_come_from_where_the_config_says(source):
+def test_contexts_and_embeddings_use_the_configured_source(source):
     model = build_dr1("MODEL.DR1MASK.CONTEXT", source, "MODEL.DR1MASK.EMBEDDING", source)
     features = model.backbone(torch.randn(1, 3, 64, 64))
     output, _ = model.proposal_generator.head_output(features)

@@ -82,7 +82,7 @@ def test_a_row_of_the_tables_trains_every_parameter_and_evaluates(row, batch):
 
 
 @pytest.mark.parametrize("overrides", [(), ("MODEL.DR1MASK.ATTENTION", "full"), PANOPTIC], ids=str)
-def test_images_without_objects_give_a_zero_mask_loss_that_reaches_every_parameter(batch, overrides):
+def test_without_objects_the_mask_loss_is_zero_and_reaches_every_parameter(batch, overrides):
     model = build_dr1(*overrides)
     empty = copy.deepcopy(with_stuff(batch))
     for x in empty:
@@ -108,8 +108,8 @@ def test_nothing_detected_gives_empty_masks_of_the_right_type(batch, overrides):
 @pytest.mark.parametrize("attention", ["vector", "full", "factored"])
 def test_the_host_waits_for_nothing_before_the_results_leave(batch, attention):
     model = build_dr1("MODEL.DR1MASK.ATTENTION", attention).eval()
-    (_, (fields, _)), waits = counted_waits(model, batch)
-    assert fields["pred_masks"].shape == (2, 100, 1, 28, 28) and waits == []
+    found, waits = counted_waits(model, batch)
+    assert found.fields["pred_masks"].shape == (2, 100, 1, 28, 28) and waits == []
 
 
 def test_the_bases_and_embeddings_are_handed_out_on_request(batch):
@@ -135,15 +135,15 @@ def test_half_a_panoptic_model_is_refused():
 @pytest.mark.parametrize(
     "overrides, message",
     [
-        (("MODEL.BASIS_MODULE.NAME", "ProtoNet"), "NAME is 'ProtoNet'; DR1Mask takes DR1Basis"),
-        (("MODEL.BASIS_MODULE.IN_FEATURES", ["p3", "p5"]), "by a factor of two"),
-        (("MODEL.DR1MASK.UPSAMPLING", "nearest"), "UPSAMPLING is 'nearest'"),
-        (("MODEL.DR1MASK.CONTEXT", "tower"), "CONTEXT is 'tower'"),
-        (("MODEL.DR1MASK.EMBEDDING", "none"), "EMBEDDING is 'none'"),
-        (("MODEL.DR1MASK.ATTENTION", "tensor"), "ATTENTION is 'tensor'; it can be vector, full or factored"),
-        (("MODEL.BLENDMASK.TOP_INTERP", "cubic"), "TOP_INTERP is 'cubic'"),
-        ((*PANOPTIC, "MODEL.SEM_SEG_HEAD.NUM_CLASSES", 1), "NUM_CLASSES is 1"),
-        ((*PANOPTIC, "MODEL.DR1MASK.PANOPTIC.LOSS_BALANCE", "class"), "LOSS_BALANCE is 'class'"),
+        (("MODEL.BASIS_MODULE.NAME", "ProtoNet"), "NAME must be DR1Basis; got 'ProtoNet'"),
+        (("MODEL.BASIS_MODULE.IN_FEATURES", ["p3", "p5"]), "must double the stride"),
+        (("MODEL.DR1MASK.UPSAMPLING", "nearest"), "UPSAMPLING must be .*; got 'nearest'"),
+        (("MODEL.DR1MASK.CONTEXT", "tower"), "CONTEXT must be .*; got 'tower'"),
+        (("MODEL.DR1MASK.EMBEDDING", "none"), "EMBEDDING must be .*; got 'none'"),
+        (("MODEL.DR1MASK.ATTENTION", "tensor"), "ATTENTION must be vector, full or factored; got 'tensor'"),
+        (("MODEL.BLENDMASK.TOP_INTERP", "cubic"), "TOP_INTERP must be nearest or bilinear; got 'cubic'"),
+        ((*PANOPTIC, "MODEL.SEM_SEG_HEAD.NUM_CLASSES", 1), "NUM_CLASSES must be 2 or more.*; got 1"),
+        ((*PANOPTIC, "MODEL.DR1MASK.PANOPTIC.LOSS_BALANCE", "class"), "LOSS_BALANCE must be .*; got 'class'"),
     ],
 )
 def test_a_wrong_choice_is_named(overrides, message):

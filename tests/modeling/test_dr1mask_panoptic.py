@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from adet_ext.d2.structures import BitMasks, Boxes, Instances, PolygonMasks
 from adet_ext.modeling.mask import unified_panoptic
-from adet_ext.modeling.mask.instance_prediction import FactoredPrediction, VectorPrediction
+from adet_ext.modeling.mask.dr1prediction import FactoredPrediction, VectorPrediction
 from adet_ext.modeling.mask.unified_inference import UnifiedMerger
 from adet_ext.modeling.mask.unified_panoptic import UnifiedPanoptic, mean_embeddings, panoptic_targets
 
@@ -33,7 +33,7 @@ def objects(boxes: list[list[int]], height: int = 32, width: int = 40) -> Instan
     return instances
 
 
-def test_an_objects_embedding_is_the_mean_of_those_of_its_locations():
+def test_an_object_has_the_mean_embedding_of_its_locations():
     embeddings = torch.tensor([[1.0, 2], [3, 4], [10, 20], [5, 0]])
     means, found = mean_embeddings(embeddings, torch.tensor([2, 2, 0, 2]), 4)
     assert means.tolist() == [[10, 20], [0, 0], [3, 2], [0, 0]]
@@ -172,7 +172,7 @@ def test_memory_of_the_loss_does_not_grow_with_the_instances():
     assert many - few < 32 * 32 * 4 * 8  # the logits alone would be 32 * 32 * 4 * 98
 
 
-def test_balanced_by_segments_a_small_one_weighs_as_much_as_a_large_one():
+def test_segment_balance_weighs_small_and_large_segments_equally():
     target = torch.tensor([[0, 0, 0, 2], [0, 0, -1, -1]])
     assert layer(loss_balance="pixel")._weights(target).tolist() == [[1, 1, 1, 1], [1, 1, 0, 0]]
     weights = layer(loss_balance="segment")._weights(target)
@@ -270,7 +270,7 @@ def _sample(x: torch.Tensor, ys: torch.Tensor, xs: torch.Tensor) -> torch.Tensor
     return rows[0] * (1 - fy) + rows[1] * fy
 
 
-def test_unsure_detections_and_second_ones_of_an_object_are_left_out():
+def test_unsure_and_duplicate_detections_are_dropped():
     made, bases = scene(CLASSES)
     embeddings = torch.eye(WIDTH)[[2, 2, 3, 2]] * torch.tensor([1, 1.5, 1, 3])[:, None]
     found = detections((32, 40), [BOXES[0], BOXES[0], BOXES[1], BOXES[0]], [0.9, 0.8, 0.7, 0.1])

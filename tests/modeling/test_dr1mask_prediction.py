@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from adet_ext.layers.blend import blend, crop_bases
-from adet_ext.modeling.mask.instance_prediction import FactoredPrediction, FullPrediction, VectorPrediction
+from adet_ext.layers.blend_reference import crop_bases, merge_crops
+from adet_ext.modeling.mask.dr1prediction import FactoredPrediction, FullPrediction, VectorPrediction
 
 CROP = {"size": 8, "scale": 0.25, "sampling_ratio": 1, "pooler_type": "ROIAlignV2"}
 WIDTH = 5
@@ -28,13 +28,13 @@ def test_embeddings_have_the_length_of_their_parts(kind, length):
     assert make(kind).embedding_length == length
 
 
-def test_the_thesis_counts_784_numbers_for_full_attention_and_16_for_its_factors():
+def test_attention_lengths_are_those_of_the_thesis():
     maps = {"num_bases": 4, "side": 14, "top_interp": "bilinear", "crop": CROP, "width": 32}
     assert FullPrediction(**maps).embedding_length == 784
     assert FactoredPrediction(**maps, rank=4, softmax=True).lengths == [32 * 4, 16]
 
 
-def test_factored_attention_is_full_attention_with_maps_built_from_its_factors():
+def test_factored_attention_equals_full_attention_with_its_maps():
     factored = make("factored").double()
     bases = torch.randn(2, WIDTH, 20, 24, dtype=torch.float64)
     boxes = torch.tensor([[4.0, 9, 61, 70], [30, 2, 90, 55], [0, 0, 96, 80]], dtype=torch.float64)
@@ -45,7 +45,7 @@ def test_factored_attention_is_full_attention_with_maps_built_from_its_factors()
         t, sigma = embedding[: WIDTH * 4].view(4, WIDTH), embedding[WIDTH * 4 :].view(4, 3)
         projected = torch.stack([(weights[:, None, None] * crop).sum(0) for weights in t])  # equation 5.7
         maps = torch.stack([factored.u[k].T @ sigma[k].diag() @ factored.v[k] for k in range(4)])  # equation 5.8
-        full.append(blend(projected[None], maps[None])[0])
+        full.append(merge_crops(projected[None], maps[None])[0])
     torch.testing.assert_close(factored(bases, embeddings, boxes, image), torch.stack(full))
 
 
@@ -92,7 +92,7 @@ def test_no_instances_give_no_masks(kind):
     assert prediction.over_image(torch.randn(WIDTH, 6, 7), none, torch.zeros(0, 4)).shape == (0, 6, 7)
 
 
-def test_as_printed_the_factors_start_at_one_so_that_the_projection_learns():
+def test_without_softmax_the_factors_start_at_one():
     assert make("factored").initial_embedding().abs().sum() == 0
     start = make("factored as printed").initial_embedding()
     assert start[: WIDTH * 4].abs().sum() == 0 and (start[WIDTH * 4 :] == 1).all()

@@ -1,15 +1,19 @@
 """What every family of segmenters has to bear: half precision, many detections, distributed training."""
 
 import functools
+import inspect
 
 import pytest
 import torch
 import torch.distributed as dist
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.parallel import DistributedDataParallel
 
+from adet_ext.modeling import BlendMask, DR1Mask, OneStageDetector, SmalMask, SmalMask2
 from adet_ext.modeling.fcos.inference import Detections
 
 from .dr1 import PANOPTIC, build_dr1, with_stuff
+from .host_waits import HostCopies, host_copies
 
 PYRAMID = ("MODEL.FPN.IN_FEATURES", ["res2", "res3", "res4", "res5"], "MODEL.SEM_SEG_HEAD.CONVS_DIM", 32)
 FAMILIES = {
@@ -61,6 +65,24 @@ def test_a_thousand_detections_get_their_masks(make, batch):
         assert set(ids.unique().tolist()) - {0} == {s["id"] for s in segments}
 
 
+def test_inference_copies_no_table_from_the_host(make):
+    places = host_copies(make().eval())
+    assert [place for place in places if not place.startswith("layers/")] == []
+
+
+def test_the_counter_of_host_copies_counts():
+    with FakeTensorMode(), HostCopies() as copies:
+        torch.zeros(2, device="cuda") + torch.tensor([1, 2], device="cuda")
+        torch.full((2,), 3.0, device="cuda")
+    assert len(copies.places) == 1 and "test_families.py" in copies.places[0]
+
+
+@pytest.mark.parametrize("family", [OneStageDetector, BlendMask, DR1Mask, SmalMask, SmalMask2])
+def test_every_family_lists_its_arguments(family):
+    kinds = {parameter.kind for parameter in inspect.signature(family.__init__).parameters.values()}
+    assert inspect.Parameter.VAR_KEYWORD not in kinds
+
+
 @pytest.fixture
 def process_group(tmp_path):
     dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
@@ -69,7 +91,7 @@ def process_group(tmp_path):
 
 
 @pytest.mark.skipif(not dist.is_gloo_available(), reason="PyTorch without gloo")
-def test_distributed_training_gets_all_gradients_with_and_without_objects(make, batch, process_group):
+def test_distributed_training_gets_all_gradients(make, batch, process_group):
     """DistributedDataParallel refuses the next forward pass where a parameter had no part in the last one."""
     model = DistributedDataParallel(make(), broadcast_buffers=False)
     full = with_stuff(batch)

@@ -5,10 +5,11 @@ import torch
 from fvcore.nn import sigmoid_focal_loss
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torchvision.ops import batched_nms
 
 from adet_ext.d2.structures import Boxes, Instances
-from adet_ext.layers.nms import _all_at_once, nms_mask
+from adet_ext.layers.nms_mask import _all_at_once, nms_mask
 from adet_ext.modeling.fcos.head import HeadOutput
 from adet_ext.modeling.fcos.inference import detect
 from adet_ext.modeling.fcos.losses import box_loss, focal_loss_sum, smoothed_ious
@@ -75,7 +76,7 @@ box = st.tuples(*[st.integers(0, 70)] * 2, *[st.integers(1, 60)] * 2).map(
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.lists(box, max_size=6), min_size=1, max_size=3), st.booleans())
-def test_assignment_is_the_rule_applied_to_each_location_and_image(images, center_sampling):
+def test_assignment_follows_the_rule_per_location(images, center_sampling):
     per_image = [instances_of(boxes, [i % 5 for i in range(len(boxes))]) for boxes in images]
     locations, targets = assign(*per_image, center_sampling=center_sampling)
     first = 0
@@ -121,12 +122,12 @@ def test_focal_loss_equals_the_dense_one():
     torch.testing.assert_close(*gradients)
 
 
-def test_ious_of_equal_boxes_are_one_and_of_distant_ones_negative_in_giou():
+def test_iou_of_equal_boxes_is_one_and_giou_of_distant_ones_smaller():
     one = torch.tensor([[1.0, 2, 3, 4]])
     assert [x.item() for x in smoothed_ious(one, one)] == [1, 1]
     iou, giou = smoothed_ious(torch.tensor([[0.0, 0, 1, 1]]), torch.tensor([[0.0, 0, 99, 99]]))
     assert 0 < iou.item() < 0.01 and giou.item() <= iou.item()
-    with pytest.raises(ValueError, match="LOC_LOSS_TYPE is 'l1'"):
+    with pytest.raises(ValueError, match="LOC_LOSS_TYPE must be .*; got 'l1'"):
         box_loss(iou, giou, "l1")
 
 
@@ -195,14 +196,35 @@ def test_nms_without_host_sync_equals_greedy_nms(seed, count):
 def test_the_host_waits_for_nothing_before_the_results_leave(build, batch):
     model = build().eval()
     # What is inside nms_mask is looked at below.
-    (detections, _), waits = counted_waits(model, batch)
-    assert detections.valid.shape == (2, 100) and waits == []
+    found, waits = counted_waits(model, batch)
+    assert found.detections.valid.shape == (2, 100) and waits == []
 
     count = CountSyncs()
     with torch.no_grad(), count:
         boxes = torch.rand(2, 30, 4)
         _all_at_once(boxes, torch.zeros(2, 30, dtype=torch.int64), torch.ones(2, 30, dtype=torch.bool), 0.5)
     assert count.seen == []
+
+
+def test_locations_are_kept_for_inference_and_training():
+    sizes = [(5, 7), (3, 4)]
+    with torch.inference_mode():
+        first = all_locations(sizes, [8, 16], torch.device("cpu"))
+    again = all_locations([torch.Size(size) for size in sizes], (8, 16), torch.device("cpu"))
+    assert all(a is b for a, b in zip(first, again)) and not again.xy.is_inference()
+    assert all_locations(sizes, [4, 8], torch.device("cpu")).xy is not first.xy
+
+
+def test_locations_made_of_fake_tensors_or_symbols_are_not_kept():
+    sizes = [(6, 9), (3, 5)]
+    with FakeTensorMode():
+        assert isinstance(all_locations(sizes, [8, 16], torch.device("cpu")).xy, FakeTensor)
+    real = all_locations(sizes, [8, 16], torch.device("cpu"))
+    assert type(real.xy) is torch.Tensor
+    compiled = torch.compile(lambda x: all_locations([x.shape], [8], x.device).xy + 1, backend="eager", dynamic=True)
+    for size in ((4, 6), (5, 7)):
+        expected = all_locations([size], [8], torch.device("cpu")).xy + 1
+        torch.testing.assert_close(compiled(torch.zeros(size)), expected)
 
 
 def test_the_counter_of_host_waits_counts():
@@ -249,11 +271,11 @@ def test_every_choice_trains_and_detects(build, batch, overrides):
 @pytest.mark.parametrize(
     "overrides, message",
     [
-        (("MODEL.FCOS.BOX_QUALITY", "area"), "BOX_QUALITY is 'area'"),
-        (("MODEL.FCOS.NORM", "LN"), "NORM is 'LN'"),
-        (("MODEL.FCOS.SIZES_OF_INTEREST", [64]), "do not go together"),
-        (("MODEL.FCOS.IN_FEATURES", ["p2", "p3", "p4", "p5", "p6"]), "names \\['p2'\\]"),
-        (("MODEL.FCOS.LOSS_NORMALIZER_CLS", "none"), "LOSS_NORMALIZER_CLS is 'none'"),
+        (("MODEL.FCOS.BOX_QUALITY", "area"), "BOX_QUALITY must be .*; got 'area'"),
+        (("MODEL.FCOS.NORM", "LN"), "NORM must be .*; got 'LN'"),
+        (("MODEL.FCOS.SIZES_OF_INTEREST", [64]), "must have as many FPN_STRIDES"),
+        (("MODEL.FCOS.IN_FEATURES", ["p2", "p3", "p4", "p5", "p6"]), "IN_FEATURES must name features.*got \\['p2'\\]"),
+        (("MODEL.FCOS.LOSS_NORMALIZER_CLS", "none"), "LOSS_NORMALIZER_CLS must be .*; got 'none'"),
     ],
 )
 def test_a_wrong_choice_is_named(build, overrides, message):

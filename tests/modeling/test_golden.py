@@ -8,7 +8,7 @@ NAMES = list(golden.CONFIGS)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_state_dict_has_the_published_names_and_shapes_and_the_rule_gives_the_published_sums(name):
+def test_state_dict_matches_the_published_names_shapes_and_sums(name):
     info, _ = golden.record(name)
     model = golden.build(name)
     state, trained = model.state_dict(), {k for k, p in model.named_parameters() if p.requires_grad}

@@ -70,7 +70,7 @@ def random_instances(seed: int, count: int, **size) -> Instances:
 @pytest.mark.parametrize("claim", CLAIMS)
 @settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 10**6), count=st.integers(0, 24), threshold=st.sampled_from([0.0, 0.2, 0.4, 0.5, 0.9, 1.0]))
-def test_pixels_go_to_the_masks_that_the_literal_rule_gives_them_to(claim, seed, count, threshold):
+def test_pixels_are_claimed_as_by_the_literal_rule(claim, seed, count, threshold):
     masks = random_masks(seed, count)
     ids, accepted = claim(masks, threshold, torch.arange(count))
     expected, expected_accepted = literal_claim(masks, threshold)
@@ -79,7 +79,7 @@ def test_pixels_go_to_the_masks_that_the_literal_rule_gives_them_to(claim, seed,
 
 
 @pytest.mark.parametrize("claim", CLAIMS)
-def test_masks_take_part_in_the_order_that_is_given_and_only_they(claim):
+def test_only_given_masks_take_part_in_their_order(claim):
     masks, order = random_masks(1, 12), torch.tensor([7, 2, 11, 5])
     ids, accepted = claim(masks, 0.4, order)
     expected, expected_accepted = literal_claim(masks[order], 0.4)
@@ -149,7 +149,7 @@ def test_a_merge_is_detectron2_s(seed):
     assert segments == expected_segments and torch.equal(ids, expected_ids)
 
 
-def test_every_id_of_the_map_is_listed_and_every_listed_one_is_in_the_map():
+def test_the_map_and_its_segments_have_the_same_ids():
     for seed in range(10):
         instances = random_instances(seed, count=15)
         labels = torch.zeros(instances.image_size, dtype=torch.int64)
@@ -158,7 +158,7 @@ def test_every_id_of_the_map_is_listed_and_every_listed_one_is_in_the_map():
         assert set(ids.unique().tolist()) - {0} == {s["id"] for s in segments}
 
 
-def test_a_score_of_just_the_threshold_counts_and_equal_scores_keep_their_order():
+def test_scores_at_the_threshold_count_and_ties_keep_their_order():
     instances = Instances((2, 4))
     instances.scores = torch.tensor([0.5, 0.2, 0.5, 0.19])
     instances.pred_classes = torch.tensor([3, 1, 2, 0])
@@ -173,7 +173,7 @@ def test_a_score_of_just_the_threshold_counts_and_equal_scores_keep_their_order(
 
 
 def test_masks_and_labels_of_different_sizes_are_refused():
-    with pytest.raises(ValueError, match="pred_masks are 24 x 31 pixels, labels 24 x 30"):
+    with pytest.raises(ValueError, match="must have the size of the result; got 24 x 31 and 24 x 30 pixels"):
         PanopticMerger()(random_instances(0, 3), torch.zeros(24, 30, dtype=torch.int64))
 
 

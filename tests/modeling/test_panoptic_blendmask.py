@@ -27,7 +27,7 @@ def model(build):
 
 @pytest.fixture
 def panoptic_batch(batch):
-    """The images with stuff: the upper half 1, the lower half 3, things 0, and an unlabelled row."""
+    """The images with stuff: the upper half 1, the lower half 3, things 0, and an unlabeled row."""
     for x in batch:
         labels = torch.ones_like(x["basis_sem"])
         labels[x["height"] // 2 :] = 3
@@ -37,7 +37,7 @@ def panoptic_batch(batch):
     return batch
 
 
-def test_the_semantic_loss_joins_the_others_and_every_parameter_learns(model, panoptic_batch):
+def test_the_semantic_loss_is_added_and_trains_every_parameter(model, panoptic_batch):
     losses = model(panoptic_batch)
     assert sorted(losses) == ["loss_fcos_cls", "loss_fcos_ctr", "loss_fcos_loc", "loss_mask", "loss_sem_seg"]
     total = sum(losses.values())
@@ -46,7 +46,7 @@ def test_the_semantic_loss_joins_the_others_and_every_parameter_learns(model, pa
     assert [k for k, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
 
 
-def test_the_semantic_loss_has_its_weight_and_leaves_unlabelled_pixels_out(build, panoptic_batch):
+def test_the_semantic_loss_is_weighted_and_ignores_unlabeled_pixels(build, panoptic_batch):
     one = build(*PANOPTIC)(panoptic_batch)["loss_sem_seg"]
     half = build(*PANOPTIC, "MODEL.SEM_SEG_HEAD.LOSS_WEIGHT", 0.5)(panoptic_batch)["loss_sem_seg"]
     torch.testing.assert_close(half, one / 2)
@@ -57,7 +57,7 @@ def test_the_semantic_loss_has_its_weight_and_leaves_unlabelled_pixels_out(build
     assert torch.isfinite(only_first_rows) and only_first_rows != one
 
 
-def test_a_batch_without_a_labelled_pixel_has_no_semantic_loss(model, panoptic_batch):
+def test_a_batch_without_labeled_pixels_has_no_semantic_loss(model, panoptic_batch):
     for x in panoptic_batch:
         x["sem_seg"][:] = 255
     losses = model(panoptic_batch)
@@ -87,7 +87,7 @@ def test_results_are_at_the_size_asked_for(model, panoptic_batch):
         assert {s["id"] for s in segments} == set(ids.unique().tolist()) - {0}
 
 
-def test_neighbours_in_a_batch_and_its_padding_do_not_matter(model, panoptic_batch):
+def test_the_rest_of_a_batch_and_padding_do_not_matter(model, panoptic_batch):
     model.eval()
     with torch.no_grad():
         together = model(panoptic_batch)
@@ -149,8 +149,8 @@ def test_a_head_without_features_is_refused():
         SemSegFPNHead({}, num_classes=2, conv_dims=8, common_stride=4)
 
 
-def test_padding_that_the_semantic_head_cannot_follow_is_refused(build):
-    with pytest.raises(ValueError, match="SIZE_DIVISIBILITY is 4, but the semantic head doubles levels .* stride 32"):
+def test_padding_that_does_not_fit_the_semantic_head_raises(build):
+    with pytest.raises(ValueError, match="SIZE_DIVISIBILITY must be 0 or a multiple of 32.*; got 4"):
         build(*PANOPTIC, "MODEL.BACKBONE.SIZE_DIVISIBILITY", 4)
 
 
@@ -162,8 +162,8 @@ def test_half_a_panoptic_model_is_refused(model):
         )  # fmt: skip
 
 
-def test_training_without_semantic_labels_says_where_to_get_them(model, batch):
-    with pytest.raises(ValueError, match="without semantic labels.*prepare-panoptic"):
+def test_missing_semantic_labels_raise_with_a_remedy(model, batch):
+    with pytest.raises(ValueError, match="must have semantic labels.*prepare-panoptic"):
         model(batch)
 
 
@@ -188,7 +188,7 @@ class KeepLosses(HookBase):
         self.kept.append({k: v for k, (v, _) in self.trainer.storage.latest().items() if k.startswith("loss")})
 
 
-def test_thirty_iterations_of_the_demo_lower_the_losses_and_leave_panoptic_quality(tmp_path):
+def test_thirty_demo_iterations_lower_the_losses(tmp_path):
     register_shapes("few_panoptic", num_images=8, size=96, seed=11, panoptic=True)
     data = ["DATASETS.TRAIN", "('few_panoptic',)", "DATASETS.TEST", "()", "INPUT.MIN_SIZE_TEST", "96"]
     quick = ["SOLVER.MAX_ITER", "30", "SOLVER.WARMUP_ITERS", "5", "SOLVER.IMS_PER_BATCH", "4"]

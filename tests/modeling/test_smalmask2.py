@@ -11,7 +11,7 @@ from adet_ext.errors import UserError
 from adet_ext.modeling.mask.convert import convert_smalmask
 from adet_ext.modeling.mask.mask_predictors import Places
 
-from .host_waits import counted_waits, until_results_leave
+from .host_waits import counted_waits
 
 
 @pytest.fixture
@@ -58,13 +58,13 @@ def test_inference_uses_the_largest_length_alone(build2, batch):
         torch.nn.init.constant_(model.proposal_generator.fcos_head.bbox_pred.bias, 2.0)
     images = both.preprocess_image(batch).tensor
     with torch.no_grad():
-        a, b = (until_results_leave(model, images)[1][0]["pred_masks"] for model in (both, largest))
-        both.pooler_lengths = [16]
-        other = until_results_leave(both, images)[1][0]["pred_masks"]
+        a, b = (model.predict_tensors(images).fields["pred_masks"] for model in (both, largest))
+        both.largest = 0  # 16
+        other = both.predict_tensors(images).fields["pred_masks"]
     assert torch.equal(a, b) and not torch.equal(a, other)
 
 
-def test_images_without_objects_give_a_zero_loss_that_reaches_every_parameter(build2, batch):
+def test_without_objects_the_loss_is_zero_and_reaches_every_parameter(build2, batch):
     empty = copy.deepcopy(batch)
     for x in empty:
         x["instances"] = x["instances"][[]]
@@ -77,17 +77,19 @@ def test_images_without_objects_give_a_zero_loss_that_reaches_every_parameter(bu
 
 def test_the_host_waits_for_nothing_before_the_results_leave(build2, batch):
     model = build2().eval()
-    (_, (fields, _)), waits = counted_waits(model, batch)
-    assert fields["pred_masks"].shape == (2, 100, 1, 28, 28) and waits == []
+    found, waits = counted_waits(model, batch)
+    assert found.fields["pred_masks"].shape == (2, 100, 1, 28, 28) and waits == []
 
 
-@pytest.mark.parametrize("lengths, message", [([], "POOLER_LENGTHS is empty"), ([64, 0], "positive number")])
+@pytest.mark.parametrize(
+    "lengths, message", [([], "POOLER_LENGTHS must have at least one"), ([64, 0], "positive number")]
+)
 def test_a_wrong_choice_is_named(build2, lengths, message):
     with pytest.raises(ValueError, match=message):
         build2("MODEL.SMALMASK.POOLER_LENGTHS", lengths)
 
 
-def test_the_two_forms_have_the_same_parameters_and_give_the_same_masks(build1, build2, batch):
+def test_converted_forms_predict_the_same_masks(build1, build2, batch):
     dense, two_stage = build1().eval(), build2().eval()
     state, name = convert_smalmask(dense.state_dict())
     assert name == "SmalMask2"
@@ -131,12 +133,12 @@ def test_checkpoints_are_converted_on_the_command_line(build1, build2, tmp_path,
 @pytest.mark.parametrize(
     "overrides, message",
     [
-        (("MODEL.SMALMASK.TOWER", "separate"), "a mask tower of its own"),
+        (("MODEL.SMALMASK.TOWER", "separate"), "TOWER must be shared"),
         (("MODEL.SMALMASK.PREDICTOR", "RoIConv"), "whose predictor has align, predict"),
         (("MODEL.META_ARCHITECTURE", "OneStageDetector"), "no mask branch"),
     ],
 )
-def test_what_has_no_other_form_is_refused(build1, tmp_path, overrides, message):
+def test_what_cannot_be_converted_raises(build1, tmp_path, overrides, message):
     source = tmp_path / "model.pth"
     torch.save({"model": build1(*overrides).state_dict()}, source)
     with pytest.raises(UserError, match=message):
@@ -144,7 +146,7 @@ def test_what_has_no_other_form_is_refused(build1, tmp_path, overrides, message)
     assert not (tmp_path / "out.pth").exists()
 
 
-def test_files_that_are_not_there_or_no_checkpoints_are_named(tmp_path):
+def test_missing_files_and_non_checkpoints_are_named(tmp_path):
     with pytest.raises(UserError, match="there is no checkpoint"):
         convert.main([str(tmp_path / "none.pth"), str(tmp_path / "out.pth")])
     (tmp_path / "bad.pth").write_bytes(b"not a checkpoint")

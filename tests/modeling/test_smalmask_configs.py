@@ -83,7 +83,7 @@ def test_a_row_of_the_tables_trains_and_evaluates(row, small):
     assert len(instances) > 0 and instances.pred_masks.shape[1:] == (64, 96)
 
 
-def test_the_demo_s_training_takes_its_schedule_up_where_it_stopped(tmp_path, monkeypatch):
+def test_resumed_training_continues_the_schedule(tmp_path, monkeypatch):
     """The iteration that teacher forcing sees is the run's own, after a resumption too."""
     seen = []
     probability = TeacherForcing.probability

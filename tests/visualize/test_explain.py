@@ -10,6 +10,7 @@ from adet_ext.cli import explain as command
 from adet_ext.d2.modeling import build_model
 from adet_ext.engine.predictor import Predictor
 from adet_ext.errors import UserError
+from adet_ext.modeling.mask.dr1prediction import VectorPrediction
 from adet_ext.visualize import explain as explaining
 from adet_ext.visualize.explain import components_picture, explain
 from adet_ext.visualize.instance_maps import instance_maps
@@ -90,12 +91,39 @@ def test_components_are_written_once_for_all_images(tmp_path, image, capsys):
     assert printed.count("components.png") == 1 and printed.count("wrote") == 5
 
 
-def test_bases_are_all_there_and_have_the_proportions_of_the_image():
+def test_all_bases_are_drawn_in_the_proportions_of_the_image():
     for width in (8, 16):
         bases = explain(make(*DR1, "MODEL.DR1MASK.WIDTH", width), picture(72, 144))["bases"]
         assert bases.shape[1] == 8 + 8 * (160 + 8)
         rows = width // 8
         assert 80 * rows < bases.shape[0] < (80 + 40) * rows + 60
+
+
+class Doubled(VectorPrediction):
+    """A prediction that explain has never heard of."""
+
+    field = "codes"
+
+    def maps(self, bases, embeddings, boxes):
+        return super().maps(bases, 2 * embeddings, boxes)
+
+
+def test_a_new_family_is_explained_by_its_own_part():
+    predictor = make(*DR1, "MODEL.DR1MASK.ATTENTION", "vector")
+    predictor.model.prediction.__class__ = Doubled
+
+    class Family(type(predictor.model)):
+        explained_by = "maker"
+        maker = property(lambda self: self.prediction)
+
+        def complete(self, result, image_size):
+            if self.visualize:
+                result["instances"].codes = result["instances"].embeddings
+                result["instances"].remove("embeddings")
+
+    predictor.model.__class__ = Family
+    pictures = explain(predictor, picture(), threshold=0.0)
+    assert sorted(pictures) == ["bases", "instances", "prediction"] and components_picture(predictor.model) is None
 
 
 @pytest.mark.parametrize("overrides, drawer", [(BLENDMASK, "draw_blending"), (DR1, "draw_bases")])
@@ -142,21 +170,19 @@ def test_components_show_the_sign_of_every_outer_product():
     ],
     ids=lambda value: "-".join(map(str, value[-2:])) if isinstance(value, list) else "",
 )
-def test_the_maps_of_an_instance_are_those_that_its_mask_is_made_of(overrides, columns, rows):
+def test_instance_maps_sum_to_the_mask(overrides, columns, rows):
     predictor = make(*overrides)
     model, photo = predictor.model, picture(64, 96)
     model.visualize = True
     outputs = predictor(photo)
     found, bases = outputs["instances"][:3], outputs["bases"][:, :16, :24]
     boxes, of_image = found.pred_boxes.tensor, torch.zeros(3, dtype=torch.long)
+    part = getattr(model, model.explained_by)
     with torch.inference_mode():
-        if found.has("top_feat"):
-            logits = model.blender(bases[None], found.top_feat, boxes, of_image)
-        else:
-            logits = model.prediction(bases[None], found.embeddings, boxes, of_image)
+        logits = part(bases[None], found.get(part.field), boxes, of_image)
     # Twice as large in the network as on the picture, and the boxes halved: the same places.
     found.pred_boxes.tensor = boxes / 2
-    all_maps = instance_maps(model, bases, found, picture(32, 48), (64, 96), ["a"])
+    all_maps = instance_maps(part, bases, found, picture(32, 48), (64, 96), ["a"])
     for maps, expected in zip(all_maps, logits, strict=True):
         tolerance = {"rtol": 1e-4, "atol": 1e-5 * float(expected.abs().max())}
         torch.testing.assert_close(maps.logits, expected, **tolerance)
@@ -171,7 +197,7 @@ def test_the_maps_of_an_instance_are_those_that_its_mask_is_made_of(overrides, c
 
 
 @pytest.mark.parametrize("overrides", [BLENDMASK, [*DR1, "MODEL.DR1MASK.ATTENTION", "full"]])
-def test_a_single_basis_is_drawn_though_masks_are_no_sums_then(overrides):
+def test_a_single_basis_is_drawn_without_instance_maps(overrides):
     pictures = explain(make(*overrides, "MODEL.BASIS_MODULE.NUM_BASES", 1), picture(), threshold=0.0)
     assert "blending" in pictures and "instances" not in pictures
 
@@ -193,12 +219,12 @@ def test_the_number_of_instances_is_a_choice():
 
 
 @pytest.mark.parametrize("overrides", [BLENDMASK, DR1, [*DR1, *PANOPTIC, "MODEL.DR1MASK.ATTENTION", "vector"]])
-def test_an_image_without_instances_has_its_bases_still(overrides):
+def test_an_image_without_instances_has_its_bases(overrides):
     pictures = explain(make(*overrides), picture(), threshold=1.1)
     assert "instances" not in pictures and ("blending" in pictures or "bases" in pictures)
 
 
-def test_the_command_says_where_no_instance_is_sure_enough(tmp_path, image, capsys):
+def test_the_command_reports_when_no_instance_passes_the_threshold(tmp_path, image, capsys):
     arguments = [*CONFIG[:-1], "1.1", "--input", str(image), "--output", str(tmp_path / "out")]
     for overrides, said in (([*DR1], True), ([*BLENDMASK, "MODEL.BASIS_MODULE.NUM_BASES", 1], False)):
         assert command.main(arguments, make(*overrides)) == 0
@@ -212,9 +238,9 @@ def test_the_prediction_of_a_panoptic_model_is_its_panoptic_map():
     assert (panoptic["prediction"] != plain["prediction"]).mean() > 0.5
 
 
-def test_other_models_are_told_which_have_such_pictures(tmp_path, image):
+def test_models_without_pictures_raise(tmp_path, image):
     arguments = ["--input", str(image), "--output", str(tmp_path / "out")]
-    sentence = "OneStageDetector has no bases or attentions.*BlendMask and DR1Mask"
+    sentence = "must have bases or attentions to draw; got OneStageDetector.*BlendMask or DR1Mask"
     # Before any weights are asked for: the config names none.
     with pytest.raises(UserError, match=sentence):
         command.main(["--config-file", "FCOS/R_50_1x.yaml", *arguments, "MODEL.WEIGHTS", ""])
@@ -227,20 +253,23 @@ def test_other_models_are_told_which_have_such_pictures(tmp_path, image):
 @pytest.mark.parametrize(
     "arguments, sentence",
     [
-        (["--input", "{image}", "--output", "{folder}/o.png"], "o.png looks like a picture.*a folder"),
-        (["--input", "{image}", "--output", "{folder}/o", "--instances", "-1"], "--instances is -1"),
+        (["--input", "{image}", "--output", "{folder}/o.png"], "must be a folder.*got .*o.png"),
+        (
+            ["--input", "{image}", "--output", "{folder}/o", "--instances", "-1"],
+            "--instances must be 0 or more",
+        ),
         (["--input", "absent.png", "--output", "{folder}/o"], "absent.png.*no such file"),
         (["--input", "{folder}/in/components.png", "--output", "{folder}/in"], "would be overwritten"),
     ],
 )
-def test_wrong_arguments_are_a_sentence(tmp_path, image, arguments, sentence):
+def test_wrong_arguments_raise_on_one_line(tmp_path, image, arguments, sentence):
     cv2.imwrite(str(image.parent / "components.png"), picture())
     filled = [argument.format(image=image, folder=tmp_path) for argument in arguments]
     with pytest.raises(UserError, match=sentence):
         command.main([*CONFIG, *filled], make(*DR1))
 
 
-def test_a_broken_image_is_one_sentence_and_the_rest_goes_on(tmp_path, image, capsys):
+def test_a_broken_image_does_not_stop_the_others(tmp_path, image, capsys):
     (image.parent / "broken.png").write_text("no image")
     arguments = [*CONFIG, "--input", str(image.parent), "--output", str(tmp_path / "out")]
     assert command.main(arguments, make(*BLENDMASK)) == 1

@@ -43,7 +43,7 @@ def test_other_characters_have_an_installed_font_that_has_them(monkeypatch, tmp_
     assert fonts.font(12, f"{RARE} 97%").getname()[0] == "DejaVu Serif"
 
 
-def test_where_none_has_them_it_is_said_once_and_drawn_all_the_same(monkeypatch, caplog):
+def test_missing_fonts_warn_once_and_draw_anyway(monkeypatch, caplog):
     installed(monkeypatch, "cmr10.ttf")
     for _ in range(2):
         assert fonts.font(12, f"{RARE} 97%").getname()[0] == "DejaVu Sans"

@@ -10,18 +10,15 @@ Zhang (2019) blurs after the activation; equation 3.4 blurs right after the conv
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from adet_ext.d2.layers import ShapeSpec
-from adet_ext.d2.modeling import (
+from ...d2.layers import ShapeSpec
+from ...d2.modeling import (
     BACKBONE_REGISTRY,
-    FPN,
     BasicStem,
-    LastLevelMaxPool,
-    LastLevelP6P7,
     ResNet,
     build_resnet_backbone,
 )
-from adet_ext.layers.blur_conv import BlurConv2d
-from adet_ext.layers.blur_pool import PADDINGS, TAPS, blur_pool2d
+from ...layers.blur_conv import BlurConv2d
+from ...layers.blur_pool import PADDINGS, TAPS, blur_pool
 
 __all__ = ["BlurPoolStem", "blur_resnet", "build_blur_resnet_backbone"]
 
@@ -34,7 +31,7 @@ class BlurPoolStem(BasicStem):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, O, H / 4, W / 4)."""
         x = F.max_pool2d(F.relu_(self.conv1(x)), kernel_size=3, stride=1, padding=1)
-        return blur_pool2d(x, taps=self.taps, stride=2, padding=self.padding)
+        return blur_pool(x, taps=self.taps, stride=2, padding=self.padding)
 
 
 def blur_resnet(
@@ -50,7 +47,7 @@ def blur_resnet(
     """Exchange, in place, what subsamples in ``resnet`` for its anti-aliased form, and return it.
 
     Args:
-        taps, padding: of the blur, see :func:`~adet_ext.layers.blur_pool.blur_pool2d`.
+        taps, padding: of the blur, see :func:`~adet_ext.layers.blur_pool.blur_pool`.
         stem: the stem's 7x7 convolution.
         max_pool: the stem's max pool, as :class:`BlurPoolStem`.
         stages: the strided convolution on the residual branch of each stage's first block, 3x3 or 1x1.
@@ -108,29 +105,3 @@ def build_blur_resnet_backbone(cfg, input_shape: ShapeSpec) -> ResNet:
         stages=node.STAGES,
         shortcut=node.SHORTCUT,
     )
-
-
-def _pyramid(cfg, body: ResNet, top: nn.Module) -> FPN:
-    node = cfg.MODEL.FPN
-    return FPN(
-        bottom_up=body,
-        in_features=node.IN_FEATURES,
-        out_channels=node.OUT_CHANNELS,
-        norm=node.NORM,
-        top_block=top,
-        fuse_type=node.FUSE_TYPE,
-    )
-
-
-@BACKBONE_REGISTRY.register()
-def build_blur_resnet_fpn_backbone(cfg, input_shape: ShapeSpec) -> FPN:
-    """The blurred counterpart of Detectron2's ``build_resnet_fpn_backbone``: P2-P6, for Mask R-CNN and its like."""
-    return _pyramid(cfg, build_blur_resnet_backbone(cfg, input_shape), LastLevelMaxPool())
-
-
-@BACKBONE_REGISTRY.register()
-def build_retinanet_blur_resnet_fpn_backbone(cfg, input_shape: ShapeSpec) -> FPN:
-    """The blurred counterpart of Detectron2's ``build_retinanet_resnet_fpn_backbone``: P3-P7, P6 from C5."""
-    body = build_blur_resnet_backbone(cfg, input_shape)
-    top = LastLevelP6P7(body.output_shape()["res5"].channels, cfg.MODEL.FPN.OUT_CHANNELS)
-    return _pyramid(cfg, body, top)

@@ -9,9 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from adet_ext.d2.layers import ShapeSpec, get_norm
-from adet_ext.d2.modeling import BACKBONE_REGISTRY, FPN, Backbone
-
+from ...d2.layers import ShapeSpec, get_norm
+from ...d2.modeling import BACKBONE_REGISTRY, FPN, Backbone
 from .fpn import build_fcos_fpn
 
 

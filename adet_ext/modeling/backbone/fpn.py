@@ -10,9 +10,8 @@ import fvcore.nn.weight_init as weight_init
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from adet_ext.d2.layers import ShapeSpec
-from adet_ext.d2.modeling import BACKBONE_REGISTRY, FPN, Backbone, build_resnet_backbone
-
+from ...d2.layers import ShapeSpec
+from ...d2.modeling import BACKBONE_REGISTRY, FPN, Backbone, build_resnet_backbone
 from .aligned_fpn import AlignedFPN, AlignedPyramidAndBody
 from .blur_resnet import build_blur_resnet_backbone
 from .mobilenet import build_mnv2_backbone

@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from adet_ext.d2.layers import ShapeSpec
-from adet_ext.d2.modeling import BACKBONE_REGISTRY, Backbone
+from ...d2.layers import ShapeSpec
+from ...d2.modeling import BACKBONE_REGISTRY, Backbone
 
 
 class _Row(NamedTuple):

@@ -1,7 +1,7 @@
 """ResNet in which only every k-th block of a deformable stage is deformable (BlendMask's "dcni3": k = 3)."""
 
-from adet_ext.d2.layers import CNNBlockBase, ShapeSpec
-from adet_ext.d2.modeling import BACKBONE_REGISTRY, BasicStem, BottleneckBlock, DeformBottleneckBlock, ResNet
+from ...d2.layers import CNNBlockBase, ShapeSpec
+from ...d2.modeling import BACKBONE_REGISTRY, BasicStem, BottleneckBlock, DeformBottleneckBlock, ResNet
 
 _BLOCKS_PER_STAGE = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 _STAGES = ("res2", "res3", "res4", "res5")

@@ -7,9 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from adet_ext.d2.layers import FrozenBatchNorm2d, ShapeSpec, get_norm
-from adet_ext.d2.modeling import BACKBONE_REGISTRY, FPN, Backbone
-
+from ...d2.layers import FrozenBatchNorm2d, ShapeSpec, get_norm
+from ...d2.modeling import BACKBONE_REGISTRY, FPN, Backbone
 from .fpn import build_fcos_fpn
 
 

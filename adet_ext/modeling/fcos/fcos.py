@@ -10,6 +10,7 @@ from ...d2.config import configurable
 from ...d2.layers import ShapeSpec
 from ...d2.modeling import PROPOSAL_GENERATOR_REGISTRY
 from ...d2.structures import ImageList, Instances
+from ..checks import check_choice, check_features
 from .head import FCOSHead, HeadOutput
 from .inference import Detections, detect
 from .losses import Positives, box_loss, flatten_levels, focal_loss_sum, reduce_mean, smoothed_ious
@@ -20,8 +21,8 @@ __all__ = ["FCOS"]
 
 @PROPOSAL_GENERATOR_REGISTRY.register()
 class FCOS(nn.Module):
-    """Fully convolutional one-stage detection (Tian et al. 2019), with the later release's refinements: centre
-    sampling, centre-ness on the box tower, GIoU, per-level scales."""
+    """Fully convolutional one-stage detection (Tian et al. 2019) with the later release's refinements: center
+    sampling, center-ness on the box tower, GIoU, per-level scales."""
 
     @configurable
     def __init__(
@@ -53,20 +54,16 @@ class FCOS(nn.Module):
             train_limits, test_limits: keyword arguments of :func:`detect` in either mode.
 
         Raises:
-            ValueError: numbers of levels, strides and sizes of interest do not go together, or an unknown choice.
+            ValueError: the numbers of levels, strides and sizes of interest do not match, or a choice is unknown.
         """
         super().__init__()
         if not len(in_features) == len(strides) == len(sizes_of_interest) + 1:
             raise ValueError(
-                f"MODEL.FCOS.IN_FEATURES {list(in_features)}, FPN_STRIDES {list(strides)} and SIZES_OF_INTEREST "
-                f"{list(sizes_of_interest)} do not go together: one stride per level, one size fewer"
+                "MODEL.FCOS must have as many FPN_STRIDES as IN_FEATURES, and one of SIZES_OF_INTEREST fewer; got "
+                f"{list(strides)}, {list(in_features)} and {list(sizes_of_interest)}"
             )
-        if box_quality not in ("ctrness", "iou"):
-            raise ValueError(f"MODEL.FCOS.BOX_QUALITY is {box_quality!r}; it can be ctrness or iou")
-        if cls_loss_normalizer not in ("fg", "moving_fg", "all"):
-            raise ValueError(
-                f"MODEL.FCOS.LOSS_NORMALIZER_CLS is {cls_loss_normalizer!r}; it can be fg, moving_fg or all"
-            )
+        check_choice("MODEL.FCOS.BOX_QUALITY", box_quality, ("ctrness", "iou"))
+        check_choice("MODEL.FCOS.LOSS_NORMALIZER_CLS", cls_loss_normalizer, ("fg", "moving_fg", "all"))
         self.fcos_head = head
         self.in_features = list(in_features)
         self.strides = list(strides)
@@ -89,14 +86,12 @@ class FCOS(nn.Module):
     @classmethod
     def from_config(cls, cfg, input_shape: dict[str, ShapeSpec]):
         fcos = cfg.MODEL.FCOS
-        missing = [f for f in fcos.IN_FEATURES if f not in input_shape]
-        if missing:
-            raise ValueError(
-                f"MODEL.FCOS.IN_FEATURES names {missing}, which the backbone does not give ({sorted(input_shape)})"
-            )
+        check_features("MODEL.FCOS.IN_FEATURES", fcos.IN_FEATURES, input_shape)
         channels = {input_shape[f].channels for f in fcos.IN_FEATURES}
         if len(channels) != 1:
-            raise ValueError(f"FCOS shares its head over the levels, but they have {sorted(channels)} channels")
+            raise ValueError(
+                f"MODEL.FCOS.IN_FEATURES must have the same channels, to share a head; got {sorted(channels)}"
+            )
         head = FCOSHead(
             in_channels=channels.pop(),
             num_levels=len(fcos.IN_FEATURES),
@@ -139,17 +134,17 @@ class FCOS(nn.Module):
         }
 
     def head_output(self, features: dict[str, torch.Tensor]) -> tuple[HeadOutput, Locations]:
-        """Run the head on the pyramid. Returns its maps and the locations they belong to."""
+        """Run the head on the pyramid; return its maps and their locations."""
         output = self.fcos_head([features[f] for f in self.in_features])
         sizes = [x.shape[-2:] for x in output.logits]
         return output, all_locations(sizes, self.strides, output.logits[0].device)
 
     def detect(self, output: HeadOutput, locations: Locations) -> Detections:
-        """The detections of each image, of fixed number; the host does not wait for the device."""
+        """Return a fixed number of detections per image, without waiting for the device."""
         return detect(output, locations, **(self.train_limits if self.training else self.test_limits))
 
     def targets(self, locations: Locations, gt_instances: Sequence[Instances]) -> Targets:
-        """Assignment of every location; see :func:`assign_targets`."""
+        """Assign every location; see :func:`assign_targets`."""
         return assign_targets(
             locations,
             gt_instances,
@@ -162,7 +157,7 @@ class FCOS(nn.Module):
     def losses(
         self, output: HeadOutput, locations: Locations, gt_instances: Sequence[Instances]
     ) -> tuple[dict[str, torch.Tensor], Positives]:
-        """The losses ``loss_fcos_cls``, ``loss_fcos_loc`` and ``loss_fcos_ctr`` (or ``loss_fcos_iou``), and the
+        """Return the losses ``loss_fcos_cls``, ``loss_fcos_loc`` and ``loss_fcos_ctr`` (or ``loss_fcos_iou``), and the
         positive locations for a mask branch."""
         targets = self.targets(locations, gt_instances)
         logits = flatten_levels(output.logits)  # (N, L, C)
@@ -211,7 +206,7 @@ class FCOS(nn.Module):
         features: dict[str, torch.Tensor],
         gt_instances: Sequence[Instances] | None = None,
     ) -> tuple[list[Instances], dict[str, torch.Tensor]]:
-        """Detectron2's interface of proposal generators.
+        """Run as Detectron2's proposal generators do.
 
         Returns:
             detections (``pred_boxes``, ``scores``, ``pred_classes``, ``locations``, ``fpn_levels``), none in training;

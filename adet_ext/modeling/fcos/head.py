@@ -18,11 +18,11 @@ __all__ = ["FCOSHead", "HeadOutput", "Tower", "conv_tower"]
 
 
 class HeadOutput(NamedTuple):
-    """What the head gives, one entry a level."""
+    """The head's outputs, one entry per level."""
 
     logits: list[torch.Tensor]  # (N, classes, H_l, W_l)
     distances: list[torch.Tensor]  # (N, 4, H_l, W_l): l, t, r, b in units of the stride, not negative
-    quality: list[torch.Tensor]  # (N, 1, H_l, W_l): logits of centre-ness or of IoU
+    quality: list[torch.Tensor]  # (N, 1, H_l, W_l): logits of center-ness or of IoU
     box_tower: list[torch.Tensor]  # (N, C, H_l, W_l)
     cls_tower: Sequence[torch.Tensor] = ()  # (N, C, H_l, W_l)
 
@@ -39,7 +39,7 @@ class Scale(nn.Module):
 
 
 class PerLevelNorm(nn.ModuleList):
-    """A normalisation layer for each level: batch statistics of one level say little about another."""
+    """A normalization layer for each level, as their batch statistics differ."""
 
     def __init__(self, make_norm: Callable[[], nn.Module], num_levels: int):
         super().__init__([make_norm() for _ in range(num_levels)])
@@ -49,7 +49,7 @@ class PerLevelNorm(nn.ModuleList):
 
 
 class Tower(nn.Sequential):
-    """A sequence of layers, told the level it works on."""
+    """A sequence of layers that gets the level it works on."""
 
     def forward(self, x: torch.Tensor, level: int) -> torch.Tensor:
         for layer in self:
@@ -64,13 +64,13 @@ def _norm_layers(norm: str, channels: int, num_levels: int, key: str) -> list[nn
         return [nn.GroupNorm(32, channels)]
     if norm in ("BN", "SyncBN", "naiveSyncBN"):
         return [PerLevelNorm(lambda: get_norm(norm, channels), num_levels)]
-    raise ValueError(f"{key} is {norm!r}; it can be GN, NaiveGN, BN, SyncBN, naiveSyncBN or none")
+    raise ValueError(f"{key} must be GN, NaiveGN, BN, SyncBN, naiveSyncBN or none; got {norm!r}")
 
 
 def conv_tower(
     channels: int, num_convs: int, *, norm: str, num_levels: int, deformable: bool = False, key: str = "MODEL.FCOS.NORM"
 ) -> Tower:
-    """``num_convs`` times 3x3 convolution, norm, ReLU, of (N, C, H_l, W_l) maps.
+    """Return ``num_convs`` times 3x3 convolution, norm, ReLU, of (N, C, H_l, W_l) maps.
 
     Args:
         channels: C.

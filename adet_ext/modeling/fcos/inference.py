@@ -1,6 +1,6 @@
-"""From the head's maps to detections, with tensors of fixed size and without waiting for the device.
+"""Make detections of the head's maps, with tensors of fixed size and without waiting for the device.
 
-N images, C classes, L locations over all levels, K candidates and D detections an image.
+N images, C classes, L locations over all levels, K candidates and D detections per image.
 """
 
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 
 from ...d2.structures import Boxes, Instances
-from ...layers.nms import nms_mask
+from ...layers.nms_mask import nms_mask
 from .head import HeadOutput
 from .targets import Locations
 
@@ -17,9 +17,9 @@ __all__ = ["Detections", "detect"]
 
 
 class Detections(NamedTuple):
-    """The best D boxes of each image, best first; ``valid`` tells those that are detections from filling.
+    """The best D boxes of each image, best first; the rest, where ``valid`` is False, is padding.
 
-    The boxes are in pixels of the network's input, and are not clipped to it.
+    Boxes are in pixels of the network's input and not clipped to it.
     """
 
     boxes: torch.Tensor  # (N, D, 4) XYXY
@@ -30,16 +30,16 @@ class Detections(NamedTuple):
 
     @property
     def image(self) -> torch.Tensor:
-        """(N, D) int64, the image of each."""
+        """Return the image of each: (N, D) int64."""
         n, d = self.valid.shape
         return torch.arange(n, device=self.valid.device)[:, None].expand(n, d)
 
     def to_instances(
         self, image_sizes: Sequence[tuple[int, int]], locations: Locations, **extra: torch.Tensor
     ) -> list[Instances]:
-        """Hand the valid ones out, one Instances an image. ``extra`` fields are (N, D, ...) tensors.
+        """Return the valid ones, one Instances per image. ``extra`` fields are (N, D, ...) tensors.
 
-        This is where the host learns how many there are.
+        Here the host waits for the device to know how many are valid.
         """
         fields = {
             "scores": self.scores,
@@ -75,7 +75,7 @@ def detect(
         score_threshold: compared with the class probability, times the quality if ``threshold_with_quality``.
         pre_nms_topk: candidates kept per level.
         post_nms_topk: D; not positive: all that survive.
-        nms_threshold: IoU above which the worse of two boxes of a class goes.
+        nms_threshold: IoU above which the worse of two boxes of a class is dropped.
     """
     scores, entries = [], []
     start = 0
@@ -113,11 +113,10 @@ def detect(
 def _candidates(
     logits: torch.Tensor, quality: torch.Tensor, threshold: float, topk: int, threshold_with_quality: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The best (location, class) entries of one level: (N, k) products of probabilities, -1 for those below the
+    """Return the best (location, class) entries of one level: (N, k) products of probabilities, -1 for those below the
     threshold, and (N, k) flat entries ``location * C + class``.
 
-    The best k entries lie in the k locations whose best class is best, so the many classes of all other locations
-    need not be looked at twice.
+    The best k entries are in the k locations whose best class is best, so only those locations' classes are scored.
     """
     num_classes = logits.shape[1]
     quality = quality.flatten(1).float().sigmoid()  # (N, HW)

@@ -16,17 +16,17 @@ __all__ = ["Positives", "focal_loss_sum", "smoothed_ious", "box_loss", "flatten_
 
 
 class Positives(NamedTuple):
-    """The positive locations of a batch, as a mask branch needs them for its own loss."""
+    """The positive locations of a batch, for the loss of a mask branch."""
 
     image: torch.Tensor  # (P,) int64
     location: torch.Tensor  # (P,) int64 in [0, L)
     objects: torch.Tensor  # (P,) int64, counted through the batch
-    weight: torch.Tensor  # (P,) centre-ness targets
+    weight: torch.Tensor  # (P,) center-ness targets
     normalizer: torch.Tensor  # () their sum, averaged over the processes, at least 1e-6
 
 
 def flatten_levels(maps: Sequence[torch.Tensor]) -> torch.Tensor:
-    """One (N, C, H_l, W_l) map per level -> (N, L, C)."""
+    """Join one (N, C, H_l, W_l) map per level: (N, L, C)."""
     return torch.cat([x.flatten(2) for x in maps], dim=2).transpose(1, 2)
 
 
@@ -53,7 +53,7 @@ def _focal_negative(x: torch.Tensor, gamma: float) -> torch.Tensor:
 
 
 def smoothed_ious(predicted: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """IoU and GIoU of boxes given as (P, 4) distances l, t, r, b from one location, in units of the stride.
+    """Return IoU and GIoU of boxes given as (P, 4) distances l, t, r, b from one location, in units of the stride.
 
     IoU is smoothed, (intersection + 1) / (union + 1); GIoU is that minus (enclosing - union) / enclosing.
     """
@@ -67,18 +67,18 @@ def smoothed_ious(predicted: torch.Tensor, target: torch.Tensor) -> tuple[torch.
 
 
 def box_loss(iou: torch.Tensor, giou: torch.Tensor, kind: str) -> torch.Tensor:
-    """Per-box loss (P,): "giou" 1 - GIoU, "iou" -log IoU, "linear_iou" 1 - IoU."""
+    """Return the loss per box (P,): "giou" 1 - GIoU, "iou" -log IoU, "linear_iou" 1 - IoU."""
     if kind == "giou":
         return 1 - giou
     if kind == "iou":
         return -iou.log()
     if kind == "linear_iou":
         return 1 - iou
-    raise ValueError(f"MODEL.FCOS.LOC_LOSS_TYPE is {kind!r}; it can be giou, iou or linear_iou")
+    raise ValueError(f"MODEL.FCOS.LOC_LOSS_TYPE must be giou, iou or linear_iou; got {kind!r}")
 
 
 def reduce_mean(values: torch.Tensor) -> torch.Tensor:
-    """The mean of a tensor over all processes."""
+    """Return the mean of a tensor over all processes."""
     world_size = comm.get_world_size()
     if world_size == 1:
         return values

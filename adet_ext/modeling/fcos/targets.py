@@ -1,12 +1,14 @@
-"""Which location learns which object (FCOS; thesis 3.3.2 for the sizes of interest).
+"""Assign objects to locations (FCOS; thesis 3.3.2 for the sizes of interest).
 
-N images, L locations over all levels (level by level, each row by row), G the most objects of an image.
+N images, L locations over all levels (level by level, each row by row), G the largest number of objects of an image.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from ...d2.structures import Instances
 
@@ -30,15 +32,43 @@ class Targets(NamedTuple):
 
 
 def all_locations(sizes: Sequence[tuple[int, int]], strides: Sequence[int], device: torch.device) -> Locations:
-    """Centres of the stride x stride cells of each level: x = (column + 1/2) stride, halves rounded down."""
-    xy, level = [], []
+    """Return the centers of the stride x stride cells of each level: x = (column + 1/2) stride, halves rounded down.
+
+    The tables of the last pyramids are kept, as making one takes about 50 kernels; do not change them in place.
+    """
+    if not _can_keep(sizes, device):
+        return _make_locations(sizes, strides, device)
+    # What one stream of a GPU has made may not be there yet for another.
+    stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
+    return _kept_locations(tuple(map(tuple, sizes)), tuple(strides), device, stream)
+
+
+def _can_keep(sizes: Sequence[tuple[int, int]], device: torch.device) -> bool:
+    """Return whether tensors made now have values of their own: not while a program is traced or captured."""
+    return not (
+        torch.compiler.is_compiling()
+        or is_in_torch_dispatch_mode()  # fake tensors among others
+        or any(type(length) is not int for size in sizes for length in size)  # symbols
+        or (device.type == "cuda" and torch.cuda.is_current_stream_capturing())
+    )
+
+
+@functools.lru_cache(maxsize=32)
+def _kept_locations(sizes, strides, device: torch.device, stream: int) -> Locations:
+    with torch.inference_mode(False):  # training may not read what inference mode makes
+        return _make_locations(sizes, strides, device)
+
+
+def _make_locations(sizes: Sequence[tuple[int, int]], strides: Sequence[int], device: torch.device) -> Locations:
+    """Make the tables on the device: copying one from the host would make the host wait."""
+    xy, level, cell = [], [], []
     for i, ((h, w), stride) in enumerate(zip(sizes, strides)):
         xs = torch.arange(w, device=device, dtype=torch.float32) * stride + stride // 2
         ys = torch.arange(h, device=device, dtype=torch.float32) * stride + stride // 2
-        xy.append(torch.stack([xs.repeat(h), ys.repeat_interleave(w)], dim=1))  # (H W, 2)
+        xy.append(torch.stack([xs.repeat(h), ys.repeat_interleave(w)], dim=1))  # (H_l W_l, 2)
         level.append(torch.full((h * w,), i, device=device))
-    level = torch.cat(level)
-    return Locations(torch.cat(xy), level, torch.tensor(strides, dtype=torch.float32, device=device)[level])
+        cell.append(torch.full((h * w,), float(stride), dtype=torch.float32, device=device))
+    return Locations(torch.cat(xy), torch.cat(level), torch.cat(cell))
 
 
 def assign_targets(
@@ -52,9 +82,9 @@ def assign_targets(
 ) -> Targets:
     """Assign objects to locations, for all images and locations at once.
 
-    A location is positive for an object if it lies strictly inside the part of its box within ``radius`` strides of
-    the box's centre (or, without centre sampling, inside the box), and the largest of its four distances lies in the
-    range of the location's level, both ends included. Of several objects the one of least box area wins.
+    A location is positive for an object if it is strictly inside the part of its box within ``radius`` strides of the
+    box's center (or, without center sampling, inside the box), and the largest of its four distances is in the range of
+    the location's level, both ends included. Of several objects the one with the smallest box wins.
 
     Args:
         gt_instances: with ``gt_boxes`` (absolute XYXY pixels) and ``gt_classes``, one per image; may be empty.
@@ -64,18 +94,11 @@ def assign_targets(
     counts = [len(x) for x in gt_instances]
     num_images, most = len(counts), max(counts)
     if most == 0:
-        shape = (num_images, len(locations.level))
+        shape = (num_images, locations.level.shape[0])
         background = torch.full(shape, num_classes, dtype=torch.int64, device=device)
         return Targets(background, torch.full_like(background, -1), torch.zeros(*shape, 4, device=device))
 
-    boxes = torch.zeros(num_images, most, 4, device=device)
-    classes = torch.full((num_images, most), num_classes, dtype=torch.int64, device=device)
-    present = torch.zeros(num_images, most, dtype=torch.bool, device=device)
-    for i, (count, instances) in enumerate(zip(counts, gt_instances)):
-        boxes[i, :count] = instances.gt_boxes.tensor
-        classes[i, :count] = instances.gt_classes
-        present[i, :count] = True
-
+    boxes, classes, present = _pad_objects(gt_instances, most, num_classes, device)
     x, y = (locations.xy[None, :, i, None] for i in range(2))  # (1, L, 1)
     x0, y0, x1, y1 = (boxes[:, None, :, i] for i in range(4))  # (N, 1, G)
     left, top, right, bottom = x - x0, y - y0, x1 - x, y1 - y  # (N, L, G)
@@ -107,8 +130,24 @@ def assign_targets(
     return Targets(labels, objects, ltrb)
 
 
+def _pad_objects(
+    gt_instances: Sequence[Instances], most: int, num_classes: int, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return boxes (N, G, 4) and classes (N, G) of all objects, and (N, G) bool, which of them are not padding."""
+    shape = (len(gt_instances), most)
+    boxes = torch.zeros(*shape, 4, device=device)
+    classes = torch.full(shape, num_classes, dtype=torch.int64, device=device)
+    present = torch.zeros(shape, dtype=torch.bool, device=device)
+    for i, instances in enumerate(gt_instances):
+        count = len(instances)
+        boxes[i, :count] = instances.gt_boxes.tensor
+        classes[i, :count] = instances.gt_classes
+        present[i, :count] = True
+    return boxes, classes, present
+
+
 def centerness_targets(ltrb: torch.Tensor) -> torch.Tensor:
-    """sqrt(min(l, r) / max(l, r) * min(t, b) / max(t, b)), in [0, 1]: (..., 4) -> (...)."""
+    """Return sqrt(min(l, r) / max(l, r) * min(t, b) / max(t, b)), in [0, 1]: (..., 4) -> (...)."""
     horizontal, vertical = ltrb[..., 0::2], ltrb[..., 1::2]
     ratio = (horizontal.amin(-1) / horizontal.amax(-1)) * (vertical.amin(-1) / vertical.amax(-1))
     return ratio.sqrt()

@@ -12,6 +12,8 @@ from torch.nn import functional as F
 from ...d2.config import configurable
 from ...d2.layers import Conv2d, ShapeSpec, get_norm
 from ...d2.utils import Registry
+from ..checks import check_features
+from .mask_targets import thing_labels
 
 __all__ = ["BASIS_MODULE_REGISTRY", "build_basis_module", "BasisModule", "ProtoNet", "DeepLabV3Plus"]
 
@@ -20,12 +22,12 @@ BASIS_MODULE_REGISTRY.__doc__ = "Modules that map a dict of features to bases (N
 
 
 def build_basis_module(cfg, input_shape: dict[str, ShapeSpec]) -> "BasisModule":
-    """The module that ``cfg.MODEL.BASIS_MODULE.NAME`` names."""
+    """Build the module that ``cfg.MODEL.BASIS_MODULE.NAME`` names."""
     return BASIS_MODULE_REGISTRY.get(cfg.MODEL.BASIS_MODULE.NAME)(cfg, input_shape)
 
 
 def conv_norm_relu(in_channels: int, out_channels: int, *, kernel_size: int = 3, dilation: int = 1, norm: str):
-    """Convolution, normalisation, ReLU; named ``0``, ``1``, ``2`` as AdelaiDet's blocks are."""
+    """Return convolution, normalization, ReLU, named ``0``, ``1``, ``2`` as in AdelaiDet."""
     conv = Conv2d(
         in_channels,
         out_channels,
@@ -42,12 +44,12 @@ def conv_norm_relu(in_channels: int, out_channels: int, *, kernel_size: int = 3,
 
 
 def resize_like(x: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-    """Bilinear interpolation to the reference's height and width."""
+    """Interpolate bilinearly to the reference's height and width."""
     return F.interpolate(x, size=reference.shape[-2:], mode="bilinear", align_corners=False)
 
 
 class BasisModule(nn.Module):
-    """What the bottom modules share: their input and the auxiliary semantic loss on things (section 4.4.1)."""
+    """Base of the bottom modules: their input and the auxiliary semantic loss on things (section 4.4.1)."""
 
     def __init__(
         self,
@@ -68,18 +70,13 @@ class BasisModule(nn.Module):
             common_stride: stride of the finest feature, at which the auxiliary loss is taken.
         """
         super().__init__()
-        missing = [f for f in in_features if f not in input_shape]
-        if missing:
-            raise ValueError(
-                f"MODEL.BASIS_MODULE.IN_FEATURES names {missing}, which the backbone does not give "
-                f"({sorted(input_shape)})"
-            )
+        check_features("MODEL.BASIS_MODULE.IN_FEATURES", in_features, input_shape)
         self.in_features = list(in_features)
         self.loss_weight = loss_weight
         self.common_stride = common_stride
         self.loss_on = num_classes is not None
         if self.loss_on:
-            # AdelaiDet normalises here within each process. Where the bases synchronise, so do we.
+            # AdelaiDet normalizes within each process. This synchronizes if the bases do.
             seg_norm = norm if norm in ("SyncBN", "naiveSyncBN") else "BN"
             blocks: list[nn.Module] = []
             width = input_shape[self.in_features[0]].channels
@@ -91,7 +88,7 @@ class BasisModule(nn.Module):
 
     @staticmethod
     def common_arguments(cfg, input_shape: dict[str, ShapeSpec]) -> dict:
-        """The keyword arguments of this base class, from the config."""
+        """Return the keyword arguments of this base class, from the config."""
         basis = cfg.MODEL.BASIS_MODULE
         return {
             "in_features": basis.IN_FEATURES,
@@ -104,24 +101,25 @@ class BasisModule(nn.Module):
         }
 
     def semantic_logits(self, features: dict[str, torch.Tensor]) -> torch.Tensor:
-        """(N, classes + 1, H / common_stride, W / common_stride), channel 0 for "nothing"."""
+        """Return (N, classes + 1, H / common_stride, W / common_stride), channel 0 for "nothing"."""
         return self.seg_head(features[self.in_features[0]])
 
-    def semantic_loss(self, features: dict[str, torch.Tensor], labels: torch.Tensor | None) -> dict[str, torch.Tensor]:
-        """Cross-entropy on things.
+    def semantic_loss(
+        self, features: dict[str, torch.Tensor], batched_inputs: Sequence[dict], divisibility: int
+    ) -> dict[str, torch.Tensor]:
+        """Return the cross-entropy on things as ``loss_basis_sem``, or nothing if the loss is off.
 
         Args:
-            labels: (N, H, W) int64; 0 nothing, else class + 1.
-
-        Returns:
-            ``loss_basis_sem``, or nothing where the loss is off.
+            batched_inputs: the model's, from which :func:`~.mask_targets.thing_labels` takes the labels.
+            divisibility: what the padded images' sides are multiples of.
         """
         if not self.loss_on:
             return {}
+        labels = thing_labels(batched_inputs, features[self.in_features[0]].device, divisibility)
         if labels is None:
             raise ValueError(
-                "MODEL.BASIS_MODULE.LOSS_ON needs instance masks in the inputs, or 'basis_sem', which "
-                "adet_ext.data.AdetDatasetMapper makes of them; set MODEL.MASK_ON to True, or switch the loss off"
+                "an input must have instance masks, or 'basis_sem' of adet_ext.data.AdetDatasetMapper, for "
+                "MODEL.BASIS_MODULE.LOSS_ON; got neither. Set MODEL.MASK_ON True, or MODEL.BASIS_MODULE.LOSS_ON False"
             )
         logits = self.semantic_logits(features)
         # Every stride-th pixel, the first included: of the feature's size even where the stride does not divide the
@@ -142,7 +140,7 @@ class ProtoNet(BasisModule):
         """
         Args:
             num_bases: K.
-            num_convs: 3x3 convolutions between the (first, summed) ones on the inputs and the up-sampling; one more
+            num_convs: 3x3 convolutions between the (first, summed) ones on the inputs and the upsampling; one more
                 follows it.
             common: see :class:`BasisModule`.
         """
@@ -165,7 +163,7 @@ class ProtoNet(BasisModule):
         return {"num_bases": basis.NUM_BASES, "num_convs": basis.NUM_CONVS, **common}
 
     def forward(self, features: dict[str, torch.Tensor]) -> torch.Tensor:
-        """(N, K, H / s, W / s)."""
+        """Return the bases, (N, K, H / s, W / s)."""
         x = self.refine[0](features[self.in_features[0]])
         for refine, name in zip(self.refine[1:], self.in_features[1:]):
             x = x + resize_like(refine(features[name]), x)
@@ -191,8 +189,8 @@ class DeepLabV3Plus(BasisModule):
         super().__init__(**common)
         if len(self.in_features) != 2:
             raise ValueError(
-                "DeepLabV3Plus joins a fine and a coarse feature; MODEL.BASIS_MODULE.IN_FEATURES names "
-                f"{len(self.in_features)}: {self.in_features}"
+                "MODEL.BASIS_MODULE.IN_FEATURES must name a fine and a coarse feature for DeepLabV3Plus; got "
+                f"{self.in_features}"
             )
         channels, norm, input_shape = (common[k] for k in ("channels", "norm", "input_shape"))
         fine, coarse = (input_shape[f].channels for f in self.in_features)
@@ -200,7 +198,7 @@ class DeepLabV3Plus(BasisModule):
             [conv_norm_relu(coarse, channels, kernel_size=1, norm=norm)]
             + [conv_norm_relu(coarse, channels, dilation=d, norm=norm) for d in dilations]
         )
-        # Image pooling has no spatial extent to take batch statistics of when there is one image, so no norm here.
+        # No norm: image pooling of a single image has one value per channel, so no batch statistics.
         self.pool = conv_norm_relu(coarse, channels, kernel_size=1, norm="")
         self.join = conv_norm_relu(channels * (len(dilations) + 2), channels, kernel_size=1, norm=norm)
         self.project = conv_norm_relu(fine, project_channels, kernel_size=1, norm=norm)
@@ -221,7 +219,7 @@ class DeepLabV3Plus(BasisModule):
         }
 
     def forward(self, features: dict[str, torch.Tensor]) -> torch.Tensor:
-        """(N, K, H / s, W / s)."""
+        """Return the bases, (N, K, H / s, W / s)."""
         fine, coarse = (features[f] for f in self.in_features)
         branches = [branch(coarse) for branch in self.aspp]
         pooled = self.pool(coarse.mean(dim=(2, 3), keepdim=True)).expand_as(branches[0])

@@ -1,4 +1,4 @@
-"""SmalMask's predictor and SmalMask2's head hold the same numbers (thesis 3.4); this rewrites one as the other.
+"""Convert between SmalMask's predictor and SmalMask2's head, which have the same parameters (thesis 3.4).
 
 C channels, k x k the kernel, M the side of a mask.
 """
@@ -11,12 +11,12 @@ __all__ = ["convert_smalmask", "head_from_predictor", "predictor_from_head"]
 
 _PREDICTOR = "mask_predictor.pred."
 _HEAD = "mask_head.fc."
-# Any layer of FCOS tells C, the channels that the mask branch reads.
+# Any layer of FCOS has C input channels, as the mask branch has.
 _WIDTH = "proposal_generator.fcos_head.bbox_pred.weight"
 
 
 def convert_smalmask(state: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], str]:
-    """A shared SmalMask's parameters as a SmalMask2's, or the reverse; everything else is kept.
+    """Convert a shared SmalMask's parameters to a SmalMask2's, or the reverse; everything else is kept.
 
     Returns:
         the parameters, and the name of the model that takes them.
@@ -30,19 +30,18 @@ def convert_smalmask(state: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch
         return predictor_from_head(state), "SmalMask"
     other = sorted({name.split(".")[1] for name in state if name.startswith("mask_predictor.")})
     found = f"a SmalMask whose predictor has {', '.join(other)}" if other else "no mask branch of SmalMask or SmalMask2"
-    raise ValueError(f"it has {found}; RoIPred and SmalHead can be converted into one another")
+    raise ValueError(f"it must have a RoIPred or SmalHead to be converted; got {found}")
 
 
 def head_from_predictor(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """RoIPred's weight (M^2, C, k, k) becomes the fully connected layer's (M^2, k^2 C).
+    """Convert RoIPred's weight (M^2, C, k, k) to the fully connected layer's (M^2, k^2 C).
 
     Raises:
-        ValueError: the predictor sits on a tower of its own, which SmalMask2 does not have.
+        ValueError: the predictor has a tower of its own, which SmalMask2 does not have.
     """
     if any(name.startswith("mask_tower.") for name in state):
         raise ValueError(
-            "it has a mask tower of its own, which SmalMask2 does not have; a SmalMask with "
-            "MODEL.SMALMASK.TOWER shared can be converted"
+            "MODEL.SMALMASK.TOWER must be shared to convert to SmalMask2, which has no mask tower; got separate"
         )
     moved = _renamed(state, _PREDICTOR, _HEAD)
     moved[_HEAD + "weight"] = moved[_HEAD + "weight"].permute(0, 2, 3, 1).flatten(1)
@@ -50,7 +49,7 @@ def head_from_predictor(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Te
 
 
 def predictor_from_head(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The fully connected layer's weight (M^2, k^2 C) becomes RoIPred's (M^2, C, k, k).
+    """Convert the fully connected layer's weight (M^2, k^2 C) to RoIPred's (M^2, C, k, k).
 
     Raises:
         ValueError: the layer's width is not the detector's C times a square.
@@ -60,7 +59,7 @@ def predictor_from_head(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Te
     channels = state[_WIDTH].shape[1] if _WIDTH in state else 0
     k = round((weight.shape[1] / channels) ** 0.5) if channels else 0
     if channels * k * k != weight.shape[1]:
-        raise ValueError(f"{_HEAD}weight has {weight.shape[1]} inputs, not k x k samples of {channels} channels")
+        raise ValueError(f"{_HEAD}weight must have k x k samples of {channels} channels; got {weight.shape[1]} inputs")
     moved[_PREDICTOR + "weight"] = weight.unflatten(1, (k, k, channels)).permute(0, 3, 1, 2).contiguous()
     return moved
 

@@ -1,6 +1,6 @@
 """DR1Basis (thesis 5.4.2, equation 5.6): an inverted pyramid of dynamic rank-1 convolutions.
 
-N images, D its width, H_l x W_l the map of level l, s the stride of the finest level.
+N images, C_in channels of the levels, C its width, H_l x W_l the map of level l, s the stride of the finest level.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,6 +13,7 @@ from ...d2.config import configurable
 from ...d2.layers import ShapeSpec, get_norm
 from ...layers.aligned_upsample import aligned_upsample
 from ...layers.dr1_conv import DR1Conv2d
+from ..checks import check_choice
 from .bases import BASIS_MODULE_REGISTRY, BasisModule, conv_norm_relu
 from .top_layer import Context
 
@@ -21,31 +22,29 @@ __all__ = ["DR1Basis"]
 
 @BASIS_MODULE_REGISTRY.register()
 class DR1Basis(BasisModule):
-    """F_l = DR1Conv(Conv3x3(P_l) + up2(F_{l+1})) from the coarsest level down, F of the one above it being zero; the
-    last is enlarged by two once more.
+    """F_l = DR1Conv(Conv3x3(P_l) + up2(F_{l+1})) from the coarsest level, without the second term, to the finest, whose
+    result is upsampled by two.
 
-    Both convolutions are followed by a norm and a ReLU, as those of BlendMask's bottom module are; the factor B stands
-    before the norm, as part of the convolution. A level that FCOS does not have, finer than its own, has no contexts:
-    there the convolution is static.
+    A norm and a ReLU follow both convolutions, as in BlendMask's bottom module; the factor B comes before the norm, as
+    part of the convolution. Levels finer than those of FCOS have no contexts; their convolution is static.
     """
 
     @configurable
     def __init__(self, *, width: int, upsampling: str = "aligned", **common):
         """
         Args:
-            width: D.
+            width: C.
             upsampling: "aligned", in step with strided convolutions, or "resize", to the size of the finer level.
             common: see :class:`BasisModule`; ``channels`` is the width of the auxiliary semantic head.
         """
         super().__init__(**common)
-        if upsampling not in ("aligned", "resize"):
-            raise ValueError(f"MODEL.DR1MASK.UPSAMPLING is {upsampling!r}; it can be aligned or resize")
+        check_choice("MODEL.DR1MASK.UPSAMPLING", upsampling, ("aligned", "resize"))
         input_shape, norm = common["input_shape"], common["norm"]
         strides = [input_shape[name].stride for name in self.in_features]
         if any(coarse != 2 * fine for fine, coarse in zip(strides, strides[1:])):
             raise ValueError(
-                f"MODEL.BASIS_MODULE.IN_FEATURES names {self.in_features} of strides {strides}; DR1Basis goes each to "
-                "the next by a factor of two"
+                "MODEL.BASIS_MODULE.IN_FEATURES must double the stride from each feature to the next for DR1Basis; got "
+                f"{self.in_features} of strides {strides}"
             )
         self.width = width
         self.upsampling = upsampling
@@ -70,12 +69,12 @@ class DR1Basis(BasisModule):
     def forward(self, features: Mapping[str, torch.Tensor], contexts: Mapping[str, Context]) -> torch.Tensor:
         """
         Args:
-            features: the levels by name, (N, C, H_l, W_l).
+            features: the levels by name, (N, C_in, H_l, W_l).
             contexts: A and B of the levels that have them, by name.
 
         Returns:
-            (N, D, 2 H_l, 2 W_l) for the finest l, at half its stride. Where H_l is rounded up, the last row is of no
-            pixel, and nobody reads it.
+            (N, C, 2 H_l, 2 W_l) for the finest l, at half its stride. If H_l is rounded up, the last row covers no
+            pixel and is not read.
         """
         merged = None
         for name, reduce, merge, finish in list(zip(self.in_features, self.reduce, self.merge, self.finish))[::-1]:

@@ -1,6 +1,6 @@
 """DR1Mask (thesis chapter 5): instance and panoptic segmentation from one feature map.
 
-N images, D detections an image, P positive locations of a batch, G objects of a batch, R the side of masks.
+N images, D detections per image, P positive locations of a batch, G objects of a batch, R the side of masks.
 """
 
 from typing import Any
@@ -8,16 +8,18 @@ from typing import Any
 import torch
 
 from ...d2.config import configurable
-from ...d2.modeling import META_ARCH_REGISTRY
+from ...d2.modeling import META_ARCH_REGISTRY, Backbone
 from ...d2.structures import Instances
+from ..fcos.fcos import FCOS
 from ..fcos.head import HeadOutput
 from ..fcos.inference import Detections
 from ..fcos.losses import Positives
 from ..one_stage import OneStageDetector
 from .bases import build_basis_module
 from .dr1basis import DR1Basis
-from .instance_prediction import InstancePrediction, build_prediction
-from .mask_targets import located_mask_loss, stuff_labels, thing_labels
+from .dr1prediction import build_prediction
+from .instance_prediction import InstancePrediction
+from .mask_targets import located_mask_loss, stuff_labels
 from .top_layer import TopLayer
 from .unified_inference import UnifiedMerger
 from .unified_panoptic import UnifiedPanoptic
@@ -29,10 +31,17 @@ __all__ = ["DR1Mask"]
 class DR1Mask(OneStageDetector):
     """FCOS with contexts for DR1Basis and embeddings for instances; with a unified panoptic layer also panoptic."""
 
+    explained_by = "prediction"
+
     @configurable
     def __init__(
         self,
         *,
+        backbone: Backbone,
+        proposal_generator: FCOS,
+        pixel_mean: list[float],
+        pixel_std: list[float],
+        input_format: str = "BGR",
         basis_module: DR1Basis,
         top_layer: TopLayer,
         prediction: InstancePrediction,
@@ -40,18 +49,29 @@ class DR1Mask(OneStageDetector):
         merger: UnifiedMerger | None = None,
         mask_loss_weight: float = 1.0,
         visualize: bool = False,
-        **detector,
     ):
         """
         Args:
+            backbone, proposal_generator, pixel_mean, pixel_std, input_format: see :class:`OneStageDetector`.
+            basis_module: predicts the bases F.
+            top_layer: predicts contexts and embeddings; the bias of the latter is set to what they start around.
+            prediction: makes masks of embeddings and bases.
             panoptic, merger: for panoptic segmentation, or None.
             visualize: hand out ``bases``, in the frame of the padded batch at their stride, beside the instances, and
                 ``embeddings`` in them.
-            detector: see :class:`OneStageDetector`.
+            mask_loss_weight: weight of the mask loss.
         """
-        super().__init__(**detector)
+        super().__init__(
+            backbone=backbone,
+            proposal_generator=proposal_generator,
+            pixel_mean=pixel_mean,
+            pixel_std=pixel_std,
+            input_format=input_format,
+        )
         if (panoptic is None) != (merger is None):
-            raise ValueError("panoptic and merger come together: both for panoptic segmentation, or neither")
+            raise ValueError(
+                "panoptic and merger must come together, both for panoptic segmentation or neither; got one"
+            )
         self.basis_module = basis_module
         self.top_layer = top_layer
         self.prediction = prediction
@@ -69,7 +89,7 @@ class DR1Mask(OneStageDetector):
         dr1, fcos = cfg.MODEL.DR1MASK, detector["proposal_generator"]
         basis_module = build_basis_module(cfg, detector["backbone"].output_shape())
         if not isinstance(basis_module, DR1Basis):
-            raise ValueError(f"MODEL.BASIS_MODULE.NAME is {cfg.MODEL.BASIS_MODULE.NAME!r}; DR1Mask takes DR1Basis")
+            raise ValueError(f"MODEL.BASIS_MODULE.NAME must be DR1Basis; got {cfg.MODEL.BASIS_MODULE.NAME!r}")
         common = {"width": basis_module.width, "stride": basis_module.stride}
         prediction = build_prediction(cfg, **common)
         panoptic = cfg.MODEL.PANOPTIC_FPN.COMBINE.ENABLED
@@ -94,7 +114,7 @@ class DR1Mask(OneStageDetector):
         }
 
     def bases(self, features: dict[str, torch.Tensor], output: HeadOutput) -> torch.Tensor:
-        """F of section 5.4.2, of the padded images; see :meth:`DR1Basis.forward`."""
+        """Return F of section 5.4.2 for the padded images; see :meth:`DR1Basis.forward`."""
         return self.basis_module(features, self.top_layer.contexts(features, output))
 
     def branch_losses(
@@ -107,10 +127,7 @@ class DR1Mask(OneStageDetector):
     ) -> dict[str, torch.Tensor]:
         bases = self.bases(features, output)
         embeddings = self.top_layer.embeddings(features, output, positives.image, positives.location)
-        losses = {}
-        if self.basis_module.loss_on:
-            labels = thing_labels(batched_inputs, self.device, self.backbone.size_divisibility)
-            losses = self.basis_module.semantic_loss(features, labels)
+        losses = self.basis_module.semantic_loss(features, batched_inputs, self.backbone.size_divisibility)
         mask_loss = self._mask_loss(bases, embeddings, positives, gt_instances)
         losses["loss_mask"] = mask_loss * self.mask_loss_weight
         if self.panoptic is not None:
@@ -126,7 +143,7 @@ class DR1Mask(OneStageDetector):
         boxes = torch.cat([x.gt_boxes.tensor for x in gt_instances])[positives.objects]  # (P, 4)
         logits = self.prediction(bases, embeddings, boxes, positives.image).float()  # (P, R, R)
         loss = located_mask_loss(logits, gt_instances, positives)
-        if len(logits):
+        if logits.shape[0]:
             return loss
         # Keep every parameter in the graph: distributed training waits for all gradients.
         rest = [p.sum() for p in self.prediction.parameters()]
@@ -138,16 +155,15 @@ class DR1Mask(OneStageDetector):
         bases = self.bases(features, output)
         image = detections.image.flatten()  # (N D,)
         embeddings = self.top_layer.embeddings(features, output, image, detections.index.flatten())
-        masks = self.prediction(bases, embeddings, detections.boxes.flatten(0, 1), image).float().sigmoid()
-        shape = detections.valid.shape
-        fields = {"pred_masks": masks.unflatten(0, shape)[:, :, None]}  # (N, D, 1, R, R)
+        logits = self.prediction(bases, embeddings, detections.boxes.flatten(0, 1), image)
+        fields = {"pred_masks": self.mask_field(logits, detections)}
         if self.panoptic is None and not self.visualize:
             return fields, {}
-        fields["embeddings"] = embeddings.unflatten(0, shape)
+        fields["embeddings"] = embeddings.unflatten(0, detections.valid.shape)
         return fields, {"bases": bases}
 
     def complete(self, result: dict[str, Any], image_size: tuple[int, int]) -> None:
-        """With a panoptic layer also ``sem_seg`` and ``panoptic_seg``, see :class:`UnifiedMerger`."""
+        """With a panoptic layer, add ``sem_seg`` and ``panoptic_seg``; see :class:`UnifiedMerger`."""
         if self.merger is None:
             return
         found = result["instances"]

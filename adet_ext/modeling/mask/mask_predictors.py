@@ -1,9 +1,9 @@
-"""The last layer of SmalMask: from the features of a location to its mask (thesis 3.3.1, Figure 3.3).
+"""The last layer of SmalMask: predict a location's mask from its features (thesis 3.3.1, Figure 3.3).
 
-N images, C channels, H_l x W_l the map of level l, D places that masks are wanted at, k x k the kernel, M the side of a
+N images, C channels, H_l x W_l the map of level l, D places to predict masks at, k x k the kernel, M the side of a
 mask.
 
-Each predictor has two forms that give the same numbers: ``forward`` at chosen places, which models use, and ``dense``
+Each predictor has two forms with the same results: ``forward`` at chosen places, which models use, and ``dense``
 at every location of a level, which is the definition (equation 3.1).
 """
 
@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 from torchvision.ops import deform_conv2d
 
+from ...layers.deform import ConvWeights
 from ...layers.roi_pred import roi_pred, roi_pred_dense
 from ...layers.sparse_conv import conv_at
 from ...layers.sparse_deform import deform_conv_at
@@ -23,7 +24,7 @@ __all__ = ["PREDICTORS", "ConvPredictor", "DefConvPredictor", "Places", "RoIConv
 
 
 class Places(NamedTuple):
-    """Where masks are wanted."""
+    """Where to predict masks."""
 
     image: torch.Tensor  # (D,) int64
     location: torch.Tensor  # (D,) int64, position in the detector's levels laid end to end
@@ -31,18 +32,8 @@ class Places(NamedTuple):
     boxes: torch.Tensor  # (D, 4) XYXY in pixels of the network's input, which guide the sampler
 
 
-class _Weights(nn.Module):
-    """Parameters of a k x k layer, as FCOS initialises its own."""
-
-    def __init__(self, in_channels: int, out_channels: int, kernel: int):
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(out_channels, in_channels, kernel, kernel))
-        self.bias = nn.Parameter(torch.zeros(out_channels))
-        nn.init.normal_(self.weight, std=0.01)
-
-
 class _Predictor(nn.Module):
-    # Whether boxes guide the sampler: then a place is its box and level, wherever in the box the location lies.
+    # Whether boxes guide the sampler. If so, the mask depends on the box and level, not on the location in the box.
     guided: bool
 
     def __init__(self, in_channels: int, mask_size: int, kernel: int, strides: Sequence[float]):
@@ -55,28 +46,28 @@ class _Predictor(nn.Module):
         """
         super().__init__()
         if kernel < 1 or kernel % 2 == 0:
-            raise ValueError(f"MODEL.SMALMASK.KERNEL is {kernel}; it takes an odd number (3, 5 or 7 in the thesis)")
+            raise ValueError(f"MODEL.SMALMASK.KERNEL must be an odd number (3, 5 or 7 in the thesis); got {kernel}")
         self.mask_size = mask_size
         self.kernel = kernel
         self.strides = list(strides)
 
     def forward(self, maps: Sequence[torch.Tensor], places: Places) -> torch.Tensor:
-        """Mask logits (D, M, M) at the places; ``maps``: one (N, C, H_l, W_l) per stride."""
+        """Return mask logits (D, M, M) at the places; ``maps``: one (N, C, H_l, W_l) per stride."""
         return self.logits(maps, places).unflatten(1, (self.mask_size, self.mask_size))
 
     def logits(self, maps: Sequence[torch.Tensor], places: Places) -> torch.Tensor:
-        """(D, M^2)."""
-        raise AssertionError("a predictor has its own logits()")
+        """Return mask logits (D, M^2) at the places."""
+        raise NotImplementedError(f"{type(self).__name__} must define logits")
 
     def dense(self, feature: torch.Tensor, ltrb: torch.Tensor, *, stride: float, feature_stride: float) -> torch.Tensor:
-        """Mask logits at every location: (N, M^2, H, W).
+        """Return mask logits at every location: (N, M^2, H, W).
 
         Args:
             feature: (N, C, H', W'), of ``feature_stride``.
             ltrb: (N, 4, H, W) distances of the locations to the sides of their boxes, in pixels.
             stride: of the locations.
         """
-        raise AssertionError("a predictor has its own dense()")
+        raise NotImplementedError(f"{type(self).__name__} must define dense")
 
 
 class ConvPredictor(_Predictor):
@@ -109,7 +100,7 @@ class DefConvPredictor(_Predictor):
         # The regular grid at first, as in the papers on deformable convolution.
         nn.init.zeros_(self.offset.weight)
         nn.init.zeros_(self.offset.bias)
-        self.conv = _Weights(in_channels, mask_size**2, kernel)
+        self.conv = ConvWeights(in_channels, mask_size**2, kernel, std=0.01)
 
     def logits(self, maps: Sequence[torch.Tensor], places: Places) -> torch.Tensor:
         offsets, mask = conv_at(self.offset, maps, places.image, places.location).split([2 * self.taps, self.taps], 1)
@@ -127,14 +118,14 @@ class DefConvPredictor(_Predictor):
 class RoIConvPredictor(_Predictor):
     """Box-guided alignment to C channels (Chen et al. 2019), and a further layer that predicts from them.
 
-    The further layer is 1x1: every location is aligned to a box of its own, and neighbours have no common frame.
+    The further layer is 1x1, since every location is aligned to its own box and neighbors share no frame.
     """
 
     guided = True
 
     def __init__(self, in_channels: int, mask_size: int, kernel: int, strides: Sequence[float]):
         super().__init__(in_channels, mask_size, kernel, strides)
-        self.align = _Weights(in_channels, in_channels, kernel)
+        self.align = ConvWeights(in_channels, in_channels, kernel, std=0.01)
         self.predict = nn.Linear(in_channels, mask_size**2)
         nn.init.normal_(self.predict.weight, std=0.01)
         nn.init.zeros_(self.predict.bias)
@@ -157,7 +148,7 @@ class RoIPredictor(_Predictor):
 
     def __init__(self, in_channels: int, mask_size: int, kernel: int, strides: Sequence[float]):
         super().__init__(in_channels, mask_size, kernel, strides)
-        self.pred = _Weights(in_channels, mask_size**2, kernel)
+        self.pred = ConvWeights(in_channels, mask_size**2, kernel, std=0.01)
 
     def logits(self, maps: Sequence[torch.Tensor], places: Places) -> torch.Tensor:
         where = (places.boxes, places.image, places.level)

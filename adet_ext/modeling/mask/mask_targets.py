@@ -1,4 +1,4 @@
-"""Ground-truth masks in the frame of the box that samples the features, and the labels of pixels.
+"""Make targets: ground-truth masks in the frame of the box that samples the features, and labels of pixels.
 
 G objects of a batch, P positive locations, D crops, M the side of a mask, H x W pixels of an image.
 """
@@ -16,20 +16,20 @@ __all__ = ["crop_objects", "crop_masks", "gather_boxes", "located_mask_loss", "s
 
 
 def gather_boxes(gt_instances: Sequence[Instances], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """All objects' boxes (G, 4) and images (G,), in the order of a batch's object numbers."""
+    """Return all objects' boxes (G, 4) and images (G,), in the order of a batch's object numbers."""
     counts = torch.tensor([len(x) for x in gt_instances], device=device)
     image = torch.arange(len(gt_instances), device=device).repeat_interleave(counts)
     return torch.cat([x.gt_boxes.tensor for x in gt_instances]).to(device), image
 
 
 def crop_objects(gt_instances: Sequence[Instances], size: int, like: torch.Tensor) -> torch.Tensor:
-    """Each object's mask within its own box: (G, M, M) of 0 and 1, as ``like`` in type and device."""
+    """Return each object's mask within its own box: (G, M, M) of 0 and 1, with the type and device of ``like``."""
     crops = [x.gt_masks.crop_and_resize(x.gt_boxes.tensor, size) for x in gt_instances if len(x)]
     return torch.cat(crops).to(like) if crops else like.new_zeros(0, size, size)
 
 
 def located_mask_loss(logits: torch.Tensor, gt_instances: Sequence[Instances], positives: Positives) -> torch.Tensor:
-    """Cross-entropy of masks at positive locations, which weigh by their centre-ness, as in box regression.
+    """Return the cross-entropy of masks at positive locations, weighted by center-ness as in box regression.
 
     Args:
         logits: (P, M, M), each within the box of its location's object.
@@ -40,10 +40,10 @@ def located_mask_loss(logits: torch.Tensor, gt_instances: Sequence[Instances], p
 
 
 def thing_labels(batched_inputs: Sequence[dict], device: torch.device, divisibility: int) -> torch.Tensor | None:
-    """(N, H, W) int64 of the padded images: 0 nothing, else class + 1; None where one has no masks either.
+    """Return the labels of things in the padded images, (N, H, W) int64: 0 nothing, else class + 1.
 
-    They are the inputs' ``basis_sem``. Where Detectron2's own mapper leaves that out, the instance masks are drawn
-    in their order; crowds, which it leaves out too, then count as nothing.
+    They are the inputs' ``basis_sem``. Detectron2's own mapper does not make these; then the instance masks are drawn
+    in their order, without crowds, which it drops too. None if an input has neither.
     """
     labels = [x["basis_sem"] if "basis_sem" in x else _drawn(x["instances"]) for x in batched_inputs]
     if any(x is None for x in labels):
@@ -52,7 +52,7 @@ def thing_labels(batched_inputs: Sequence[dict], device: torch.device, divisibil
 
 
 def _drawn(instances: Instances) -> torch.Tensor | None:
-    """(H, W) int64 of an image's instances, later ones over earlier ones."""
+    """Draw an image's instances, later ones over earlier ones: (H, W) int64; None without masks."""
     labels = torch.zeros(instances.image_size, dtype=torch.int64)
     if not len(instances):
         return labels
@@ -67,18 +67,18 @@ def _drawn(instances: Instances) -> torch.Tensor | None:
 
 
 def stuff_labels(batched_inputs: Sequence[dict], device: torch.device) -> list[torch.Tensor]:
-    """(H, W) int64 for each image: 0 for things, stuff classes from 1 on.
+    """Return (H, W) int64 for each image: 0 for things, stuff classes from 1 on.
 
     Raises:
-        ValueError: an input comes without.
+        ValueError: an input has none.
     """
     for x in batched_inputs:
         if "sem_seg" not in x:
             raise ValueError(
-                f"{x.get('file_name', 'an input')} comes without semantic labels ('sem_seg'), which panoptic "
-                "segmentation learns from; train on a panoptic data set such as coco_2017_train_panoptic_separated "
-                "(its label maps come from 'python -m adet_ext data prepare-panoptic'), or set "
-                "MODEL.PANOPTIC_FPN.COMBINE.ENABLED to False"
+                "an input must have semantic labels ('sem_seg') to train panoptic segmentation; got "
+                f"{x.get('file_name', 'one')} without. Train on a panoptic data set such as "
+                "coco_2017_train_panoptic_separated ('python -m adet_ext data prepare-panoptic' makes its labels), or "
+                "set MODEL.PANOPTIC_FPN.COMBINE.ENABLED False"
             )
     return [x["sem_seg"].to(device) for x in batched_inputs]
 
@@ -86,7 +86,7 @@ def stuff_labels(batched_inputs: Sequence[dict], device: torch.device) -> list[t
 def crop_masks(
     gt_instances: Sequence[Instances], boxes: torch.Tensor, objects: torch.Tensor, size: int
 ) -> torch.Tensor:
-    """Masks of objects, each within a given box.
+    """Return masks of objects, each within a given box.
 
     Args:
         boxes: (D, 4) absolute pixels.
@@ -108,8 +108,8 @@ def crop_masks(
 
 
 def _crop(masks, boxes: torch.Tensor, index: torch.Tensor, size: int) -> torch.Tensor:
-    if not isinstance(masks, BitMasks):  # polygons are drawn into each crop anew
+    if not isinstance(masks, BitMasks):  # polygons are drawn into each crop
         return masks[index].crop_and_resize(boxes, size)
-    # The structure's own method wants one box for each mask, and would have a copy of a mask for each of its crops.
+    # The structure's own method needs one box per mask, so a copy of a mask for each of its crops.
     rois = torch.cat([index[:, None].to(boxes.dtype), boxes], dim=1)  # (D, 5)
     return roi_align(masks.tensor[:, None].to(boxes.dtype), rois, size, 1.0, 0, True)[:, 0] >= 0.5

@@ -1,6 +1,6 @@
-"""SmalMask (thesis 3.3): FCOS with a dense mask predictor, evaluated only where a mask is wanted.
+"""SmalMask (thesis 3.3): FCOS with a dense mask predictor, evaluated only where a mask is needed.
 
-N images, D detections an image, P positive locations of a batch, G its objects, M the side of a mask.
+N images, D detections per image, P positive locations of a batch, G its objects, M the side of a mask.
 """
 
 from collections.abc import Sequence
@@ -11,8 +11,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from ...d2.config import configurable
-from ...d2.modeling import META_ARCH_REGISTRY
+from ...d2.modeling import META_ARCH_REGISTRY, Backbone
 from ...d2.structures import Instances
+from ..checks import check_choice, check_features
 from ..fcos.fcos import FCOS
 from ..fcos.head import HeadOutput, Tower, conv_tower
 from ..fcos.inference import Detections
@@ -31,7 +32,7 @@ _LEAST_DISTANCE = 0.5
 
 
 def with_canonical_length(cfg):
-    """``cfg``, or a copy whose FCOS' sizes of interest follow MODEL.SMALMASK.CANONICAL_LENGTH."""
+    """Return ``cfg``, or a copy whose FCOS' sizes of interest follow MODEL.SMALMASK.CANONICAL_LENGTH."""
     length = cfg.MODEL.SMALMASK.CANONICAL_LENGTH
     if length == 0:
         return cfg
@@ -45,15 +46,20 @@ def with_canonical_length(cfg):
 class SmalMask(OneStageDetector):
     """FCOS with masks of M x M predicted at its locations and projected onto its boxes.
 
-    The predictor gives the numbers of its dense form at the locations it is run at: positive ones in training,
-    detections in inference. Where boxes guide it and all of them are ground truth, the positives of one object on one
-    level have the same prediction and the same target, and are computed once.
+    The predictor runs at positive locations in training and at detections in inference, with the results of its dense
+    form. If boxes guide it and all of them are ground truth, the positives of one object on one level have the same
+    prediction and target, which are computed once.
     """
 
     @configurable
     def __init__(
         self,
         *,
+        backbone: Backbone,
+        proposal_generator: FCOS,
+        pixel_mean: list[float],
+        pixel_std: list[float],
+        input_format: str = "BGR",
         mask_tower: Tower | None,
         predictor: str,
         in_channels: int,
@@ -63,10 +69,10 @@ class SmalMask(OneStageDetector):
         mask_strides: Sequence[int],
         teacher_forcing: TeacherForcing,
         mask_loss_weight: float = 1.0,
-        **detector,
     ):
         """
         Args:
+            backbone, proposal_generator, pixel_mean, pixel_std, input_format: see :class:`OneStageDetector`.
             mask_tower: the separate form's own tower on the pyramid; None for the shared form, on the box tower.
             predictor: "Conv", "DefConv", "RoIConv" or "RoIPred".
             in_channels: of what the predictor reads.
@@ -74,12 +80,18 @@ class SmalMask(OneStageDetector):
             mask_features: for each level of the detector, the level that its masks are predicted from.
             mask_strides: their strides, in pixels.
             teacher_forcing: whose boxes guide the predictor in training.
-            detector: see :class:`OneStageDetector`.
+            mask_loss_weight: weight of the mask loss.
 
         Raises:
             ValueError: unknown or impossible choices, naming the key.
         """
-        super().__init__(**detector)
+        super().__init__(
+            backbone=backbone,
+            proposal_generator=proposal_generator,
+            pixel_mean=pixel_mean,
+            pixel_std=pixel_std,
+            input_format=input_format,
+        )
         self._check(predictor, mask_tower, mask_features, self.proposal_generator)
         # Each level once; a tower runs on each once, however many levels of the detector read it.
         self.mask_features = list(dict.fromkeys(mask_features))
@@ -95,22 +107,21 @@ class SmalMask(OneStageDetector):
     @staticmethod
     def _check(predictor: str, mask_tower: Tower | None, mask_features: Sequence[str], detector: FCOS) -> None:
         levels = detector.in_features
-        if predictor not in PREDICTORS:
-            raise ValueError(f"MODEL.SMALMASK.PREDICTOR is {predictor!r}; it can be {', '.join(PREDICTORS)}")
+        check_choice("MODEL.SMALMASK.PREDICTOR", predictor, list(PREDICTORS))
         if len(mask_features) != len(levels):
             raise ValueError(
-                f"MODEL.SMALMASK.LEVELS is {list(mask_features)}; it takes one for each of "
-                f"MODEL.FCOS.IN_FEATURES {levels}"
+                f"MODEL.SMALMASK.LEVELS must have one level for each of MODEL.FCOS.IN_FEATURES {levels}; got "
+                f"{list(mask_features)}"
             )
         if not PREDICTORS[predictor].guided and list(mask_features) != levels:
             raise ValueError(
-                f"MODEL.SMALMASK.LEVELS is {list(mask_features)}, but {predictor} predicts at a cell of the location's "
-                "own level; sampling other levels takes RoIPred or RoIConv"
+                f"MODEL.SMALMASK.LEVELS must be the detector's own, {levels}, for {predictor}; got "
+                f"{list(mask_features)}. Set MODEL.SMALMASK.PREDICTOR to RoIPred or RoIConv for others"
             )
         missing = [name for name in mask_features if mask_tower is None and name not in levels]
         if missing:
             raise ValueError(
-                f"MODEL.SMALMASK.LEVELS names {missing}, where there is no box tower to share ({levels}); set "
+                f"MODEL.SMALMASK.LEVELS must be among those of the shared box tower, {levels}; got {missing}. Set "
                 "MODEL.SMALMASK.TOWER to separate"
             )
 
@@ -121,17 +132,14 @@ class SmalMask(OneStageDetector):
         detector = super().from_config(cfg)
         shapes = detector["backbone"].output_shape()
         names = list(options.LEVELS) or list(cfg.MODEL.FCOS.IN_FEATURES)
-        missing = [name for name in names if name not in shapes]
-        if missing:
-            raise ValueError(
-                f"MODEL.SMALMASK.LEVELS names {missing}, which the backbone does not give ({sorted(shapes)})"
-            )
+        check_features("MODEL.SMALMASK.LEVELS", names, shapes)
         channels = {shapes[name].channels for name in names}
         if len(channels) != 1:
-            raise ValueError(f"the mask predictor is shared over the levels, but they have {sorted(channels)} channels")
+            raise ValueError(
+                f"MODEL.SMALMASK.LEVELS must have the same channels, to share a predictor; got {sorted(channels)}"
+            )
         in_channels = channels.pop()
-        if options.TOWER not in ("separate", "shared"):
-            raise ValueError(f"MODEL.SMALMASK.TOWER is {options.TOWER!r}; it can be separate or shared")
+        check_choice("MODEL.SMALMASK.TOWER", options.TOWER, ("separate", "shared"))
         tower = None
         if options.TOWER == "separate":
             tower = conv_tower(
@@ -161,7 +169,7 @@ class SmalMask(OneStageDetector):
         }
 
     def mask_maps(self, features: dict[str, torch.Tensor], output: HeadOutput) -> list[torch.Tensor]:
-        """What the predictor reads: a (N, C, H_l, W_l) map for each of ``mask_features``."""
+        """Return what the predictor reads: a (N, C, H_l, W_l) map for each of ``mask_features``."""
         if self.mask_tower is None:
             levels = self.proposal_generator.in_features
             return [output.box_tower[levels.index(name)] for name in self.mask_features]
@@ -184,13 +192,13 @@ class SmalMask(OneStageDetector):
         places, targets, weight = make(output, positives, gt_instances, probability)
         logits = self.mask_predictor(self.mask_maps(features, output), places).float()
         loss = F.binary_cross_entropy_with_logits(logits, targets.to(logits), reduction="none").mean(dim=(1, 2))
-        # As BlendMask's: locations weigh by centre-ness. Without positives this is zero and reaches every parameter.
+        # Weighted by center-ness, as in BlendMask. Without positives it is zero and still reaches every parameter.
         return {"loss_mask": (loss * weight).sum() / positives.normalizer * self.mask_loss_weight}
 
     def _by_object(
         self, output: HeadOutput, positives: Positives, gt_instances: list[Instances], probability: float
     ) -> tuple[Places, torch.Tensor, torch.Tensor]:
-        """Places guided by ground truth, their targets (D, M, M) and weights (D,)."""
+        """Return places guided by ground truth, their targets (D, M, M) and weights (D,)."""
         boxes, _ = gather_boxes(gt_instances, positives.location.device)
         places = Places(
             image=positives.image,
@@ -212,12 +220,12 @@ class SmalMask(OneStageDetector):
     def _by_location(
         self, output: HeadOutput, positives: Positives, gt_instances: list[Instances], probability: float
     ) -> tuple[Places, torch.Tensor, torch.Tensor]:
-        """As above, guided by predictions where the schedule says so."""
+        """Return the same as :meth:`_by_object`, guided by predictions where the schedule says so."""
         boxes, _ = gather_boxes(gt_instances, positives.location.device)
         locations = self._locations(output)
         xy, stride = locations.xy[positives.location], locations.stride[positives.location, None]
         ltrb = flatten_levels(output.distances)[positives.image, positives.location].detach().float() * stride
-        # A box without extent would crop nothing to learn from.
+        # A box without extent would crop nothing.
         ltrb = ltrb.clamp(min=_LEAST_DISTANCE)
         predicted = torch.cat([xy - ltrb[:, :2], xy + ltrb[:, 2:]], dim=1)  # (P, 4)
         chosen = self.teacher_forcing.choose(probability, boxes[positives.objects], predicted)
@@ -240,5 +248,5 @@ class SmalMask(OneStageDetector):
             level=self.mask_level[self._locations(output).level[location]],
             boxes=detections.boxes.flatten(0, 1),
         )
-        masks = self.mask_predictor(self.mask_maps(features, output), places).float().sigmoid()  # (N D, M, M)
-        return {"pred_masks": masks.unflatten(0, detections.valid.shape)[:, :, None]}, {}  # (N, D, 1, M, M)
+        logits = self.mask_predictor(self.mask_maps(features, output), places)  # (N D, M, M)
+        return {"pred_masks": self.mask_field(logits, detections)}, {}

@@ -1,6 +1,6 @@
 """DR1Mask's top layer (thesis 5.4.2, equation 5.5): contexts at every location, embeddings where they are read.
 
-N images, C channels of a level, D channels of DR1Basis, E numbers of an embedding, P chosen locations.
+N images, C_in channels of a level, C channels of DR1Basis, E numbers of an embedding, P chosen locations.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,18 +9,19 @@ import torch
 from torch import nn
 
 from ...layers.sparse_conv import conv_at
+from ..checks import check_choice
 from ..fcos.head import HeadOutput
 
 __all__ = ["SOURCES", "Context", "TopLayer"]
 
-Context = tuple[torch.Tensor | None, torch.Tensor | None]  # A and B of one level, (N, D, H_l, W_l) each, or None
+Context = tuple[torch.Tensor | None, torch.Tensor | None]  # A and B of one level, (N, C, H_l, W_l) each, or None
 
 SOURCES = ("box_tower", "cls_tower", "fpn")
 
 
 class TopLayer(nn.Module):
-    """A 3x3 convolution on the detection towers, held as two: its contexts are wanted everywhere, its embeddings at the
-    positive locations or at the detections alone."""
+    """A 3x3 convolution on the detection towers, split in two: contexts are computed everywhere, embeddings only at the
+    positive locations or the detections."""
 
     def __init__(
         self,
@@ -36,32 +37,30 @@ class TopLayer(nn.Module):
     ):
         """
         Args:
-            in_channels: C, the same for towers and levels.
+            in_channels: C_in, the same for towers and levels.
             in_features: names of FCOS' levels, finest first.
-            width: D.
+            width: C.
             embedding_length: E.
             context: what A and B are computed from: "box_tower", "cls_tower", "fpn" (the levels) or "none".
             embedding: what the embeddings are computed from, the same choices but "none".
-            use_a, use_b: whether there is A, whether B.
+            use_a, use_b: whether to predict A and B.
         """
         super().__init__()
-        if context not in (*SOURCES, "none"):
-            raise ValueError(f"MODEL.DR1MASK.CONTEXT is {context!r}; it can be {', '.join(SOURCES)} or none")
-        if embedding not in SOURCES:
-            raise ValueError(f"MODEL.DR1MASK.EMBEDDING is {embedding!r}; it can be {', '.join(SOURCES)}")
+        check_choice("MODEL.DR1MASK.CONTEXT", context, (*SOURCES, "none"))
+        check_choice("MODEL.DR1MASK.EMBEDDING", embedding, SOURCES)
         self.in_features = list(in_features)
         self.context_source, self.embedding_source = context, embedding
         self.use_a, self.use_b = (use_a, use_b) if context != "none" else (False, False)
         self.context_layer = None
         factors = self.use_a + self.use_b
         if factors:
-            # The factors start around one, where DR1Conv is the convolution alone: around zero it would give nothing,
-            # and learn nothing from it.
+            # The factors start around one, where DR1Conv is its static convolution. Around zero, its output and
+            # gradients would vanish.
             self.context_layer = _layer(in_channels, factors * width, bias=1.0)
         self.embedding_layer = _layer(in_channels, embedding_length, bias=0.0)
 
     def contexts(self, features: Mapping[str, torch.Tensor], output: HeadOutput) -> dict[str, Context]:
-        """A and B of each level by name; no entry where the context is "none"."""
+        """Return A and B of each level by name; empty if the context is "none"."""
         if self.context_layer is None:
             return {}
         contexts: dict[str, Context] = {}
@@ -76,7 +75,7 @@ class TopLayer(nn.Module):
     def embeddings(
         self, features: Mapping[str, torch.Tensor], output: HeadOutput, image: torch.Tensor, location: torch.Tensor
     ) -> torch.Tensor:
-        """(P,) images and (P,) locations over all levels -> (P, E)."""
+        """Return embeddings (P, E) at (P,) locations over all levels of (P,) images."""
         maps = self._maps(self.embedding_source, features, output)
         return conv_at(self.embedding_layer, maps, image, location)
 

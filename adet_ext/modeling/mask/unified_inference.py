@@ -1,6 +1,6 @@
-"""From the unified panoptic logits of one image to its segments (thesis 5.4.3).
+"""Make the segments of one image of its unified panoptic logits (thesis 5.4.3).
 
-S stuff classes, G detections, D channels of the bases, h x w the bases of one image, s their stride, H x W the result.
+S stuff classes, D detections, C channels of the bases, h x w the bases of one image, s their stride, H x W the result.
 """
 
 from typing import Any
@@ -18,12 +18,12 @@ _VALUES = 2**22  # interpolated at a time: memory does not grow with the number 
 
 
 class UnifiedMerger(Merger):
-    """The argmax over stuff and detections, with what the competition of training knows nothing of: false detections.
+    """The argmax over stuff and detections, without false detections.
 
-    In training all instances of the softmax are real ones. So here a detection below the confidence threshold is left
-    out, and so is one of which too much belongs to better ones: a second detection of an object would share its
-    pixels. The scores have no part in what remains. The argmax is that of the logits enlarged to the size of the
-    result; stuff that is too little becomes void.
+    Training sees only true instances; at inference, false positives compete too. So detections below the confidence
+    threshold are dropped, and so are those with too many pixels in better ones, as a second detection of an object
+    would share its pixels. Scores do not affect the rest. The argmax is of the logits upsampled to the size of the
+    result; stuff with too few pixels becomes void.
     """
 
     def __call__(
@@ -37,9 +37,9 @@ class UnifiedMerger(Merger):
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, list[dict[str, Any]]]]:
         """
         Args:
-            bases: (D, h, w), of the padded image.
-            embeddings: (G, E), of the detections.
-            instances: G detections with ``pred_boxes`` in the frame of the result, ``scores``, best first, and
+            bases: (C, h, w), of the padded image.
+            embeddings: (D, E), of the detections.
+            instances: D detections with ``pred_boxes`` in the frame of the result, ``scores``, best first, and
                 ``pred_classes``.
             image_size: (height, width) of the image without padding, in the network's frame.
 
@@ -52,9 +52,9 @@ class UnifiedMerger(Merger):
         scale = [image_size[0] / size[0], image_size[1] / size[1]]  # of the network's frame to the result's
         places = (instances.scores >= self.confidence_threshold).nonzero()[:, 0]
         boxes = instances.pred_boxes.tensor[places]  # in the frame of the result
-        network_boxes = boxes * boxes.new_tensor(scale[::-1] * 2)
+        network_boxes = torch.stack([boxes[:, i] * scale[1 - i % 2] for i in range(4)], dim=1)
         h, w = (-(-length // layer.stride) for length in image_size)
-        raw = layer.logits(prediction, bases[:, :h, :w], embeddings[places], network_boxes).float()  # (S + G, h, w)
+        raw = layer.logits(prediction, bases[:, :h, :w], embeddings[places], network_boxes).float()  # (S + D, h, w)
         coarse = layer.keep_in_boxes(raw, network_boxes) if layer.in_box_test else raw
 
         order = torch.arange(len(places), device=places.device)
@@ -62,7 +62,7 @@ class UnifiedMerger(Merger):
         chosen = torch.cat([accepted.new_ones(stuff), accepted]).to(coarse.device).nonzero()[:, 0]
         coarse = coarse[chosen]
         lead = coarse - coarse.amax(dim=0)
-        won = lead.flatten(1).amax(dim=1) == 0  # whatever wins nowhere is not looked at again
+        won = lead.flatten(1).amax(dim=1) == 0  # drop what wins nowhere
         winners = chosen[won]
         things = winners[winners >= stuff] - stuff
         fine = _Enlarged(raw[winners], _first(lead[won] == 0), [scale[i] / layer.stride for i in (0, 1)], size)
@@ -100,9 +100,9 @@ class UnifiedMerger(Merger):
 
 
 def _first(claims: torch.Tensor) -> torch.Tensor:
-    """The first channel that claims each place: (C, h, w) bool -> (h, w) int64.
+    """Return the first channel that claims each place: (C, h, w) bool -> (h, w) int64.
 
-    By numbers of one byte, where there are few enough: many times faster than argmax over a strided dimension.
+    It uses one-byte numbers if there are at most 255: many times faster than argmax over a strided dimension.
     """
     count = len(claims)
     if count > 255:
@@ -112,11 +112,10 @@ def _first(claims: torch.Tensor) -> torch.Tensor:
 
 
 class _Enlarged:
-    """The argmax of bilinearly enlarged logits, computed where it is in doubt alone.
+    """The argmax of bilinearly upsampled logits, interpolating only where it is not certain.
 
-    Between four places of the same best channel, interpolation leaves that channel the best. So only pixels between
-    places of different channels, or between the inside and the outside of a box, are interpolated: most pixels of
-    most images are not.
+    Between four places with the same best channel, that channel stays the best. So only pixels between places with
+    different channels, or at the edge of a box, are interpolated: a minority in most images.
     """
 
     def __init__(self, logits: torch.Tensor, best: torch.Tensor, scale: list[float], size: tuple[int, int]):
@@ -136,7 +135,11 @@ class _Enlarged:
         self.fraction = [x - low for x, low in zip(at, self.low)]
 
     def owners(self, boxes: torch.Tensor | None) -> torch.Tensor:
-        """(H, W) int64 in [0, C). ``boxes``: (T, 4), regions of the last T channels in the result's frame, or None."""
+        """Return the best channel of each pixel, (H, W) int64 in [0, C).
+
+        Args:
+            boxes: (T, 4), regions of the last T channels in the result's frame, or None.
+        """
         (h, w), (height, width) = self.best.shape, self.size
         y0, x0 = self.low
         owner = self.best[y0][:, x0]  # (H, W)
@@ -165,17 +168,17 @@ class _Enlarged:
         return flat.view(height, width)
 
     def _regions(self, boxes: torch.Tensor) -> torch.Tensor:
-        """(h, w) numbers that differ where the boxes over two places differ: sums of a number for each box."""
+        """Return (h, w) numbers that differ where the boxes over two places differ: sums of one number per box."""
         ys, xs = ((torch.arange(n, device=boxes.device) + 0.5) / s for n, s in zip(self.best.shape, self.scale))
         rows = ((ys >= boxes[:, 1:2]) & (ys <= boxes[:, 3:])).double()  # (T, h)
         columns = ((xs >= boxes[:, :1]) & (xs <= boxes[:, 2:3])).double()
-        # Square roots of integers: no two sets of boxes of an image have sums that are equal but by chance.
+        # Square roots of integers: two sets of boxes have equal sums only by chance.
         numbers = torch.arange(2, len(boxes) + 2, device=boxes.device, dtype=torch.float64).sqrt()
         return (rows * numbers[:, None]).t() @ columns
 
 
 def _alike(x: torch.Tensor) -> torch.Tensor:
-    """Whether each place is as its neighbours to the right, below and diagonally, where it has them: (h, w) bool."""
+    """Return whether each place equals its neighbors to the right, below and diagonally: (h, w) bool."""
     alike = torch.ones_like(x, dtype=torch.bool)
     alike[:-1] &= x[:-1] == x[1:]
     across = torch.ones_like(alike)

@@ -1,21 +1,21 @@
 """The unified panoptic layer (thesis 5.4.3, equation 5.9): stuff and instances compete for pixels in one softmax.
 
-N images, D channels of the bases F, S stuff classes, G instances of one image, E numbers of an embedding, P positive
+N images, C channels of the bases F, S stuff classes, G instances of one image, E numbers of an embedding, P positive
 locations of a batch, h x w the bases of one image, s their stride, H x W an image or a result.
 
-Stuff class c has the static column c of W_pano; instance i has the mean of its embeddings, or, if the embedding is no
-plain vector, its prediction module's weights at each place.
+Stuff class c has the static column c of W_pano. Instance i has the mean of its embeddings or, if the embedding is not a
+plain vector, the weights of its prediction module at each place.
 
-What the thesis leaves open, and what is done here:
+Choices that the thesis does not specify:
 
-- Targets. A pixel belongs to its stuff class, or else to the smallest instance over it; to nothing where the labels say
-  "ignore", in crowds, and where its instance has no positive location and so no embedding (N_i = 0).
-- Loss. Cross-entropy of the softmax over S + G channels, at the stride of the bases: it is what the argmax of inference
-  reads. The mean over the pixels of a batch, or over its segments (LOSS_BALANCE).
-- Region. An instance competes inside its box alone (IN_BOX_TRAIN, IN_BOX_TEST): convolutions see like objects alike,
-  and nothing else in equation 5.9 would tell them apart.
-- Memory. Strips of rows are computed and forgotten one by one, and once more in the backward pass, so that memory does
-  not grow with the number of instances beyond one strip of about ``STRIP`` logits.
+- Targets. A pixel belongs to its stuff class, or else to the smallest instance over it. It is ignored where the labels
+  say so, in crowds, and where its instance has no positive location and so no embedding (N_i = 0).
+- Loss. Cross-entropy of the softmax over S + G channels, at the stride of the bases, where inference takes the argmax.
+  It is the mean over the pixels of a batch, or over its segments (LOSS_BALANCE).
+- Region. An instance competes only inside its box (IN_BOX_TRAIN, IN_BOX_TEST), since equation 5.9 contains no position
+  and similar objects have similar logits.
+- Memory. Strips of rows are computed one by one, and again in the backward pass, so the number of instances adds to
+  memory at most one strip of about ``STRIP`` logits.
 """
 
 from collections.abc import Sequence
@@ -26,13 +26,14 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from ...d2.structures import BitMasks, Instances
+from ..checks import check_choice
 from .instance_prediction import InstancePrediction
 
 __all__ = ["UnifiedPanoptic", "mean_embeddings", "panoptic_targets"]
 
 STRIP = 2**22  # logits computed at a time in training: 16 MiB in single precision
 IGNORED = -1
-NEVER = -1e4  # a logit that wins nowhere; finite, so that differences of two of them are numbers
+NEVER = -1e4  # a logit that wins nowhere; finite, so that the difference of two is not NaN
 
 
 class UnifiedPanoptic(nn.Module):
@@ -52,21 +53,20 @@ class UnifiedPanoptic(nn.Module):
     ):
         """
         Args:
-            width: D.
+            width: C.
             num_stuff: S.
             stride: s.
-            ignore_value: label of pixels that do not count.
-            loss_balance: "pixel" or "segment": what weighs the same in the loss.
-            in_box_train, in_box_test: whether an instance competes for the pixels of its box alone.
+            ignore_value: label of pixels to ignore.
+            loss_balance: "pixel" or "segment": what has equal weight in the loss.
+            in_box_train, in_box_test: whether an instance competes only for the pixels of its box.
         """
         super().__init__()
         if num_stuff < 1:
             raise ValueError(
-                f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {num_stuff + 1}; it counts one class for all things and the stuff "
-                "classes, of which panoptic segmentation needs one at least"
+                "MODEL.SEM_SEG_HEAD.NUM_CLASSES must be 2 or more, one class for all things and one for each kind of "
+                f"stuff; got {num_stuff + 1}"
             )
-        if loss_balance not in ("pixel", "segment"):
-            raise ValueError(f"MODEL.DR1MASK.PANOPTIC.LOSS_BALANCE is {loss_balance!r}; it can be pixel or segment")
+        check_choice("MODEL.DR1MASK.PANOPTIC.LOSS_BALANCE", loss_balance, ("pixel", "segment"))
         self.num_stuff = num_stuff
         self.stride = stride
         self.ignore_value = ignore_value
@@ -99,16 +99,16 @@ class UnifiedPanoptic(nn.Module):
         boxes: torch.Tensor,
         first_row: int = 0,
     ) -> torch.Tensor:
-        """Y_pano of one image, or of a strip of its rows: (S + G, h, w). Regions are left to :meth:`keep_in_boxes`.
+        """Return Y_pano of one image, or of a strip of its rows: (S + G, h, w). :meth:`keep_in_boxes` adds regions.
 
         Args:
-            prediction: what makes logits of embeddings.
-            bases: (D, h, w).
+            prediction: makes logits of embeddings.
+            bases: (C, h, w).
             embeddings: (G, E).
             boxes: (G, 4), in pixels of the network's input.
             first_row: the strip's first row in the image.
         """
-        pixels = bases.flatten(1)  # (D, h w)
+        pixels = bases.flatten(1)  # (C, h w)
         stuff = torch.addmm(self.stuff.bias[:, None], self.stuff.weight.flatten(1), pixels)
         stuff = stuff.unflatten(1, bases.shape[1:])  # (S, h, w)
         if not len(embeddings):
@@ -130,10 +130,10 @@ class UnifiedPanoptic(nn.Module):
         gt_instances: Sequence[Instances],
         labels: Sequence[torch.Tensor],
     ) -> dict[str, torch.Tensor]:
-        """``loss_panoptic``.
+        """Return ``loss_panoptic``.
 
         Args:
-            bases: (N, D, h, w), of the padded images.
+            bases: (N, C, h, w), of the padded images.
             embeddings: (P, E), of the positive locations.
             objects: (P,) int64, the object of each, counted through the batch.
             gt_instances: with ``gt_boxes`` and ``gt_masks``, one per image.
@@ -148,7 +148,7 @@ class UnifiedPanoptic(nn.Module):
             target = panoptic_targets(instances, label, self.num_stuff, self.stride, self.ignore_value, present)
             height, width = target.shape
             weight = self._weights(target)
-            # Targets count the instances that have an embedding alone.
+            # Targets count only instances with an embedding.
             mean, boxes = mean[present], instances.gt_boxes.tensor[present]
             rows = max(1, STRIP // (max(1, self.num_stuff + 4 * len(mean)) * width))
             for first in range(0, height, rows):
@@ -168,7 +168,7 @@ class UnifiedPanoptic(nn.Module):
         return (losses * weight).sum()
 
     def _weights(self, target: torch.Tensor) -> torch.Tensor:
-        """The weight of each pixel of one image's targets, (h, w); 0 where they are to be ignored."""
+        """Return the weight of each pixel of one image's targets, (h, w); 0 where they are ignored."""
         counted = target != IGNORED
         if self.loss_balance == "pixel":
             return counted.float()
@@ -179,19 +179,19 @@ class UnifiedPanoptic(nn.Module):
 def places(
     height: int, width: int, stride: int, device: torch.device, first_row: int = 0
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The middles of cells, in pixels: ys (height,) and xs (width,)."""
+    """Return the centers of cells, in pixels: ys (height,) and xs (width,)."""
     ys = (torch.arange(height, device=device) + (first_row + 0.5)) * stride
     return ys, (torch.arange(width, device=device) + 0.5) * stride
 
 
 def inside(boxes: torch.Tensor, ys: torch.Tensor, xs: torch.Tensor) -> torch.Tensor:
-    """Which places lie in which box: (G, 4), (h,), (w,) -> (G, h, w) bool."""
+    """Return which places are in which box: (G, 4), (h,), (w,) -> (G, h, w) bool."""
     x0, y0, x1, y1 = (boxes[:, i, None] for i in range(4))  # (G, 1)
     return ((ys >= y0) & (ys <= y1))[:, :, None] & ((xs >= x0) & (xs <= x1))[:, None, :]
 
 
 def mean_embeddings(embeddings: torch.Tensor, objects: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The mean embedding of each object (section 5.4.3).
+    """Return the mean embedding of each object (section 5.4.3).
 
     Args:
         embeddings: (P, E).
@@ -209,11 +209,11 @@ def mean_embeddings(embeddings: torch.Tensor, objects: torch.Tensor, count: int)
 def panoptic_targets(
     instances: Instances, labels: torch.Tensor, num_stuff: int, stride: int, ignore_value: int, present: torch.Tensor
 ) -> torch.Tensor:
-    """The channel that each place of one image's bases is to have.
+    """Return the target channel of each place of one image's bases.
 
     Args:
-        instances: with ``gt_boxes`` and ``gt_masks``, of G instances. Masks are cut to the boxes: by rounding they
-            reach beyond them, where their instance may not compete and would lose without end.
+        instances: with ``gt_boxes`` and ``gt_masks``, of G instances. Masks are clipped to the boxes: rounded
+            masks extend beyond them, where their instance cannot compete and the loss would be huge.
         labels: (H, W) int64: 0 for things, stuff classes from 1 on, or ``ignore_value``.
         present: (G,) bool, the instances that have a channel.
 
@@ -224,14 +224,14 @@ def panoptic_targets(
     height, width = labels.shape
     labels = labels[stride // 2 :: stride, stride // 2 :: stride]
     size = (-(-height // stride), -(-width // stride))
-    # Where half a cell is left at the edges, its middle lies outside.
+    # A last cell that is cut in half has its center outside.
     labels = F.pad(labels, (0, size[1] - labels.shape[1], 0, size[0] - labels.shape[0]), value=ignore_value)
     target = torch.where((labels == ignore_value) | (labels == 0), IGNORED, labels - 1)
     if not len(instances):
         return target
     masks = _masks_at(instances.gt_masks, stride, size).to(labels.device)  # (G, h, w)
     masks = masks & inside(instances.gt_boxes.tensor, *places(*size, stride, labels.device))
-    # The smallest of the instances over a pixel has it: a large one would leave it nothing.
+    # The smallest instance over a pixel gets it; a large one would leave it nothing.
     order = masks.flatten(1).sum(dim=1).argsort(stable=True)
     owner = order[masks[order].to(torch.uint8).argmax(dim=0)]  # (h, w), the first in order
     channel = torch.where(present, num_stuff + present.cumsum(0) - 1, IGNORED)
@@ -239,7 +239,7 @@ def panoptic_targets(
 
 
 def _masks_at(masks, stride: int, size: tuple[int, int]) -> torch.Tensor:
-    """Masks of one image at a stride, (G, h, w) bool: bitmaps are sampled, polygons drawn small."""
+    """Return masks of one image at a stride, (G, h, w) bool: bitmaps are sampled, polygons drawn at that scale."""
     if hasattr(masks, "polygons"):
         small = [[part / stride for part in parts] for parts in masks.polygons]
         return BitMasks.from_polygon_masks(small, *size).tensor
