@@ -38,8 +38,15 @@ except ImportError:  # setuptools before 70.1, in a build without isolation
 
 HERE = Path(__file__).resolve().parent
 
-# The oldest torch whose stable ABI has what csrc/ uses. A library compiled for it runs on all later ones.
-MIN_TORCH = (2, 10)
+
+def min_torch() -> tuple[int, int]:
+    """The oldest torch whose stable ABI has what csrc/ uses, as adet_ext/layers/extension.py has it."""
+    text = (HERE / "adet_ext" / "layers" / "extension.py").read_text(encoding="utf-8")
+    major, minor = re.search(r"^MIN_TORCH = \((\d+), (\d+)\)", text, re.MULTILINE).groups()
+    return int(major), int(minor)
+
+
+MIN_TORCH = min_torch()
 
 INSTALL_REQUIRES = [
     "torch>=2.6",  # tensors; 2.6 is the first whose torch.load loads weights only by default
@@ -49,7 +56,6 @@ INSTALL_REQUIRES = [
     "iopath>=0.1.9",  # paths: local ones, URLs with a cache, catalogue names
     "pycocotools>=2.0.7",  # run-length masks, and the COCO AP of record
     "faster-coco-eval>=1.6.5",  # the same AP, many times faster
-    "opencv-python-headless>=4.8",  # mask contours, drawing, video where PyAV is missing; headless: no GUI libraries
     "Pillow>=10.0",  # reading and resizing images with the numbers of Detectron2
     "PyYAML>=6.0",  # config files
     "safetensors>=0.4",  # checkpoints that cannot run code
@@ -57,6 +63,8 @@ INSTALL_REQUIRES = [
     "tqdm>=4.60",  # progress bars
     "matplotlib>=3.7",  # the visualizer and the report's curves
 ]
+
+OPENCV = "opencv-python-headless>=4.8"  # mask contours, drawing, video where PyAV is missing; no GUI libraries
 
 EXTRAS = {
     "test": [
@@ -102,6 +110,20 @@ def find_torch():
         except ImportError:
             return None
     return torch
+
+
+def requirements() -> list[str]:
+    """What the installation needs: with OpenCV only where no package of it is there.
+
+    All four packages of OpenCV on PyPI write the same folder cv2, so a second one breaks the first.
+    """
+    folders = [*site.getsitepackages(), sysconfig.get_path("purelib"), *sys.path]
+    others = ("opencv_python-", "opencv_contrib_python-", "opencv_contrib_python_headless-")
+    for folder in dict.fromkeys(folders):
+        names = os.listdir(folder) if folder and os.path.isdir(folder) else []
+        if any(name.startswith(others) and name.endswith((".dist-info", ".egg-info")) for name in names):
+            return INSTALL_REQUIRES
+    return [*INSTALL_REQUIRES, OPENCV]
 
 
 class CannotBuild(Exception):
@@ -328,8 +350,9 @@ if __name__ == "__main__":
         license="Apache-2.0",
         python_requires=">=3.10",
         packages=find_packages(include=["adet_ext", "adet_ext.*"]),
+        package_data={"adet_ext": ["py.typed"]},
         ext_modules=[Extension("adet_ext._C", sources=[])],  # build_ext fills it in, once it knows what can be built
-        install_requires=INSTALL_REQUIRES,
+        install_requires=requirements(),
         setup_requires=build_requirements(),
         extras_require=EXTRAS,
         cmdclass={"build_ext": build_ext, "build_py": build_py, "bdist_wheel": bdist_wheel},

@@ -5,12 +5,14 @@ A verb's module has ``main(argv: list[str] | None = None) -> int | None``; ``Non
 
 import difflib
 import importlib
+import logging
 import os
 import sys
 import traceback
 from collections.abc import Sequence
 
 from ..errors import UserError
+from ..utils.stopping import Terminated, terminate_at_once
 
 __all__ = ["VERBS", "main", "run"]
 
@@ -36,8 +38,19 @@ def run(verb: str, argv: Sequence[str] | None = None) -> int:
     """Run a verb and return its exit status.
 
     A :class:`UserError` becomes one sentence on the standard error and status 2; with ``ADET_EXT_DEBUG=1`` its
-    traceback comes before it. Other exceptions are defects and pass through.
+    traceback comes before it. Ctrl-C and SIGTERM become one sentence and status 130 and 143. Other exceptions are
+    defects and pass through.
     """
+    logging.raiseExceptions = False  # a log that cannot be written, to a full disk for example, is no traceback
+    try:
+        with terminate_at_once():
+            return _run(verb, argv)
+    except Terminated as stop:
+        print(f"adet_ext {verb}: {stop.message}", file=sys.stderr)
+        return 143
+
+
+def _run(verb: str, argv: Sequence[str] | None) -> int:
     try:
         module = importlib.import_module(f"{__name__}.{verb}")
         return module.main(None if argv is None else list(argv)) or 0
@@ -47,8 +60,8 @@ def run(verb: str, argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         print(f"adet_ext {verb}: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print(f"adet_ext {verb}: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(f"adet_ext {verb}: {stop or 'interrupted'}", file=sys.stderr)
         return 130
     except BrokenPipeError:
         # The reader of our output went away, as in "... | head". Python would complain once more at exit.

@@ -8,6 +8,8 @@ from ..benchmark.analysis import analyze, config_size
 from ..benchmark.cost import Cost
 from ..config import load_config
 from ..errors import UserError
+from ..utils.table import text_table
+from .arguments import parse_with_overrides
 
 __all__ = ["main"]
 
@@ -15,7 +17,7 @@ NOTE = "multiply-adds of convolutions and matrix products (twice as many floatin
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line of this verb."""
+    """Return the command line of analyze."""
     parser = argparse.ArgumentParser(description=f"Count parameters, activations, and {NOTE}.")
     parser.add_argument("--config-file", required=True, metavar="FILE", help="a YAML file, or a packaged config's name")
     parser.add_argument("--height", type=int, help="of the image; the config's test size if left out")
@@ -28,12 +30,12 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the table, or JSON."""
-    arguments = build_parser().parse_args(argv)
+    arguments = parse_with_overrides(build_parser(), argv)
     cfg = load_config(arguments.config_file, arguments.opts)
     height, width = config_size(cfg)
     height, width = arguments.height or height, arguments.width or width
     if min(height, width) < 32:
-        raise UserError(f"an image of {height} x {width} is too small; give --height and --width of 32 or more")
+        raise UserError(f"--height and --width must be 32 or more; got {height} x {width}")
     cost = analyze(cfg, height, width)
     if arguments.json:
         report = {
@@ -57,17 +59,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def render(cost: Cost, depth: int) -> str:
-    """The table as text: indented by depth, numbers in millions and thousands of millions."""
+    """Return the table as text: indented by depth, numbers in millions and thousands of millions."""
     rows = []
     for name, kind, parameters, multiply_adds, activations in cost.table(depth):
         label = "  " * (name.count(".") + bool(name)) + (name.rpartition(".")[2] or "model")
         numbers = (parameters / 1e6, multiply_adds / 1e9, activations / 1e6)
         rows.append((f"{label} ({kind})", *(f"{number:.3f}" for number in numbers)))
     head = ("module", "parameters (M)", "multiply-adds (G)", "activations (M)")
-    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(4)]
-    lines = []
-    for row in [head, *rows]:
-        cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))]
-        lines.append("  ".join(cells))
-    lines.insert(1, "-" * len(lines[0]))
-    return "\n".join(lines)
+    return text_table([head, *rows])

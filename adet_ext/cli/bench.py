@@ -14,7 +14,9 @@ from tqdm import tqdm
 from ..benchmark.paired import Partner, ratios, run_rounds, spread
 from ..d2 import ENGINE
 from ..errors import UserError
+from ..utils.files import make_folder, written_beside
 from ..utils.machine import processor_name
+from ..utils.table import text_table
 from . import bench_ops, bench_shift
 
 __all__ = ["build_parser", "main"]
@@ -25,7 +27,7 @@ STAGES = ("preprocess", "backbone", "heads", "postprocess")
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line of the benchmarks."""
+    """Return the command line of the benchmarks."""
     parser = argparse.ArgumentParser(description="Time models or operators; measure shift consistency.")
     verbs = parser.add_subparsers(dest="what", required=True, metavar="{models,ops,shift}")
     models = verbs.add_parser("models", help="time whole models", description=__doc__)
@@ -66,7 +68,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.what == "shift":
         return bench_shift.run(arguments)
     if arguments.rounds < 1 or arguments.warmup < 0:
-        raise UserError("--rounds takes 1 or more, --warmup 0 or more")
+        raise UserError(
+            f"--rounds must be 1 or more, --warmup 0 or more; got {arguments.rounds} and {arguments.warmup}"
+        )
     partners = _partners(arguments)
     with contextlib.ExitStack() as stack:
         for partner in partners:
@@ -78,21 +82,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     report = _report(partners, arguments)
     print(_render(report))
     if arguments.json:
-        folder = os.path.dirname(os.path.abspath(arguments.json))
-        os.makedirs(folder, exist_ok=True)
-        with open(arguments.json, "w", encoding="utf-8") as file:
+        make_folder(os.path.dirname(os.path.abspath(arguments.json)))
+        with written_beside(arguments.json) as beside, open(beside, "w", encoding="utf-8") as file:
             json.dump(report, file, indent=2)
     return 0
 
 
 def _partners(arguments: argparse.Namespace) -> list[Partner]:
-    """The contestants; the first is the one that the others are compared with."""
+    """Return the contestants; the others are compared with the first."""
     configs, opts = arguments.config_file, arguments.opts
     rivals = {"Mask R-CNN R-50-FPN": MASK_RCNN} if arguments.against_maskrcnn else {}
     if arguments.against_panoptic_fpn:
         rivals = {"Panoptic-FPN R-50": PANOPTIC_FPN}
     if (arguments.engine_compare or rivals) and importlib.util.find_spec("detectron2") is None:
-        raise UserError("this comparison needs Detectron2, which is not installed; leave the option out, or install it")
+        raise UserError("a comparison with Detectron2 must have it installed; got none. Install it, or omit the option")
     if arguments.engine_compare:
         return [
             Partner(f"{config} ({engine})", config, engine, opts)
@@ -160,8 +163,7 @@ def _report(partners: list[Partner], arguments: argparse.Namespace) -> dict[str,
 
 
 def _render(report: dict[str, Any]) -> str:
-    head = ["model", "ms", "quartiles", *STAGES, "found", "box side", "ratio", "quartiles"]
-    table = [head]
+    table = [["model", "ms", "quartiles", *STAGES, "found", "box side", "ratio", "quartiles"]]
     for row in report["rows"]:
         ms, ratio = row["ms"], row["ratio"]
         table.append(
@@ -176,13 +178,8 @@ def _render(report: dict[str, Any]) -> str:
                 f"{ratio['lower']:.3f}-{ratio['upper']:.3f}",
             ]
         )
-    widths = [max(len(row[i]) for row in table) for i in range(len(head))]
-    lines = []
-    for row in table:
-        cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))]
-        lines.append("  ".join(cells))
-    lines.insert(1, "-" * len(lines[0]))
-    lines += [
+    lines = [
+        text_table(table),
         "",
         f"{report['height']} x {report['width']}, batch {report['batch']}, {report['images']}; "
         f"{report['rounds']} paired rounds; {report['machine']}, {report['threads']} threads, torch {report['torch']}",

@@ -66,15 +66,15 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _device(arguments: argparse.Namespace) -> torch.device:
     if arguments.rounds < 1:
-        raise UserError("--rounds takes 1 or more")
+        raise UserError(f"--rounds must be 1 or more; got {arguments.rounds}")
     if arguments.threads is not None and arguments.threads < 1:
-        raise UserError("--threads takes 1 or more")
+        raise UserError(f"--threads must be 1 or more; got {arguments.threads}")
     try:
         device = torch.device(arguments.device)
     except RuntimeError as error:
-        raise UserError(f"--device {arguments.device}: there is no such device; it takes cpu or cuda") from error
+        raise UserError(f"--device must be cpu or cuda; got {arguments.device}") from error
     if device.type not in ("cpu", "cuda"):
-        raise UserError(f"--device {arguments.device}: the operators run on cpu and cuda")
+        raise UserError(f"--device must be cpu or cuda; got {arguments.device}")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: torch sees no GPU here")
     found = status()
@@ -91,11 +91,11 @@ def _device(arguments: argparse.Namespace) -> torch.device:
 def _choose(
     cases: list[Case], arguments: argparse.Namespace, device: torch.device
 ) -> list[tuple[int, Case, torch.dtype]]:
-    """The cases to run, each with its place among all cases and a type."""
+    """Return the cases to run, each with its index among all cases and a type."""
     names = sorted({case.operator for case in cases})
     for part in arguments.only:
         if not any(part in name for name in names):
-            raise UserError(f"--only {part}: there is no such operator; there are {', '.join(names)}")
+            raise UserError(f"--only must be part of an operator's name, {', '.join(names)}; got {part}")
     chosen = [
         (index, case, dtype)
         for index, case in enumerate(cases)

@@ -17,6 +17,7 @@ from ..errors import UserError
 from ..report.charts import CHART_STYLE, line_chart
 from ..utils.files import make_folder, written_beside
 from ..utils.image_io import read_as
+from ..utils.table import text_table
 
 __all__ = ["add_parser", "run"]
 
@@ -38,7 +39,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Measure one run after the other on the same images and print a table."""
     if arguments.count < 1 or arguments.shifts < 1:
-        raise UserError("--count and --shifts take 1 or more")
+        raise UserError(f"--count and --shifts must be 1 or more; got {arguments.count} and {arguments.shifts}")
     predictors = {folder: _predictor(folder) for folder in arguments.runs}
     results = {}
     with tqdm(total=arguments.count * len(predictors), desc="images") as bar:
@@ -59,7 +60,7 @@ def _predictor(folder: str) -> Predictor:
     config, weights = (os.path.join(folder, name) for name in ("config.yaml", WEIGHTS))
     for path in (config, weights):
         if not os.path.isfile(path):
-            raise UserError(f"{path} is missing; a run is the output folder of a training that has ended")
+            raise UserError(f"a run must be the output folder of a finished training; got {folder}, without {path}")
     return Predictor(load_config(config, ["MODEL.WEIGHTS", weights]))
 
 
@@ -67,7 +68,9 @@ def _images(dataset: str, count: int) -> list[np.ndarray]:
     try:
         records = DatasetCatalog.get(dataset)
     except KeyError as error:
-        raise UserError(f"--dataset {dataset}: there is no such data set; '... data list' lists them") from error
+        raise UserError(
+            f"--dataset must be a registered data set; got {dataset}. 'python -m adet_ext data list' lists them"
+        ) from error
     chosen = np.unique(np.linspace(0, len(records) - 1, count).astype(int))
     return [read_as(records[i]["file_name"], "BGR") for i in chosen]
 
@@ -78,12 +81,7 @@ def _render(results: dict[str, Consistency]) -> str:
         means = (statistics.fmean(values) for values in (result.box_iou, result.mask_iou, result.score))
         shares = f"{100 * statistics.fmean(result.found):.2f}", f"{100 * min(result.found):.2f}"
         table.append([name, str(result.objects), *shares, *(f"{value:.4f}" for value in means)])
-    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
-    lines = [
-        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))])
-        for row in table
-    ]
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+    return text_table(table)
 
 
 def _page(results: dict[str, Consistency]) -> str:

@@ -18,8 +18,10 @@ from ..evaluation.coco_json import image_ids, to_results, write_results
 from ..utils import video
 from ..utils.files import make_folder
 from ..utils.image_io import read_image, write_image
-from ..visualize.predictions import ColourTracker, draw_outputs
-from .inputs import add_names, add_threshold, find_images, image_targets, keep_inputs, load_predictor, metadata_of
+from ..visualize.predictions import draw_outputs
+from ..visualize.tracker import ColorTracker
+from .arguments import parse_with_overrides
+from .inputs import add_model, find_images, given_classes, image_targets, keep_inputs, load_predictor, metadata_of
 
 __all__ = ["build_parser", "main"]
 
@@ -30,17 +32,14 @@ def build_parser() -> argparse.ArgumentParser:
         description="Predict on images or a video; write overlays and, on request, COCO JSON.",
         epilog="Exit status: 0 all went well, 1 some images could not be read, 2 nothing could be done.",
     )
-    parser.add_argument("--config-file", required=True, metavar="FILE", help="a YAML file, or a packaged config's name")
+    add_model(parser)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--input", nargs="+", metavar="PATH", help="image files, folders, or quoted globs")
     source.add_argument("--video-input", metavar="FILE", help="a video")
     parser.add_argument("--output", metavar="PATH", help="folder for the overlays; or the file, for one image or video")
     parser.add_argument("--json", metavar="FILE", help="write all instances here, in COCO's result format")
     parser.add_argument("--no-draw", action="store_true", help="no overlays: only --json and the times")
-    add_threshold(parser)
-    add_names(parser)
     parser.add_argument("--batch-size", type=int, default=1, metavar="N", help="images in one pass through the net (1)")
-    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config overrides, at the end")
     return parser
 
 
@@ -50,7 +49,7 @@ def main(argv: Sequence[str] | None = None, predictor: Predictor | None = None) 
     Raises:
         UserError: nothing could be done, and why.
     """
-    arguments = build_parser().parse_args(argv)
+    arguments = parse_with_overrides(build_parser(), argv)
     if arguments.batch_size < 1:
         raise UserError(f"--batch-size is {arguments.batch_size}; it has to be at least 1")
     if not arguments.json and (arguments.no_draw or not arguments.output):
@@ -65,7 +64,9 @@ def main(argv: Sequence[str] | None = None, predictor: Predictor | None = None) 
     for target in {os.path.dirname(path) for path in [*targets, arguments.json] if path}:
         make_folder(target)
     if predictor is None:
-        predictor = load_predictor(arguments.config_file, arguments.opts, arguments.confidence_threshold)
+        predictor = load_predictor(
+            arguments.config_file, arguments.opts, arguments.confidence_threshold, given_classes(arguments)
+        )
     session = _Session(predictor, arguments)
     if arguments.input:
         session.images(paths, targets)
@@ -124,7 +125,7 @@ class _Session:
 
     def video(self, path: str, target: str | None) -> None:
         """Predict on a video frame by frame, and write it with the overlays at the same frame rate."""
-        tracker = ColourTracker()
+        tracker = ColorTracker()
         with video.VideoReader(path) as source, tqdm(total=source.frames or None, unit="frame", disable=None) as bar:
             frames = 0
 
@@ -135,8 +136,8 @@ class _Session:
                 begin = time.perf_counter()
                 self._collect(output, frames, path)
                 instances = output.get("instances")
-                colours = tracker(instances) if instances is not None and instances.has("pred_boxes") else None
-                drawn = self._draw(frame, output, colours) if target else frame
+                colors = tracker(instances) if instances is not None and instances.has("pred_boxes") else None
+                drawn = self._draw(frame, output, colors) if target else frame
                 self.seconds["draw"].append(time.perf_counter() - begin)
                 bar.update()
                 return drawn
@@ -180,9 +181,9 @@ class _Session:
             raise UserError("--json needs a model that predicts instances; this one gives " + ", ".join(sorted(output)))
         self.results += to_results(output["instances"], image_id, path, self.names, self.category_ids)
 
-    def _draw(self, image: np.ndarray, output: dict[str, Any], colours: list | None = None) -> np.ndarray:
+    def _draw(self, image: np.ndarray, output: dict[str, Any], colors: list | None = None) -> np.ndarray:
         rgb = np.ascontiguousarray(image[:, :, ::-1])
-        return draw_outputs(rgb, output, self.metadata, colours=colours)[:, :, ::-1]
+        return draw_outputs(rgb, output, self.metadata, colors=colors)[:, :, ::-1]
 
 
 def _timing(seconds: dict[str, list[float]], batch_size: int) -> str:

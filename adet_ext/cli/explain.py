@@ -1,4 +1,4 @@
-"""What a model's masks are made of, as pictures: bases, attentions, and the components of factored attentions."""
+"""Draw what a model's masks are made of: bases, attentions, and the components of factored attentions."""
 
 import argparse
 import os
@@ -14,9 +14,9 @@ from ..engine.predictor import Predictor
 from ..errors import UserError
 from ..utils.files import make_folder
 from ..utils.image_io import read_image, write_image
-from ..visualize.explain import PICTURES, check_explainable, components_picture, explain
-from ..visualize.instance_maps import can_follow
-from .inputs import add_names, add_threshold, find_images, image_targets, keep_inputs, load_predictor, metadata_of
+from ..visualize.explain import PICTURES, can_follow, check_explainable, components_picture, explain
+from .arguments import parse_with_overrides
+from .inputs import add_model, find_images, given_classes, image_targets, keep_inputs, load_predictor, metadata_of
 
 __all__ = ["build_parser", "main"]
 
@@ -24,7 +24,7 @@ COMPONENTS = "components.png"
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line of explain."""
+    """Return the command line of explain."""
     parser = argparse.ArgumentParser(
         description="Draw what a BlendMask or a DR1Mask makes its masks of.",
         epilog="Written for an image NAME: NAME_blending.png (prediction, bases, attentions) and NAME_instances.png "
@@ -32,15 +32,12 @@ def build_parser() -> argparse.ArgumentParser:
         "NAME_prediction.png or, with full attention, NAME_blending.png. Once for a model with factored attention: "
         f"{COMPONENTS}. Exit status: 0 all went well, 1 some images could not be read, 2 nothing could be done.",
     )
-    parser.add_argument("--config-file", required=True, metavar="FILE", help="a YAML file, or a packaged config's name")
+    add_model(parser)
     parser.add_argument("--input", required=True, nargs="+", metavar="PATH", help="image files, folders, quoted globs")
     parser.add_argument("--output", required=True, metavar="FOLDER", help="where the pictures go")
-    add_threshold(parser)
     parser.add_argument(
         "--instances", type=int, default=3, metavar="N", help="follow the masks of the N best instances (%(default)s)"
     )
-    add_names(parser)
-    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config overrides, at the end")
     return parser
 
 
@@ -50,18 +47,20 @@ def main(argv: Sequence[str] | None = None, predictor: Predictor | None = None) 
     Raises:
         UserError: nothing could be done, and why.
     """
-    arguments = build_parser().parse_args(argv)
+    arguments = parse_with_overrides(build_parser(), argv)
     if arguments.instances < 0:
-        raise UserError(f"--instances is {arguments.instances}; it has to be 0 or more")
+        raise UserError(f"--instances must be 0 or more; got {arguments.instances}")
     paths = find_images(arguments.input)
     stems = _stems(paths, arguments.output)
     components = os.path.join(arguments.output, COMPONENTS)
     keep_inputs(paths, [components, *(f"{stem}_{name}.png" for stem in stems for name in PICTURES)])
     if predictor is None:
         name = load_config(arguments.config_file, arguments.opts).MODEL.META_ARCHITECTURE
-        if name in META_ARCH_REGISTRY:  # before minutes go into loading weights
+        if name in META_ARCH_REGISTRY:  # before loading weights, which may take minutes
             check_explainable(META_ARCH_REGISTRY.get(name))
-        predictor = load_predictor(arguments.config_file, arguments.opts, arguments.confidence_threshold)
+        predictor = load_predictor(
+            arguments.config_file, arguments.opts, arguments.confidence_threshold, given_classes(arguments)
+        )
     check_explainable(predictor.model)
     for folder in {os.path.dirname(path) for path in [components, *stems]}:
         make_folder(folder)
@@ -94,11 +93,11 @@ def main(argv: Sequence[str] | None = None, predictor: Predictor | None = None) 
 
 
 def _stems(paths: Sequence[str], output: str) -> list[str]:
-    """What the names of each image's pictures start with; with its suffix where images differ by that alone."""
-    # A file beside the folder's would be the target of a single image: here it is a folder always.
+    """Return what the names of each image's pictures start with; with its suffix if images differ only by that."""
+    # image_targets() may take --output for the file of a single image; here it is always a folder.
     targets = image_targets(paths, output)
     if targets == [output]:
-        raise UserError(f"--output {output} looks like a picture; several are written, so give a folder")
+        raise UserError(f"--output must be a folder, as several pictures are written; got {output}")
     parts = [os.path.splitext(target) for target in targets]
     often = Counter(stem for stem, _ in parts)
     return [stem if often[stem] == 1 else f"{stem}_{suffix[1:]}" for stem, suffix in parts]

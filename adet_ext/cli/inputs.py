@@ -1,6 +1,7 @@
 """What the commands that look at pictures share: which images, where the results go, which model, which names."""
 
 import argparse
+import functools
 import glob
 import os
 from collections.abc import Sequence
@@ -16,13 +17,23 @@ from ..engine.predictor import Predictor
 from ..errors import UserError
 from ..utils import video
 
-__all__ = ["add_names", "add_threshold", "find_images", "image_targets", "keep_inputs", "load_predictor", "metadata_of"]
+__all__ = [
+    "add_model", "find_images", "given_classes", "image_targets", "keep_inputs", "load_predictor", "metadata_of",
+]  # fmt: skip
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 
-def add_names(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments that :func:`metadata_of` reads."""
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that name a model and its classes, for :func:`load_predictor` and :func:`metadata_of`."""
+    parser.add_argument("--config-file", required=True, metavar="FILE", help="a YAML file, or a packaged config's name")
+    parser.add_argument(
+        "--confidence-threshold",
+        type=float,
+        default=0.3,
+        metavar="P",
+        help="keep scores from P on, in panoptic maps too (%(default)s)",
+    )
     names = parser.add_mutually_exclusive_group()
     names.add_argument(
         "--dataset-names",
@@ -31,17 +42,7 @@ def add_names(parser: argparse.ArgumentParser) -> None:
         "trained on",
     )
     names.add_argument("--class-names", nargs="+", metavar="NAME", help="the class names themselves")
-
-
-def add_threshold(parser: argparse.ArgumentParser) -> None:
-    """Add ``--confidence-threshold``, for :func:`load_predictor` and :func:`~adet_ext.engine.predictor.confident`."""
-    parser.add_argument(
-        "--confidence-threshold",
-        type=float,
-        default=0.3,
-        metavar="P",
-        help="keep scores from P on, in panoptic maps too (%(default)s)",
-    )
+    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config overrides, at the end")
 
 
 def find_images(inputs: Sequence[str]) -> list[str]:
@@ -92,23 +93,39 @@ def keep_inputs(paths: Sequence[str], targets: Sequence[str | None]) -> None:
             raise UserError(f"{target} is an input and would be overwritten; choose another --output or --json")
 
 
-def load_predictor(config_file: str, opts: Sequence[str], threshold: float) -> Predictor:
+def load_predictor(
+    config_file: str, opts: Sequence[str], threshold: float, classes: Sequence[str] | None = None
+) -> Predictor:
     """Build the model of a config and load its weights.
 
     Args:
+        classes: the names of the classes, if they are given: their number is the model's, as in a training with
+            ``--dataset``, unless ``opts`` say otherwise.
         opts: KEY VALUE ..., which have the last word.
         threshold: the score from which instances are shown, and so the one from which things take part in a panoptic
             map: else one picture would show what another leaves out.
 
     Raises:
-        UserError: the config names no weights.
+        UserError: the config names no weights, or they do not fit the model.
     """
     cfg = load_config(config_file, opts)
     if "MODEL.PANOPTIC_FPN.COMBINE.INSTANCES_CONFIDENCE_THRESH" not in opts:
         cfg.MODEL.PANOPTIC_FPN.COMBINE.INSTANCES_CONFIDENCE_THRESH = threshold
+    for key in ("MODEL.FCOS.NUM_CLASSES", "MODEL.BASIS_MODULE.NUM_CLASSES"):
+        if classes and key not in opts:
+            cfg.merge_from_list([key, len(classes)])
     if not cfg.MODEL.WEIGHTS:
         raise UserError(f"{config_file} names no weights; add MODEL.WEIGHTS FILE at the end of the command")
     return Predictor(cfg)
+
+
+def given_classes(arguments: argparse.Namespace) -> list[str] | None:
+    """Return the class names that the arguments give themselves or by an annotation file, else None."""
+    if arguments.class_names:
+        return list(arguments.class_names)
+    if arguments.dataset_names and arguments.dataset_names.lower().endswith(".json"):
+        return _names_in(arguments.dataset_names).thing_classes
+    return None
 
 
 def metadata_of(cfg: CfgNode, arguments: argparse.Namespace) -> Any:
@@ -123,6 +140,7 @@ def metadata_of(cfg: CfgNode, arguments: argparse.Namespace) -> Any:
     return metadata
 
 
+@functools.cache
 def _names_in(path: str) -> SimpleNamespace:
     """The class names of an annotation file, and its category ids, as a training with ``--dataset`` has them."""
     checked = validate_coco(path, "", check_files=False)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from ..config import load_config
 from ..experiments.run import clear_run, run_to_report
+from .arguments import parse_with_overrides
 
 __all__ = ["main"]
 
@@ -22,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--max-iter", type=int, metavar="N", help="train for N iterations instead of the config's")
     parser.add_argument("--fresh", action="store_true", help="remove what an earlier run left in --output first")
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config overrides, at the end")
-    arguments = parser.parse_args(argv)
+    arguments = parse_with_overrides(parser, argv)
     words = sys.argv[1:] if argv is None else argv
     cfg = load_config(arguments.config_file, arguments.opts)
     cfg.OUTPUT_DIR = arguments.output

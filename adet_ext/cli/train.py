@@ -2,12 +2,14 @@
 
 import argparse
 import logging
+import os
 
 from ..config import find_config, load_config
 from ..d2.config import CfgNode
 from ..d2.engine import default_argument_parser, launch
 from ..data.register import num_classes_of, register_dataset
 from ..engine.checkpoint import AdetCheckpointer
+from ..engine.checks import check_training
 from ..engine.trainer import Trainer, setup
 from ..errors import UserError
 
@@ -19,6 +21,8 @@ _CLASS_KEYS = ("MODEL.FCOS.NUM_CLASSES", "MODEL.BASIS_MODULE.NUM_CLASSES")
 def make_parser() -> argparse.ArgumentParser:
     """Detectron2's arguments, and the data set ones."""
     parser = default_argument_parser()
+    # Two runs of one user on one machine must not want the same port.
+    parser.set_defaults(dist_url="auto")
     parser.add_argument(
         "--dataset",
         nargs=3,
@@ -26,7 +30,11 @@ def make_parser() -> argparse.ArgumentParser:
         default=[],
         metavar=("NAME", "IMAGES", "ANNOTATIONS"),
         help="a data set in COCO format: its name, the folder of its images, its JSON file. Repeat the option: the "
-        "first is trained on, the last evaluated on; the number of classes is taken from the file",
+        "first is trained on, the last evaluated on; the number of classes is taken from the first file, and the "
+        "categories of the others are matched with it by name",
+    )
+    parser.add_argument(
+        "--allow-outside", action="store_true", help="accept image files outside the folders given with --dataset"
     )
     return parser
 
@@ -36,10 +44,16 @@ def configure(args: argparse.Namespace) -> CfgNode:
     if not args.config_file:
         raise UserError("--config-file is missing; give a YAML file or a packaged name such as BlendMask/R_50_1x.yaml")
     args.config_file = find_config(args.config_file)
+    classes = None
     for name, images, annotations in args.dataset:
-        register_dataset(name, images, annotations)
+        # The first data set is the training set: its classes are the model's.
+        classes = register_dataset(name, images, annotations, classes=classes, allow_outside=args.allow_outside)
     overrides = list(args.opts or [])
     cfg = load_config(args.config_file, overrides)
+    if not args.eval_only:
+        check_training(cfg)
+    if args.num_gpus == 0 and cfg.MODEL.DEVICE != "cpu":
+        raise UserError(f"MODEL.DEVICE must be cpu with --num-gpus 0; got {cfg.MODEL.DEVICE}. Add MODEL.DEVICE cpu")
     if args.dataset:
         if "DATASETS.TRAIN" not in overrides:
             cfg.DATASETS.TRAIN = (args.dataset[0][0],)
@@ -52,29 +66,35 @@ def configure(args: argparse.Namespace) -> CfgNode:
     return cfg
 
 
-def run(args: argparse.Namespace):
-    """What each process does."""
-    cfg = setup(configure(args), args)
+def run(args: argparse.Namespace, parent: int = 0, cfg: CfgNode | None = None):
+    """Do what each process does.
+
+    Args:
+        parent: the process that made ``cfg``; others make their own, for their data sets.
+    """
+    cfg = setup(cfg if os.getpid() == parent else configure(args), args)
     if not args.eval_only:
         trainer = Trainer(cfg)
         trainer.resume_or_load(resume=args.resume)
         return trainer.train()
     model = Trainer.build_model(cfg)
     checkpointer = AdetCheckpointer(model, cfg.OUTPUT_DIR)
-    if not cfg.MODEL.WEIGHTS and not args.resume:
+    weights = checkpointer.get_checkpoint_file() if args.resume and checkpointer.has_checkpoint() else cfg.MODEL.WEIGHTS
+    if weights:
+        checkpointer.load_to_predict(weights)
+    else:
         logging.getLogger(__name__).warning("MODEL.WEIGHTS is empty: the evaluated weights are random")
-    checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
     return Trainer.test(cfg, model)
 
 
 def main(argv: list[str] | None = None) -> None:
     args = make_parser().parse_args(argv)
-    configure(args)  # what is wrong with the arguments is said once, before any process starts
+    cfg = configure(args)  # what is wrong with the arguments is said once, before any process starts
     launch(
         run,
         args.num_gpus,
         num_machines=args.num_machines,
         machine_rank=args.machine_rank,
         dist_url=args.dist_url,
-        args=(args,),
+        args=(args, os.getpid(), cfg),
     )

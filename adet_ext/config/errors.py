@@ -3,19 +3,22 @@
 import difflib
 import re
 from collections.abc import Sequence
+from typing import Any
 
 from ..d2.config import CfgNode as CN
 from ..errors import UserError
 
-__all__ = ["check_overrides", "explained"]
+__all__ = ["check_overrides", "explained", "kind_of", "shortened"]
 
 _MISMATCH = re.compile(
-    r"Type mismatch \(<class '(\w+)'> vs\. <class '\w+'>\) with values \((.*) vs\. (.*)\) for config key: ([\w.]+)",
+    r"Type mismatch \(<class '[\w.]*?(\w+)'> vs\. <class '[\w.]+'>\) with values \((.*) vs\. (.*)\) "
+    r"for config key: ([\w.]+)",
     re.S,
 )
 _KINDS = {
     "int": "a whole number", "float": "a number", "bool": "True or False", "str": "a text", "list": "a list",
-    "tuple": "a list",
+    "tuple": "a list", "NoneType": "a value", "CfgNode": "a group of keys", "dict": "a group of keys", "set": "a set",
+    "bytes": "bytes", "complex": "a complex number",
 }  # fmt: skip
 
 
@@ -23,19 +26,37 @@ def check_overrides(cfg: CN, opts: Sequence[str]) -> None:
     """Refuse overrides that are no KEY VALUE KEY VALUE ..., by what they seem to be instead.
 
     Raises:
-        UserError: an option among them, KEY=VALUE, or a key without a value.
+        UserError: an option among them, KEY=VALUE, a key without a value, or a key that does not exist.
     """
     for word in opts:
         # argparse hands on everything from the first override, so that options after it look like keys.
         if re.match(r"--[a-z]", str(word)):
             raise UserError(f"{word} comes after {opts[0]}; options stand before the first config override KEY VALUE")
-    for key in opts[0::2]:
-        if "=" in key and key.partition("=")[0] in _flat_keys(cfg):
+    known = set(_flat_keys(cfg))
+    for key in map(str, opts[0::2]):
+        if key.partition("=")[0] in known and "=" in key:
             raise UserError(
                 f"{key} should be {' '.join(key.split('=', 1))}: config overrides are KEY VALUE KEY VALUE ..."
             )
     if len(opts) % 2:
-        raise UserError(f"config overrides come in pairs KEY VALUE; got {len(opts)} words: {' '.join(opts)}")
+        words = shortened(" ".join(map(str, opts)))
+        raise UserError(f"config overrides come in pairs KEY VALUE; got {len(opts)} words: {words}")
+    for key, value in zip(opts[0::2], opts[1::2]):
+        if key not in known:
+            raise UserError(f"the command line ({shortened(f'{key} {value}')}): {_no_such_key(cfg, str(key))}")
+
+
+def kind_of(default: Any) -> str:
+    """Return what a key with this default takes, as "a number, such as 0.01"."""
+    name = "CfgNode" if isinstance(default, CN) else type(default).__name__
+    kind = _KINDS.get(name, name)
+    return kind if isinstance(default, CN) or default is None else f"{kind}, such as {shortened(default)}"
+
+
+def shortened(value: Any) -> str:
+    """Return a value as a text of one line and at most 80 characters."""
+    text = " ".join(str(value).split()).encode("utf-8", "backslashreplace").decode() or repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
 
 
 class explained:
@@ -52,16 +73,23 @@ class explained:
             return False
         # A KeyError's own text is quoted.
         text = str(error.args[0] if isinstance(error, KeyError) and error.args else error) or kind.__name__
-        key = re.search(r"[Nn]on-existent(?: config)? key: ([\w.]+)", text)
+        key = re.search(r"[Nn]on-existent(?: config)? key: (.+)", text, re.S)
         if key:
-            known = sorted(_flat_keys(self.cfg))
-            near = difflib.get_close_matches(key[1], known, n=1, cutoff=0.6)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            text = f"there is no config key {key[1]}{hint}"
+            text = _no_such_key(self.cfg, key[1])
         elif mismatch := _MISMATCH.match(text):
             kind_of_value, default, given, name = mismatch.groups()
-            text = f"{name} takes {_KINDS.get(kind_of_value, kind_of_value)}, such as {default}; got {given}"
+            kind, such_as = _KINDS.get(kind_of_value, kind_of_value), f", such as {shortened(default)}"
+            text = f"{name} takes {kind}{such_as if kind_of_value != 'CfgNode' else ''}; got {shortened(given)}"
+        elif isinstance(error, (RecursionError, MemoryError)):
+            text = "a value is nested too deeply; correct it"
         raise UserError(f"{self.where}: {' '.join(text.split())}") from error
+
+
+def _no_such_key(cfg: CN, key: str) -> str:
+    if key != key.strip():
+        return f"there is no config key {key!r:.80}; remove the space"
+    near = difflib.get_close_matches(key[:200], sorted(_flat_keys(cfg)), n=1, cutoff=0.6)
+    return f"there is no config key {shortened(key)}" + (f"; did you mean {near[0]}?" if near else "")
 
 
 def _flat_keys(node: CN, prefix: str = "") -> list[str]:

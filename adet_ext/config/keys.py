@@ -10,22 +10,33 @@ __all__ = ["add_adet_config"]
 
 
 def add_adet_config(cfg: CN) -> None:
-    """Add this package's keys with their defaults to ``cfg``, in place. Adding twice changes nothing."""
-    if "FCOS" in cfg.MODEL:
-        return
-    _add_fcos(cfg)
-    _add_blendmask(cfg)
-    _add_smalmask(cfg)
-    _add_dr1mask(cfg)
-    _add_backbones(cfg)
+    """Add this package's keys with their defaults to ``cfg``, in place, where they are not there yet.
+
+    A key that a user or another extension has set keeps its value; adding twice changes nothing.
+    """
+    ours = CN({"MODEL": {"BACKBONE": {}, "RESNETS": {}}, "INPUT": {"CROP": {}}, "SOLVER": {}})
+    _add_fcos(ours)
+    _add_blendmask(ours)
+    _add_smalmask(ours)
+    _add_dr1mask(ours)
+    _add_backbones(ours)
+    _add_keys_for_adelaidet_files(ours)
     # Random horizontal flips during training; INPUT.RANDOM_FLIP says of which kind.
-    cfg.INPUT.HFLIP_TRAIN = True
+    ours.INPUT.HFLIP_TRAIN = True
     # Whether a random crop may cut instances. False: the crop grows until none is cut.
-    cfg.INPUT.CROP.CROP_INSTANCE = True
-    # Random rotation; no model of this package uses it and it is refused when switched on.
-    cfg.INPUT.IS_ROTATE = False
-    # "SGD" is Detectron2's own optimiser; "ADAMW" uses the same parameter groups with torch.optim.AdamW.
-    cfg.SOLVER.OPTIMIZER = "SGD"
+    ours.INPUT.CROP.CROP_INSTANCE = True
+    # "SGD" is Detectron2's own optimizer; "ADAMW" uses the same parameter groups with torch.optim.AdamW. This package's
+    # Trainer reads the key; Detectron2's own DefaultTrainer always takes SGD.
+    ours.SOLVER.OPTIMIZER = "SGD"
+    _add_missing(cfg, ours)
+
+
+def _add_missing(cfg: CN, ours: CN) -> None:
+    for key, value in ours.items():
+        if key not in cfg:
+            cfg[key] = value
+        elif isinstance(value, CN) and isinstance(cfg[key], CN):
+            _add_missing(cfg[key], value)
 
 
 def _add_fcos(cfg: CN) -> None:
@@ -78,10 +89,6 @@ def _add_fcos(cfg: CN) -> None:
     # Positives lie within POS_RADIUS strides of the box centre; without centre sampling, anywhere in the box.
     fcos.CENTER_SAMPLE = True
     fcos.POS_RADIUS = 1.5
-    # In AdelaiDet's files without an effect on FCOS or BlendMask; kept so that those files load.
-    fcos.USE_RELU = True
-    fcos.YIELD_PROPOSAL = False
-    fcos.YIELD_BOX_FEATURES = False
 
 
 def _add_blendmask(cfg: CN) -> None:
@@ -119,12 +126,6 @@ def _add_blendmask(cfg: CN) -> None:
     basis.LOSS_WEIGHT = 0.3
     basis.COMMON_STRIDE = 8
     basis.NUM_CLASSES = 80
-    # Named AdelaiDet's folder of prepared semantic labels; ours are made on the fly from the instances.
-    basis.ANN_SET = "coco"
-
-    cfg.MODEL.TOP_MODULE = CN()
-    cfg.MODEL.TOP_MODULE.NAME = "conv"
-    cfg.MODEL.TOP_MODULE.DIM = 16
 
 
 def _add_smalmask(cfg: CN) -> None:
@@ -188,7 +189,9 @@ def _add_dr1mask(cfg: CN) -> None:
 
 
 def _add_backbones(cfg: CN) -> None:
+    # MobileNet-v2 in place of the ResNet, in AdelaiDet's pyramids.
     cfg.MODEL.MOBILENET = False
+    # Anti-aliased ResNet of AdelaiDet's files; BlurConv has keys of its own, MODEL.RESNETS.BLUR.
     cfg.MODEL.BACKBONE.ANTI_ALIAS = False
     _add_blur(cfg)
     # Images are padded to a multiple of this. 0: the pyramid's own, the stride of the body's last level. Another number
@@ -197,17 +200,37 @@ def _add_backbones(cfg: CN) -> None:
     # In stages with deformable convolutions, every how many blocks there is one.
     cfg.MODEL.RESNETS.DEFORM_INTERVAL = 1
 
+    # VoVNet: which one ("V-19-eSE", "V-39-eSE", ...), and its norm.
     vovnet = cfg.MODEL.VOVNET = CN()
     vovnet.CONV_BODY = "V-39-eSE"
     vovnet.OUT_FEATURES = ["stage2", "stage3", "stage4", "stage5"]
     vovnet.NORM = "FrozenBN"
-    vovnet.OUT_CHANNELS = 256
-    vovnet.BACKBONE_OUT_CHANNELS = 256
 
+    # DLA: which one, and its norm.
     dla = cfg.MODEL.DLA = CN()
     dla.CONV_BODY = "DLA34"
-    dla.OUT_FEATURES = ["stage2", "stage3", "stage4", "stage5"]
     dla.NORM = "FrozenBN"
+
+
+def _add_keys_for_adelaidet_files(cfg: CN) -> None:
+    """Add keys that AdelaiDet's files set and that have no effect here, so that those files load."""
+    # The towers always have activations.
+    cfg.MODEL.FCOS.USE_RELU = True
+    # FCOS hands its detections to the mask branch without keys.
+    cfg.MODEL.FCOS.YIELD_PROPOSAL = False
+    cfg.MODEL.FCOS.YIELD_BOX_FEATURES = False
+    # The folder of prepared semantic labels; ours are made on the fly from the instances.
+    cfg.MODEL.BASIS_MODULE.ANN_SET = "coco"
+    # BlendMask's top layer is one convolution, whose width follows from NUM_BASES and ATTN_SIZE.
+    cfg.MODEL.TOP_MODULE = CN()
+    cfg.MODEL.TOP_MODULE.NAME = "conv"
+    cfg.MODEL.TOP_MODULE.DIM = 16
+    # Widths that the body and MODEL.FPN.OUT_CHANNELS set, and features that MODEL.FPN.IN_FEATURES sets.
+    cfg.MODEL.VOVNET.OUT_CHANNELS = 256
+    cfg.MODEL.VOVNET.BACKBONE_OUT_CHANNELS = 256
+    cfg.MODEL.DLA.OUT_FEATURES = ["stage2", "stage3", "stage4", "stage5"]
+    # Random rotation, for text spotting; the mapper refuses True.
+    cfg.INPUT.IS_ROTATE = False
 
 
 def _add_blur(cfg: CN) -> None:

@@ -2,11 +2,15 @@
 
 import os
 from collections.abc import Sequence
+from typing import Any
 
 from ..d2.config import CfgNode as CN
 from ..d2.config import get_cfg as _engine_cfg
-from .errors import check_overrides, explained
+from ..errors import UserError
+from .errors import check_overrides, explained, kind_of, shortened
+from .files import read_config_file
 from .keys import add_adet_config
+from .values import fitted, fitted_tree
 
 __all__ = ["find_config", "get_cfg", "load_config"]
 
@@ -28,12 +32,27 @@ def load_config(path: str, opts: Sequence[str] = ()) -> CN:
     """
     path = find_config(path)
     cfg = get_cfg()
+    values = fitted_tree(cfg, read_config_file(path), path)
+    if values.get("VERSION", cfg.VERSION) not in (1, cfg.VERSION):
+        raise UserError(f"{path}: VERSION must be {cfg.VERSION}; got {shortened(values['VERSION'])}")
     with explained(cfg, path):
-        cfg.merge_from_file(path, allow_unsafe=False)  # Detectron2 would let a YAML tag call any function
+        # Detectron2's merge_from_file, which knows old versions of its keys, with our reader of the file.
+        cfg.__dict__["load_yaml_with_base"] = lambda *args, **kwargs: values
+        cfg.merge_from_file(path)
+    del cfg.__dict__["load_yaml_with_base"]
     check_overrides(cfg, opts)
     for key, value in zip(opts[0::2], opts[1::2]):
-        with explained(cfg, f"the command line ({key} {value})"):
-            cfg.merge_from_list([key, value])
+        default = _default(cfg, key)
+        with explained(cfg, f"the command line ({shortened(f'{key} {value}')})"):
+            if value in (None, "None") and default is not None:
+                raise UserError(f"{key} must be {kind_of(default)}; got {value}")
+            cfg.merge_from_list([key, fitted(default, value)])
+    return cfg
+
+
+def _default(cfg: CN, key: str) -> Any:
+    for part in key.split("."):
+        cfg = cfg.get(part) if isinstance(cfg, CN) else None
     return cfg
 
 

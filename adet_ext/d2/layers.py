@@ -17,6 +17,10 @@ if ENGINE == "detectron2":
         get_norm,
         paste_masks_in_image,
     )
+
+    from .deform import serve_cpu
+
+    serve_cpu()
 else:
     from .embedded.layers import (
         CNNBlockBase,

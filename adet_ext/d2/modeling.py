@@ -1,5 +1,9 @@
 """Registries of model parts, the backbones, and what turns raw outputs into results."""
 
+from typing import Any
+
+from fvcore.common.registry import Registry
+
 from . import ENGINE
 
 if ENGINE == "detectron2":
@@ -56,6 +60,29 @@ else:
         detector_postprocess,
         sem_seg_postprocess,
     )
+
+
+def _explain_conflicts(registry: Registry) -> None:
+    """Name both packages where this one and another, such as AdelaiDet's adet, register the same name."""
+    register, ours = registry._do_register, __name__.partition(".")[0]
+
+    def checked(name: str, obj: Any) -> None:
+        known = registry._obj_map.get(name)
+        owners = [str(getattr(x, "__module__", "")).partition(".")[0] for x in (known, obj)]
+        if known is not None and ours in owners:
+            if owners[0] != owners[1]:
+                raise ImportError(
+                    f"the packages {owners[0]} and {owners[1]} both register {name!r} in the registry "
+                    f"{registry._name}; import only one of them in a process"
+                )
+            del registry._obj_map[name]  # our own module is imported again, after an import that failed
+        register(name, obj)
+
+    registry._do_register = checked
+
+
+for _registry in (BACKBONE_REGISTRY, META_ARCH_REGISTRY, PROPOSAL_GENERATOR_REGISTRY):
+    _explain_conflicts(_registry)
 
 __all__ = [
     "BACKBONE_REGISTRY",

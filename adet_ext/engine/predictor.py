@@ -1,7 +1,9 @@
 """Prediction on images as they come from a file or a camera, with any model a config describes."""
 
 import logging
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, overload
 
 import numpy as np
@@ -34,6 +36,34 @@ def confident(outputs: dict[str, Any], threshold: float) -> dict[str, Any]:
     return {**outputs, "instances": instances[instances.scores >= threshold]}
 
 
+# Models that threads predict with now: how many threads, and the modules that were in training mode before.
+_predicting: dict[int, tuple[int, list[nn.Module]]] = {}
+_predicting_lock = threading.Lock()
+
+
+@contextmanager
+def _evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Put ``model`` in evaluation mode; the last of several threads to leave restores the modes from before."""
+    key = id(model)
+    with _predicting_lock:
+        count, training = _predicting.get(key, (0, []))
+        if not count:
+            training = [module for module in model.modules() if module.training]
+            if training:
+                model.eval()
+        _predicting[key] = count + 1, training
+    try:
+        yield
+    finally:
+        with _predicting_lock:
+            count, training = _predicting.pop(key)
+            if count > 1:
+                _predicting[key] = count - 1, training
+            else:
+                for module in training:
+                    module.training = True
+
+
 class Predictor:
     """A model ready to predict: weights loaded, in evaluation mode, images resized as ``INPUT`` of its config says.
 
@@ -42,6 +72,8 @@ class Predictor:
         predictor = Predictor(load_config("BlendMask/R_50_1x.yaml", ["MODEL.WEIGHTS", "model.pth"]))
         outputs = predictor(cv2.imread("street.jpg"))          # {"instances": Instances}
         several = predictor([first, second])                   # a list of such dicts; one pass through the net
+
+    Several threads may call one predictor: a call keeps nothing on the model.
 
     Args:
         cfg: the config; it is copied. ``MODEL.DEVICE: cuda`` falls back to the CPU, with a warning, where there
@@ -70,7 +102,8 @@ class Predictor:
 
         if not weights:
             logger.warning("MODEL.WEIGHTS is empty: the model predicts with random weights")
-        AdetCheckpointer(model).load(weights)
+        else:
+            AdetCheckpointer(model).load_to_predict(weights)
 
     @overload
     def __call__(self, images: np.ndarray) -> dict[str, Any]: ...
@@ -86,34 +119,27 @@ class Predictor:
         Raises:
             UserError: something is not such an image.
         """
-        if isinstance(images, np.ndarray) and images.ndim <= 3:
-            return self._predict([images])[0]
-        return self._predict(list(images)) if len(images) else []
+        if isinstance(images, (list, tuple)):
+            return self._predict(images) if len(images) else []
+        if isinstance(images, np.ndarray) and images.ndim == 4:
+            return self._predict(list(images)) if len(images) else []
+        return self._predict([images])[0]
 
-    def _predict(self, images: list[np.ndarray]) -> list[dict[str, Any]]:
+    def _predict(self, images: Sequence[np.ndarray]) -> list[dict[str, Any]]:
         return self._run([self.prepare(image) for image in images])
 
     def _run(self, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        training = self.model.training  # the model may be one that its owner goes on training
-        self.model.eval()
-        try:
-            with torch.inference_mode():
-                return self.model(inputs)
-        finally:
-            self.model.train(training)
+        with _evaluation_mode(self.model), torch.inference_mode():
+            return self.model(inputs)
 
     def prepare(self, image: np.ndarray) -> dict[str, Any]:
         """Return the model's input for one BGR uint8 [H, W, 3] image: ``image`` (float32 [3, h, w]), its size."""
-        if not isinstance(image, np.ndarray) or image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-            got = f"{image.dtype} {list(image.shape)}" if isinstance(image, np.ndarray) else type(image).__name__
-            raise UserError(f"an image has to be a uint8 array [height, width, 3] in BGR order; got {got}")
-        height, width = image.shape[:2]
-        if not height or not width:
-            raise UserError(f"an image without pixels: {height} x {width}")
-        return self._input(self.resize(image), height, width)
+        _check_image(image)
+        return self._input(self.resize(image), *image.shape[:2])
 
     def as_it_is(self, image: np.ndarray) -> dict[str, Any]:
         """Predict on one BGR uint8 image that has been resized already."""
+        _check_image(image)
         return self._run([self._input(image, *image.shape[:2])])[0]
 
     def _input(self, resized: np.ndarray, height: int, width: int) -> dict[str, Any]:
@@ -123,10 +149,29 @@ class Predictor:
         return {"image": tensor, "height": height, "width": width}
 
     def resize(self, image: np.ndarray) -> np.ndarray:
-        """The image at the size at which the network sees it."""
+        """Return the image at the size that the network sees."""
         from ..d2.data import transforms as T
 
-        if not self.min_size:  # Detectron2's way of saying: leave the size alone
+        if not self.min_size:  # Detectron2's value for "keep the size"
             return image
-        augmentation = T.ResizeShortestEdge([self.min_size, self.min_size], self.max_size)
-        return augmentation.get_transform(image).apply_image(image)
+        height, width = image.shape[:2]
+        size = T.ResizeShortestEdge.get_output_shape(height, width, self.min_size, self.max_size)
+        # The short side of a very long image would be rounded to 0.
+        return T.ResizeTransform(height, width, *(max(side, 1) for side in size)).apply_image(image)
+
+
+def _check_image(image: Any) -> None:
+    """Raise UserError unless ``image`` is a BGR uint8 array [H, W, 3] with pixels."""
+    if not isinstance(image, np.ndarray):
+        got = "None, as cv2.imread returns for a missing file" if image is None else type(image).__name__
+        advice = "Read it with adet_ext.utils.image_io.read_image or cv2.imread"
+    elif image.dtype != np.uint8:
+        got, advice = f"{image.dtype} {list(image.shape)}", "Scale it to 0 to 255 and call astype(numpy.uint8)"
+    elif image.ndim != 3 or image.shape[2] != 3:
+        got = f"uint8 {list(image.shape)}"
+        advice = "Convert gray images with cv2.COLOR_GRAY2BGR and images with alpha with cv2.COLOR_BGRA2BGR"
+    elif not image.size:
+        got, advice = f"an image without pixels, {image.shape[0]} x {image.shape[1]}", "Leave it out"
+    else:
+        return
+    raise UserError(f"an image must be a uint8 array [height, width, 3] in BGR order; got {got}. {advice}.")

@@ -71,12 +71,12 @@ def test_the_threshold_of_instances_is_that_of_things_unless_the_config_is_overr
     assert load_predictor(config, [*opts, key, "0.1"], 0.7).model.merger.confidence_threshold == 0.1
 
 
-def test_things_of_a_panoptic_map_have_the_colours_of_their_instances():
+def test_things_of_a_panoptic_map_have_the_colors_of_their_instances():
     ids = torch.tensor([[0, 1, 2, 3]]).repeat_interleave(20, 0).repeat_interleave(20, 1)
     things = [{"id": i, "isthing": True, "category_id": 0, "instance_id": n} for i, n in ((1, 2), (2, 0), (3, 9))]
     grey = np.full((20, 80, 3), 128, np.uint8)
-    colours = [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
-    picture = draw_panoptic(grey, ids, things, None, colours=colours)
+    colors = [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
+    picture = draw_panoptic(grey, ids, things, None, colors=colors)
     assert (picture[:, :18] == 128).all()
     assert picture[18, 30].argmax() == 2 and picture[18, 50].argmax() == 0
-    assert (picture[18, 70] != 128).any()  # an instance that was given no colour has one all the same
+    assert (picture[18, 70] != 128).any()  # an instance that was given no color has one all the same
