@@ -23,7 +23,7 @@ demo: $(STAMP)
 	$(VENV_PY) -m adet_ext quick
 
 test: $(STAMP)
-	OMP_NUM_THREADS=1 MPLBACKEND=Agg $(VENV_PY) -m pytest -q -n $(WORKERS) --durations=5
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive MPLBACKEND=Agg $(VENV_PY) -m pytest -q -n $(WORKERS) --durations=5
 
 env: $(STAMP)
 	$(VENV_PY) -m adet_ext env

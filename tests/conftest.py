@@ -3,10 +3,13 @@
 import contextlib
 import importlib.util
 import logging
+import os
 
-import pytest
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # see adet_ext/utils/threads.py; before torch is loaded
 
-from adet_ext.d2 import ENGINE, REASON
+import pytest  # noqa: E402
+
+from adet_ext.d2 import ENGINE, REASON  # noqa: E402
 
 
 def pytest_report_header(config):

@@ -5,13 +5,13 @@ writes as the embedded one does.
 """
 
 from . import ENGINE
-from .embedded.checkpoint_files import read_checkpoint
+from .checkpoint_files import read_checkpoint
 
 if ENGINE == "detectron2":
     from detectron2.checkpoint import DetectionCheckpointer as _Detectron2Checkpointer
     from detectron2.checkpoint import PeriodicCheckpointer
 
-    from .embedded.checkpoint import SafeFiles
+    from .safe_files import SafeFiles
 
     class DetectionCheckpointer(SafeFiles, _Detectron2Checkpointer):
         """Detectron2's, with files that cannot run code and that survive a crash."""

@@ -1,23 +1,39 @@
-"""Loading and saving of weights, with errors a user can act upon.
+"""Load and save weights, with errors that a user can act upon.
 
 Files are Detectron2's ``.pth`` and ``.pkl`` and ``.safetensors``; nothing that is loaded can run code, and nothing that
-is written can destroy what was there (see the door's ``DetectionCheckpointer``).
+is written can destroy what was there (see :class:`adet_ext.d2.safe_files.SafeFiles`).
 """
 
 import os
+import re
 from typing import Any
 
 from ..d2.checkpoint import DetectionCheckpointer
 from ..errors import UserError
 
-__all__ = ["AdetCheckpointer"]
+__all__ = ["AdetCheckpointer", "Diverged"]
 
 # ImageNet weights published under the classifier's own names, told by their file names; matched by the names' ends.
 _BARE_NAMES = ("dla", "lpf")
 
 
+# Modules that predictions do without.
+_TRAINING_ONLY = ("seg_head.",)
+
+HOW_TO_GO_ON = "lower SOLVER.BASE_LR or switch on SOLVER.CLIP_GRADIENTS, and go on with --resume"
+
+
+class Diverged(UserError, FloatingPointError):
+    """A loss or a weight is infinite or not a number."""
+
+
 class AdetCheckpointer(DetectionCheckpointer):
-    """The engine's checkpointer, whose failures are :class:`UserError`."""
+    """The engine's checkpointer, whose failures are :class:`UserError`.
+
+    ``incompatible`` is what did not fit when the model was loaded last; None before that.
+    """
+
+    incompatible: Any = None
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
         """Load ``path`` into the model and, with them, the named checkpointables; return what is left over.
@@ -25,7 +41,7 @@ class AdetCheckpointer(DetectionCheckpointer):
         Tensors that are missing, superfluous or of another shape are listed in the log and left as they are.
 
         Raises:
-            UserError: the file is missing, cut off, no checkpoint, or would run code.
+            UserError: the file is missing, cut off, not a checkpoint, or would run code.
         """
         name = os.path.basename(path).lower()
         if any(word in name for word in _BARE_NAMES) and name.endswith(".pth") and "?" not in name:
@@ -35,13 +51,66 @@ class AdetCheckpointer(DetectionCheckpointer):
         except (OSError, ValueError, AssertionError) as error:
             raise UserError(" ".join(str(error).split()) or f"{path} cannot be loaded") from error
 
-    def save(self, name: str, **kwargs: Any) -> None:
-        """Write ``name.pth`` beside its place and rename it.
+    def load_to_predict(self, path: str) -> None:
+        """Load ``path`` into a model that predicts or is evaluated, whose weights must all be in the file.
 
         Raises:
-            UserError: it cannot be written, a full disk for example; earlier checkpoints are untouched.
+            UserError: as :meth:`load`; or the file lacks weights of the model, which would be random.
         """
+        self.load(path, checkpointables=[])
+        lacking = set(self.incompatible.missing_keys) if self.incompatible else set()
+        lacking &= {name for name, _ in self.model.named_parameters()}
+        lacking = {name for name in lacking if not any(part in name for part in _TRAINING_ONLY)}
+        if not lacking:
+            return
+        names = [name for name, _ in self.model.named_parameters()]
+        modules = list(dict.fromkeys(name.rpartition(".")[0] for name in names if name in lacking))
+        more = f" and {len(modules) - 3} other modules" if len(modules) > 3 else ""
+        raise UserError(
+            f"{path} does not fit the model: {len(lacking)} of its {len(names)} weights are missing or of another "
+            f"shape, in {', '.join(modules[:3])}{more}, and would be random. Give the config and the number of classes "
+            "(MODEL.FCOS.NUM_CLASSES) that the file was trained with"
+        )
+
+    def _load_model(self, checkpoint: dict[str, Any]) -> Any:
+        self.incompatible = super()._load_model(checkpoint)
+        return self.incompatible
+
+    def save(self, name: str, **kwargs: Any) -> None:
+        """Write ``name.pth``, so that a crash or a full disk leaves what was there.
+
+        Raises:
+            Diverged: a weight is not finite; a run could not go on from such a file.
+            UserError: the file cannot be written.
+        """
+        if self.save_dir and self.save_to_disk:
+            parameters = {key for key, _ in self.model.named_parameters()}
+            for key, value in self.model.state_dict().items():
+                # Other buffers may be infinite on purpose.
+                learned = key in parameters or key.endswith(("running_mean", "running_var"))
+                if learned and not value.isfinite().all():
+                    last = self.step_back(kwargs.get("iteration", 0) - 1)
+                    raise Diverged(
+                        f"{name}.pth is not written, because {key} is not finite any more; {HOW_TO_GO_ON} from {last}"
+                    )
+        super().save(name, **kwargs)
+
+    def step_back(self, iteration: int) -> str:
+        """Tag the checkpoint before the last one if the last one is of ``iteration``; return the tagged one's name.
+
+        For a run that diverged in the next iteration: its forward pass would do the same again from those weights,
+        whatever the learning rate.
+        """
+        name = os.path.basename(self.get_checkpoint_file())
+        if name == f"model_{iteration:07d}.pth":
+            earlier = [x for x in os.listdir(self.save_dir) if re.fullmatch(r"model_\d{7}\.pth", x) and x < name]
+            if earlier:
+                name = max(earlier)
+                self.tag_last_checkpoint(name)
+        return name or "the start"
+
+    def get_checkpoint_file(self) -> str:
         try:
-            super().save(name, **kwargs)
-        except OSError as error:
-            raise UserError(" ".join(str(error).split())) from error
+            return super().get_checkpoint_file()
+        except ValueError as error:
+            raise UserError(str(error)) from error

@@ -6,31 +6,30 @@ batches it would have seen; checkpoints survive a crash at any byte; a loss that
 
 import logging
 import os
+import signal
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 import yaml
 
 from ..d2.config import CfgNode
-from ..d2.data import MetadataCatalog
-from ..d2.engine import DefaultTrainer, default_setup
+from ..d2.engine import DefaultTrainer, HookBase, TrainerBase, default_setup, hooks
 from ..d2.evaluation import (
-    COCOEvaluator,
     DatasetEvaluator,
-    DatasetEvaluators,
-    SemSegEvaluator,
 )
 from ..d2.layers import NaiveSyncBatchNorm
-from ..d2.solver import build_optimizer, get_default_optimizer_params, maybe_add_gradient_clipping
-from ..d2.utils import comm, setup_logger
+from ..d2.solver import LRMultiplier, build_optimizer, get_default_optimizer_params, maybe_add_gradient_clipping
+from ..d2.utils import EventWriter, comm, setup_logger
 from ..data.loader import build_test_loader, build_train_loader
-from ..data.register import num_classes_of
 from ..errors import UserError
-from ..evaluation.lvis import LVISEvaluator
-from ..evaluation.panoptic import COCOPanopticEvaluator
-from .checkpoint import AdetCheckpointer
+from ..utils.files import disk_problem, make_folder, remove_remains
+from ..utils.stopping import StopRequest
+from .checkpoint import HOW_TO_GO_ON, AdetCheckpointer, Diverged
+from .checks import check_classes, check_datasets, check_device, check_training
+from .evaluators import build_evaluator
+from .resume import RunHistory, fit_optimizer, parameter_names
 
 __all__ = ["Trainer", "setup"]
 
@@ -42,72 +41,42 @@ def setup(cfg: CfgNode, args: Any) -> CfgNode:
 
     A seed below 0 asks for a random one; it is drawn here and written to the output folder's ``config.yaml``, from
     where a resumed run takes it.
+
+    Raises:
+        UserError: a value of the config does not fit, or the output folder cannot be written to.
     """
+    if not getattr(args, "eval_only", False):
+        check_training(cfg)
+    check_device(cfg)
+    check_datasets(cfg, training=not getattr(args, "eval_only", False))
+    check_classes(cfg)
+    if cfg.OUTPUT_DIR and comm.is_main_process():
+        remove_remains(make_folder(cfg.OUTPUT_DIR, "OUTPUT_DIR"))
     if cfg.SEED < 0:
-        recorded = os.path.join(cfg.OUTPUT_DIR, "config.yaml")
-        if getattr(args, "resume", False) and os.path.isfile(recorded):
-            with open(recorded, encoding="utf-8") as f:
-                cfg.SEED = int(yaml.safe_load(f).get("SEED", -1))
+        cfg.SEED = _recorded_seed(cfg.OUTPUT_DIR) if getattr(args, "resume", False) else -1
         if cfg.SEED < 0:
             cfg.SEED = comm.shared_random_seed()
-    check_device(cfg)
-    check_classes(cfg)
     cfg.freeze()
-    default_setup(cfg, args)
-    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="adet_ext")
+    try:
+        default_setup(cfg, args)
+        setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="adet_ext")
+    except OSError as error:
+        problem = disk_problem(cfg.OUTPUT_DIR, error)
+        raise UserError(f"OUTPUT_DIR is {cfg.OUTPUT_DIR}, and {problem or error}") from error
     return cfg
 
 
-def check_device(cfg: CfgNode) -> None:
-    """Refuse a GPU that is not there; torch would speak of drivers, and of no key.
-
-    Raises:
-        UserError: ``MODEL.DEVICE`` is cuda, and torch finds no GPU.
-    """
-    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
-        why = "this torch is built without CUDA" if torch.version.cuda is None else "torch finds no GPU here"
-        raise UserError(f"MODEL.DEVICE is {cfg.MODEL.DEVICE}, but {why}; add MODEL.DEVICE cpu to run on the CPU")
+def _recorded_seed(folder: str) -> int:
+    """The seed that an earlier run drew, or -1."""
+    try:
+        with open(os.path.join(folder, "config.yaml"), encoding="utf-8") as file:
+            return int(yaml.safe_load(file)["SEED"])
+    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):  # cut off by a crash, or not there
+        return -1
 
 
-def check_classes(cfg: CfgNode) -> None:
-    """Refuse a model whose number of classes is not the training sets'.
-
-    Raises:
-        UserError: naming both numbers and the keys to set.
-    """
-    if not cfg.DATASETS.TRAIN:
-        return
-    found = num_classes_of(cfg.DATASETS.TRAIN)
-    wrong = {}
-    if cfg.MODEL.FCOS.NUM_CLASSES != found:
-        wrong["MODEL.FCOS.NUM_CLASSES"] = cfg.MODEL.FCOS.NUM_CLASSES
-    if cfg.MODEL.BASIS_MODULE.LOSS_ON and cfg.MODEL.BASIS_MODULE.NUM_CLASSES != found:
-        wrong["MODEL.BASIS_MODULE.NUM_CLASSES"] = cfg.MODEL.BASIS_MODULE.NUM_CLASSES
-    if found and wrong:
-        keys = " and ".join(f"{key} is {value}" for key, value in wrong.items())
-        raise UserError(f"the training data {', '.join(cfg.DATASETS.TRAIN)} has {found} classes, but {keys}")
-    # The key is on by default in Detectron2, where other architectures do not look at it.
-    if cfg.MODEL.META_ARCHITECTURE == "BlendMask" and cfg.MODEL.PANOPTIC_FPN.COMBINE.ENABLED:
-        _check_stuff(cfg)
-
-
-def _check_stuff(cfg: CfgNode) -> None:
-    for name in cfg.DATASETS.TRAIN:
-        stuff = MetadataCatalog.get(name).get("stuff_classes")
-        if stuff is None:
-            raise UserError(
-                f"the training data {name} has no stuff to learn panoptic segmentation from; name a panoptic data set "
-                "such as coco_2017_train_panoptic_separated, or set MODEL.PANOPTIC_FPN.COMBINE.ENABLED to False"
-            )
-        if len(stuff) != cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES:
-            raise UserError(
-                f"the training data {name} has {len(stuff)} semantic classes ({', '.join(stuff)}), but "
-                f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES}"
-            )
-
-
-class Remembering:
-    """A data loader that remembers the file names of the batch it gave last."""
+class RecordFileNames:
+    """A data loader that keeps the file names of the batch it gave last."""
 
     def __init__(self, loader):
         self.loader = loader
@@ -119,22 +88,118 @@ class Remembering:
             yield batch
 
 
+class StopAtRequest(HookBase):
+    """Answers a :class:`StopRequest` after the iteration: writes a checkpoint, then stops all processes together."""
+
+    def __init__(self, request: StopRequest, checkpointer: AdetCheckpointer):
+        self._request, self._checkpointer = request, checkpointer
+
+    def after_step(self) -> None:
+        number = max(comm.all_gather(self._request.requested))
+        if not number or self.trainer.iter + 1 >= self.trainer.max_iter:  # the last iteration has its checkpoint
+            return
+        name = f"model_{self.trainer.iter:07d}"
+        if comm.is_main_process():
+            self._checkpointer.save(name, iteration=self.trainer.iter)
+        comm.synchronize()  # a process that ends before would take the others with it
+        self._request.stop(
+            number, f"stopped after iteration {self.trainer.iter}, which {name}.pth holds; go on with --resume"
+        )
+
+
 class Trainer(DefaultTrainer):
     """Trains what a config describes; made and used as Detectron2's DefaultTrainer is."""
 
-    def build_hooks(self):
-        # Before the hooks, of which one holds the checkpointer.
+    def __init__(self, cfg: CfgNode):
+        check_training(cfg)
+        self._stop_request = StopRequest()
+        super().__init__(cfg)
+
+    def build_hooks(self) -> list[HookBase | None]:
+        # Before the hooks are made, because one of them holds the checkpointer.
         self.checkpointer = AdetCheckpointer(self.checkpointer.model, self.cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
-        return super().build_hooks()
+        self._event_writers: list[EventWriter] = []
+        built = super().build_hooks()
+        self._history = RunHistory(self._event_writers, os.path.join(self.cfg.OUTPUT_DIR, "metrics.json"))
+        # What comes from here on is done again by a run that resumes from a checkpoint of this iteration.
+        first = next(i for i, hook in enumerate(built) if isinstance(hook, hooks.EvalHook))
+        built.insert(first, StopAtRequest(self._stop_request, self.checkpointer))
+        return [self._history, *built]
+
+    def build_writers(self) -> list[EventWriter]:
+        self._event_writers[:] = super().build_writers()
+        return self._event_writers
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """Load the last checkpoint of the output folder if ``resume``, else ``MODEL.WEIGHTS``; the data go on where
-        the checkpoint was written."""
+        """Load the last checkpoint of the output folder if ``resume``, else ``MODEL.WEIGHTS``.
+
+        The data, the learning rates and ``metrics.json`` go on where the checkpoint was written, under the config's
+        values.
+
+        Raises:
+            UserError: the checkpoint cannot be loaded, or is not one of the run that the config describes.
+        """
         super().resume_or_load(resume=resume)
+        if resume and comm.is_main_process():
+            self._history.cut_back(self.start_iter - 1)
         if self.start_iter > 0:
-            self._trainer.reset_data_loader(
-                lambda: Remembering(build_train_loader(self.cfg, start_iter=self.start_iter))
+            start = self.start_iter
+            self._trainer.reset_data_loader(lambda: _recording(build_train_loader(self.cfg, start_iter=start)))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "parameter_names": parameter_names(self.checkpointer.model, self.optimizer)}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint with the hyperparameters of the config."""
+        iteration, solver = state_dict["iteration"], self.cfg.SOLVER
+        if not isinstance(iteration, int) or iteration < 0:
+            raise UserError(f"the checkpoint's iteration must be a whole number; got {iteration!r:.80}")
+        if iteration >= solver.MAX_ITER:
+            raise UserError(
+                f"SOLVER.MAX_ITER must be {iteration + 1} or more to go on with this checkpoint, which is of iteration "
+                f"{iteration}; got {solver.MAX_ITER}"
             )
+        inner = dict(state_dict["_trainer"])
+        names = parameter_names(self.checkpointer.model, self.optimizer)
+        inner["optimizer"] = fit_optimizer(inner["optimizer"], state_dict.get("parameter_names"), self.optimizer, names)
+        if hasattr(self._trainer, "grad_scaler"):  # mixed precision may have been switched on since
+            inner.setdefault("grad_scaler", self._trainer.grad_scaler.state_dict())
+        rates = list(self.scheduler.base_lrs)
+        super().load_state_dict({**state_dict, "_trainer": inner})
+        if isinstance(self.scheduler, LRMultiplier):
+            if self.scheduler.base_lrs != rates:
+                logger.warning("The learning rate goes on from SOLVER.BASE_LR %g, not the checkpoint's", solver.BASE_LR)
+            self.scheduler.base_lrs = rates
+            for group, rate in zip(self.optimizer.param_groups, self.scheduler.get_lr()):
+                group["lr"] = rate
+
+    def train(self) -> Any:
+        """Train to the end. SIGTERM or Ctrl-C stops after the iteration, with a checkpoint.
+
+        Raises:
+            UserError: the loss is not finite, or the output folder cannot be written to any more.
+        """
+        quiet = logging.getLogger(TrainerBase.__module__)  # logs whatever stops a training with its traceback
+        quiet.addFilter(_without_traceback)
+        try:
+            with self._stop_request:
+                return super().train()
+        except OSError as error:
+            problem = disk_problem(self.cfg.OUTPUT_DIR, error)
+            if not problem:
+                raise
+            raise UserError(f"OUTPUT_DIR is {self.cfg.OUTPUT_DIR}, and {problem}; then go on with --resume") from error
+        finally:
+            quiet.removeFilter(_without_traceback)
+
+    def before_train(self) -> None:
+        super().before_train()
+        if self._history.is_loaded:
+            # The checkpoint was written before these hooks of its iteration.
+            self.iter = self.storage.iter = self.start_iter - 1
+            for hook in self._hooks:
+                if isinstance(hook, (hooks.EvalHook, hooks.PeriodicWriter)):
+                    hook.after_step()
 
     def run_step(self) -> None:
         try:
@@ -142,10 +207,11 @@ class Trainer(DefaultTrainer):
         except FloatingPointError as error:
             names = ", ".join(self._trainer.data_loader.file_names)
             what = " ".join(str(error).split())
-            raise FloatingPointError(
+            last = self.checkpointer.step_back(self.iter - 1) if comm.is_main_process() else ""
+            raise Diverged(
                 f"{what} The batch of iteration {self.iter}: {names}. The weights were not updated with it and the "
-                f"checkpoints in {self.cfg.OUTPUT_DIR} are as they were; lower SOLVER.BASE_LR or switch on "
-                "SOLVER.CLIP_GRADIENTS, and go on with --resume"
+                f"checkpoints in {self.cfg.OUTPUT_DIR} are as they were; {HOW_TO_GO_ON}"
+                + (f" from {last}" if last else "")
             ) from error
 
     @classmethod
@@ -161,11 +227,8 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:
-        kind = cfg.SOLVER.OPTIMIZER.upper()
-        if kind == "SGD":
+        if cfg.SOLVER.OPTIMIZER.upper() == "SGD":
             return build_optimizer(cfg, model)
-        if kind != "ADAMW":
-            raise UserError(f"SOLVER.OPTIMIZER is {cfg.SOLVER.OPTIMIZER!r}; it can be SGD or ADAMW")
         groups = get_default_optimizer_params(
             model,
             base_lr=cfg.SOLVER.BASE_LR,
@@ -177,8 +240,8 @@ class Trainer(DefaultTrainer):
         return adamw(groups, lr=cfg.SOLVER.BASE_LR, weight_decay=cfg.SOLVER.WEIGHT_DECAY)
 
     @classmethod
-    def build_train_loader(cls, cfg: CfgNode) -> Remembering:
-        return Remembering(build_train_loader(cfg))
+    def build_train_loader(cls, cfg: CfgNode) -> RecordFileNames:
+        return _recording(build_train_loader(cfg))
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
@@ -186,24 +249,25 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str, output_folder: str | None = None) -> DatasetEvaluator:
-        output_folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference")
-        kind = MetadataCatalog.get(dataset_name).get("evaluator_type", None)
-        evaluators: list[DatasetEvaluator] = []
-        if kind in ("coco", "coco_panoptic_seg"):
-            # A ground truth converted earlier may be of other data by now, so it is never taken from there.
-            evaluators.append(COCOEvaluator(dataset_name, output_dir=output_folder, allow_cached_coco=False))
-        if kind in ("sem_seg", "coco_panoptic_seg"):
-            evaluators.append(SemSegEvaluator(dataset_name, distributed=True, output_dir=output_folder))
-        if kind == "lvis":
-            evaluators.append(LVISEvaluator(dataset_name, output_dir=output_folder))
-        if kind == "coco_panoptic_seg":
-            evaluators.append(COCOPanopticEvaluator(dataset_name, output_folder))
-        if not evaluators:
-            raise UserError(
-                f"there is no evaluator for data set {dataset_name}, whose evaluator_type is {kind!r}; set "
-                "MetadataCatalog.get(name).evaluator_type to coco, lvis, sem_seg or coco_panoptic_seg"
-            )
-        return evaluators[0] if len(evaluators) == 1 else DatasetEvaluators(evaluators)
+        return build_evaluator(cfg, dataset_name, output_folder)
+
+
+def _recording(loader: torch.utils.data.DataLoader) -> RecordFileNames:
+    loader.worker_init_fn = _leave_signals_to_the_trainer
+    return RecordFileNames(loader)
+
+
+def _leave_signals_to_the_trainer(worker: int) -> None:
+    # Ctrl-C and schedulers signal all processes; without its workers the trainer could not finish its iteration.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _without_traceback(record: logging.LogRecord) -> bool:
+    """Keep the traceback of what a user can put right out of the log."""
+    if record.exc_info and isinstance(record.exc_info[1], (UserError, OSError)):
+        record.msg, record.args, record.exc_info = f"{record.msg} {record.exc_info[1]}", (), None
+    return True
 
 
 def _with_naive_sync_norm(module: torch.nn.Module) -> torch.nn.Module:

@@ -15,11 +15,12 @@ from torch import nn
 from torchvision.models import resnet18
 
 from adet_ext.d2.checkpoint import DetectionCheckpointer, PeriodicCheckpointer
+from adet_ext.d2.checkpoint_files import read_checkpoint
 from adet_ext.d2.config import get_cfg
 from adet_ext.d2.embedded import checkpoint as embedded_checkpoint
-from adet_ext.d2.embedded.checkpoint_files import read_checkpoint
 from adet_ext.d2.embedded.checkpoint_names import match_names
 from adet_ext.d2.modeling import build_backbone
+from adet_ext.errors import UserError
 
 EmbeddedCheckpointer = embedded_checkpoint.DetectionCheckpointer
 
@@ -101,7 +102,7 @@ def test_a_failed_write_leaves_the_last_checkpoint(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(OSError, match="model.pth could not be written .*No space left.*untouched"):
+    with pytest.raises(UserError, match="model.pth: cannot be written: the disk at .* is full"):
         saver.save("model", iteration=2)
     monkeypatch.undo()
     assert sorted(os.listdir(tmp_path)) == ["last_checkpoint", "model.pth"]

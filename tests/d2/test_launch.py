@@ -1,6 +1,7 @@
 """Jobs of several processes on the CPU: their talk, averaged gradients, and joining torchrun."""
 
 import os
+import socket
 import subprocess
 import sys
 
@@ -11,9 +12,10 @@ from torch import nn
 from adet_ext.d2 import ENGINE
 from adet_ext.d2.embedded.engine import create_ddp_model
 from adet_ext.d2.embedded.utils import comm as embedded_comm
-from adet_ext.d2.embedded.utils.launch import launch as embedded_launch
 from adet_ext.d2.engine import launch
 from adet_ext.d2.utils import comm
+from adet_ext.errors import UserError
+from adet_ext.utils.stopping import Terminated
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="on a GPU machine each process needs a GPU")
 
@@ -91,6 +93,52 @@ def test_one_process_is_this_process():
     comm.synchronize()
 
 
-def test_several_machines_need_an_address():
-    with pytest.raises(ValueError, match="dist-url"):
-        embedded_launch(print, 1, num_machines=2, dist_url="auto")
+@pytest.mark.parametrize(
+    "counts, url, words",
+    [
+        ((-1,), None, "--num-gpus must be 0 .* or more; got -1"),
+        ((0, 2), None, "--num-gpus must be 1 or more with several machines"),
+        ((1, 0), None, "--num-machines must be 1 or more .* got 0 and 0"),
+        ((1, 2, 2), None, "--machine-rank from 0 to one less; got 2 and 2"),
+        ((1, 2), "auto", "--dist-url must be tcp://.* with several machines"),
+        ((2,), "here:80", "--dist-url must be tcp://.*; got here:80"),
+        ((2,), "tcp://here", "--dist-url must be tcp://.*; got tcp://here"),
+        ((2,), "tcp://here:99999", "--dist-url must be tcp://.*; got tcp://here:99999"),
+    ],
+)
+def test_a_job_that_cannot_be_is_refused_by_its_option(counts, url, words):
+    with pytest.raises(UserError, match=words):
+        launch(print, *counts, dist_url=url)
+
+
+def test_no_process_is_this_process():
+    seen = []
+    launch(seen.append, 0, args=(1,))
+    assert seen == [1]
+
+
+def test_a_port_that_is_taken_is_named():
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(UserError, match=f"--dist-url must name a free port; port {port}"):
+            launch(print, 2, dist_url=f"tcp://127.0.0.1:{port}")
+
+
+def _refuse():
+    raise UserError("the sentence of a process")
+
+
+def test_the_sentence_of_a_process_is_the_jobs():
+    with pytest.raises(UserError, match="^the sentence of a process$"):
+        launch(_refuse, 2, dist_url="auto")
+
+
+def _be_terminated():
+    raise Terminated
+
+
+def test_a_job_whose_process_got_sigterm_ends_as_terminated():
+    with pytest.raises(Terminated):
+        launch(_be_terminated, 2, dist_url="auto")

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from adet_ext.d2 import layers as d2_layers
 from adet_ext.d2.embedded import layers as embedded_layers
 from adet_ext.d2.layers import (
     CNNBlockBase,
@@ -246,9 +247,8 @@ def test_zero_offsets_make_a_deformable_convolution_ordinary(dilation):
 
 
 def test_modulated_convolution_weighs_every_sample():
-    # Detectron2's own has no CPU kernel.
-    norm = randomise(embedded_layers.get_norm("FrozenBN", 8))
-    conv = embedded_layers.ModulatedDeformConv(4, 8, 3, padding=1, norm=norm, activation=F.relu)
+    norm = randomise(d2_layers.get_norm("FrozenBN", 8))
+    conv = d2_layers.ModulatedDeformConv(4, 8, 3, padding=1, norm=norm, activation=F.relu)
     x = torch.randn(2, 4, 9, 7)
     conv.bias.data.normal_()
     mask = torch.zeros(2, 9, 9, 7)
@@ -258,6 +258,29 @@ def test_modulated_convolution_weighs_every_sample():
     for grad in (True, False):
         with torch.set_grad_enabled(grad):
             assert torch.allclose(conv(x, torch.zeros(2, 18, 9, 7), mask), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("groups, offset_groups, stride, dilation", [(1, 1, 1, 1), (2, 2, 2, 1), (1, 4, 1, 2)])
+@pytest.mark.parametrize("modulated", [False, True])
+def test_deformable_convolutions_on_a_cpu_are_those_of_the_embedded_engine(
+    modulated, groups, offset_groups, stride, dilation
+):
+    name = "ModulatedDeformConv" if modulated else "DeformConv"
+    settings = dict(stride=stride, padding=dilation, dilation=dilation, groups=groups, deformable_groups=offset_groups)
+    ours = getattr(d2_layers, name)(8, 12, 3, **settings)
+    embedded = getattr(embedded_layers, name)(8, 12, 3, **settings)
+    embedded.load_state_dict(ours.state_dict())  # the same parameters
+    x = torch.randn(2, 8, 9, 7)
+    size = F.conv2d(x, ours.weight.detach(), None, stride, dilation, dilation, groups).shape[2:]
+    args = [torch.randn(2, 18 * offset_groups, *size)]
+    args += [torch.rand(2, 9 * offset_groups, *size)] if modulated else []
+    results = []
+    for conv in (ours, embedded):
+        inputs = [t.clone().requires_grad_() for t in (x, *args)]
+        result = conv(*inputs)
+        (result * torch.linspace(-1, 1, result.numel()).view_as(result)).sum().backward()
+        results.append([result.detach(), conv.weight.grad, *(t.grad for t in inputs)])
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(*results))
 
 
 def random_pasting():

@@ -277,3 +277,30 @@ def test_postprocessing_is_that_of_detectron2():
     scores = torch.rand(3, 20, 24)
     own = embedded_modeling.sem_seg_postprocess(scores, (17, 23), 40, 50)
     assert torch.equal(own, their_sem_seg(scores, (17, 23), 40, 50))
+
+
+@pytest.mark.parametrize(
+    "first, second", [("adet.modeling", "adet_ext.modeling"), ("adet_ext.modeling", "adet.modeling")]
+)
+def test_two_packages_that_register_one_name_are_both_named(first, second):
+    classes = [type("Twice", (), {"__module__": name}) for name in (first, second)]
+    try:
+        META_ARCH_REGISTRY.register(classes[0])
+        with pytest.raises(ImportError, match="adet.* and adet.* both register 'Twice'.*import only one of them"):
+            META_ARCH_REGISTRY.register(classes[1])
+        assert META_ARCH_REGISTRY.get("Twice") is classes[0]
+    finally:
+        del META_ARCH_REGISTRY._obj_map["Twice"]
+
+
+def test_a_module_of_ours_may_register_again():
+    classes = [type("Again", (), {"__module__": "adet_ext.modeling"}) for _ in range(2)]
+    try:
+        for one in classes:
+            META_ARCH_REGISTRY.register(one)
+        assert META_ARCH_REGISTRY.get("Again") is classes[1]
+        with pytest.raises(AssertionError):  # others are refused as ever
+            for _ in range(2):
+                META_ARCH_REGISTRY.register(type("Others", (), {"__module__": "others"}))
+    finally:
+        del META_ARCH_REGISTRY._obj_map["Again"], META_ARCH_REGISTRY._obj_map["Others"]

@@ -1,6 +1,5 @@
-"""Training loop, hooks, launching and the default trainer of the embedded engine."""
+"""Training loop, hooks and the default trainer of the embedded engine."""
 
-from ..utils.launch import DEFAULT_TIMEOUT, join_torchrun, launch, started_by_torchrun
 from . import hooks
 from .defaults import DefaultTrainer
 from .setup import create_ddp_model, default_argument_parser, default_setup, default_writers

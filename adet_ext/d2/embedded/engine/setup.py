@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ....utils.files import written_beside
 from ..config import CfgNode
 from ..utils import comm
 from ..utils.env import collect_env_info, seed_all_rng
@@ -72,9 +73,8 @@ def default_setup(cfg: CfgNode, args: argparse.Namespace) -> None:
         text = cfg.dump()
         logger.info("Running with full config:\n%s", text)
         path = os.path.join(output_dir, "config.yaml")
-        with open(f"{path}.part", "w") as file:  # renamed when whole: a full disk leaves the old one
+        with written_beside(path) as beside, open(beside, "w", encoding="utf-8") as file:
             file.write(text)
-        os.replace(f"{path}.part", path)
         logger.info("Full config saved to %s", path)
     seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + rank)
     # Evaluation meets a new image size at every step, and timing kernels for each costs more than it gains.

@@ -61,13 +61,14 @@ class _Folding(nn.Module):
         sources = self._fold_sources()
         state = [None if t is None else (t.data_ptr(), t._version, t.dtype, t.device) for t in sources]
         state.append(self.norm.eps)
-        if self._folded is None or self._folded[0] != state:
+        kept = self._folded  # read once: another thread may change it
+        if kept is None or kept[0] != state:
             with torch.inference_mode(False), torch.no_grad():
                 folded = _fold(*sources, self.norm.eps)
             # The aliases keep the memory from being given to another tensor with the same address.
             aliases = [None if t is None else t.detach() for t in sources]
-            self._folded = (state, folded, aliases)
-        return self._folded[1]
+            self._folded = kept = (state, folded, aliases)
+        return kept[1]
 
     # Writing through `.data` raises no version counter: what comes between evaluations drops the cache.
     def train(self, mode: bool = True) -> "_Folding":

@@ -83,6 +83,10 @@ class EventStorage:
         """All values of all scalars."""
         return self._histories
 
+    def smoothing_hints(self) -> dict[str, bool]:
+        """Of each scalar, whether it is noisy."""
+        return self._hints
+
     def latest(self) -> dict[str, tuple[float, int]]:
         """The newest (value, iteration) of each scalar."""
         return self._latest

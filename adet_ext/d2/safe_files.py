@@ -1,0 +1,120 @@
+"""The file side of a checkpointer, which serves both engines: safe against code and against crashes."""
+
+import os
+from typing import Any
+from urllib.parse import parse_qs
+
+import torch
+
+from ..errors import UserError
+from ..utils.files import written_beside
+from .checkpoint_files import read_checkpoint
+
+
+class SafeFiles:
+    """Goes before fvcore's or Detectron2's checkpointer in a class's bases.
+
+    Every file is written beside its final name and renamed, so that a crash or a full disk leaves the last good one.
+    Nothing that is loaded can run code: what tries to raises ``ValueError``. A path may be a URL (http://, https://,
+    detectron2://, catalog://), kept in iopath's cache; a query ``?matching_heuristics=True`` matches names by their
+    ends, as Detectron2's own .pkl files do by themselves.
+    """
+
+    _match_by_ends = False
+
+    def save(self, name: str, **kwargs: Any) -> None:
+        """Write model, checkpointables and ``kwargs`` to ``<save_dir>/<name>.pth`` and tag it the last.
+
+        Raises:
+            UserError: it cannot be written, because the disk is full for example; earlier files are untouched.
+        """
+        if not self.save_dir or not self.save_to_disk:
+            return
+        basename = f"{name}.pth"
+        if os.path.basename(basename) != basename:
+            raise AssertionError(f"a checkpoint's name is not a path: {name}")
+        data = {"model": self.model.state_dict()}
+        data.update((key, item.state_dict()) for key, item in self.checkpointables.items())
+        data.update(kwargs)
+        path = os.path.join(self.save_dir, basename)
+        self.logger.info("Saving checkpoint to %s", path)
+        # Not "*.pth": a half-written file must not look like a checkpoint.
+        with written_beside(path, suffix=".tmp", durable=True) as beside, open(beside, "wb") as file:
+            torch.save(data, file)
+        self.tag_last_checkpoint(basename)
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        """Name the file that a resumed run starts from."""
+        path = os.path.join(self.save_dir, "last_checkpoint")
+        with written_beside(path, suffix=".tmp", durable=True) as beside, open(beside, "w", encoding="utf-8") as file:
+            file.write(last_filename_basename)
+
+    def get_checkpoint_file(self) -> str:
+        """The file that ``last_checkpoint`` names; "" where there is none.
+
+        Raises:
+            ValueError: it does not name a file of this folder.
+        """
+        tag = os.path.join(self.save_dir, "last_checkpoint")
+        try:
+            with open(tag, encoding="utf-8", errors="replace") as file:
+                name = file.read(4096).strip()
+        except OSError:
+            return ""
+        path = os.path.join(self.save_dir, name)
+        if not name or "\0" in name or not os.path.isfile(path):
+            raise ValueError(
+                f"{tag} must name a checkpoint of its folder; got {name!r:.100}. Write the name of another one "
+                "into it, or start without --resume"
+            )
+        return path
+
+    def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
+        """Load a file or URL into the model and the checkpointables (all, or those named); return the rest.
+
+        An empty ``path`` loads nothing.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            OSError: a URL cannot be fetched.
+            ValueError: the file is not a checkpoint, does not fit, or would run code.
+            UserError: what a checkpointable says about its part.
+        """
+        if not path:
+            return super().load(path, checkpointables)
+        path, _, query = path.partition("?") if not os.path.isfile(path) else (path, "", "")
+        options = parse_qs(query)
+        self._match_by_ends = options.pop("matching_heuristics", ["False"]) == ["True"]
+        if options:
+            raise ValueError(f"{path}: there is no option {', '.join(options)}; there is matching_heuristics=True")
+        local = self._local_path(path)
+        try:
+            return super().load(local, checkpointables)
+        except (OSError, UserError):
+            raise
+        except Exception as error:  # a part of the wrong kind makes its reader raise almost anything
+            reason = " ".join(str(error).split())
+            if path in reason or local in reason:
+                raise
+            raise ValueError(f"{path} cannot be loaded ({type(error).__name__}: {reason:.500})") from error
+
+    def _load_file(self, f: str) -> dict[str, Any]:
+        checkpoint = read_checkpoint(f)
+        if isinstance(checkpoint.get("model"), dict):  # torch.compile puts its prefix before names
+            checkpoint["model"] = {str(k).replace("_orig_mod.", ""): v for k, v in checkpoint["model"].items()}
+        if self._match_by_ends:
+            checkpoint["matching_heuristics"] = True
+        return checkpoint
+
+    def _local_path(self, path: str) -> str:
+        if "://" not in path:
+            if not os.path.isfile(os.path.expanduser(path)):
+                raise FileNotFoundError(f"there is no checkpoint {path}")
+            return os.path.expanduser(path)
+        try:
+            return self.path_manager.get_local_path(path)
+        except Exception as error:  # every handler has its own kind
+            raise OSError(
+                f"{path} could not be fetched ({type(error).__name__}: {error}); download it by hand and give "
+                "its path as MODEL.WEIGHTS, or set MODEL.WEIGHTS to '' to start from scratch"
+            ) from error

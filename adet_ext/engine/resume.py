@@ -1,0 +1,160 @@
+"""What a resumed run needs so that it is the run that was never stopped, and so that a changed config takes effect.
+
+The checkpoint of iteration i is written before the evaluation and the log line of iteration i, so that it is there if
+they fail. A resumed run therefore cuts ``metrics.json`` back to what stood there at that moment, puts the scalars of
+the last iterations back, and does the evaluation and the line of iteration i first.
+"""
+
+import json
+import logging
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from ..d2.engine import HookBase
+from ..d2.utils import EventWriter
+from ..errors import UserError
+
+__all__ = ["RunHistory", "fit_optimizer", "parameter_names"]
+
+logger = logging.getLogger(__name__)
+
+# Writers show the median of so many iterations.
+_WINDOW = 20
+
+
+class RunHistory(HookBase):
+    """Keeps in the checkpoint what the writers need: the newest scalars, and how far each has written.
+
+    Args:
+        writers: those of the run.
+        metrics: the path of ``metrics.json``.
+    """
+
+    def __init__(self, writers: Sequence[EventWriter], metrics: str):
+        self._writers, self._metrics = writers, metrics
+        self._loaded: dict[str, Any] = {}
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the checkpoint had a history; those of Detectron2's own trainer have none."""
+        return bool(self._loaded)
+
+    def state_dict(self) -> dict[str, Any]:
+        storage = getattr(self.trainer, "storage", None)
+        if storage is None:  # the training has not begun
+            return self._loaded
+        scalars = {}
+        for name in storage.latest():  # in this order, which is that of the lines in metrics.json
+            values = storage.history(name).values()[-storage.count_samples(name, _WINDOW) :]
+            scalars[name] = {
+                "smooth": storage.smoothing_hints()[name],
+                "values": [[float(value), int(iteration)] for value, iteration in values],
+            }
+        return {
+            "scalars": scalars,
+            "written": {type(writer).__name__: writer._last_write for writer in self._counting()},
+            "metrics_bytes": os.path.getsize(self._metrics) if os.path.isfile(self._metrics) else 0,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._loaded = state
+
+    def before_train(self) -> None:
+        if not self.is_loaded:
+            return
+        for name, scalar in self._loaded["scalars"].items():
+            for value, iteration in scalar["values"]:
+                self.trainer.storage.put_scalar(name, value, smoothing_hint=scalar["smooth"], cur_iter=iteration)
+        for writer in self._counting():
+            writer._last_write = self._loaded["written"].get(type(writer).__name__, writer._last_write)
+
+    def _counting(self) -> list[EventWriter]:
+        """The writers that write every value once; they count iterations in the same attribute in both engines."""
+        return [writer for writer in self._writers if isinstance(getattr(writer, "_last_write", None), int)]
+
+    def cut_back(self, last_iteration: int) -> None:
+        """Remove from ``metrics.json`` what was written after the checkpoint that was loaded.
+
+        Args:
+            last_iteration: that of the checkpoint, -1 where there is none; decides where the checkpoint does not say
+                how long the file was.
+        """
+        if not os.path.isfile(self._metrics):
+            return
+        size = os.path.getsize(self._metrics)
+        end = self._loaded["metrics_bytes"] if self.is_loaded else _end_of(self._metrics, last_iteration)
+        if end < size:
+            logger.info("Cutting %s back to the checkpoint: %d of %d bytes stay", self._metrics, end, size)
+            os.truncate(self._metrics, end)
+
+
+def _end_of(path: str, last_iteration: int) -> int:
+    """The offset of the first line that is broken or of a later iteration."""
+    end = 0
+    with open(path, "rb") as file:
+        for line in file:
+            try:
+                later = json.loads(line)["iteration"] > last_iteration
+            except (ValueError, KeyError, TypeError):
+                later = True
+            if later or not line.endswith(b"\n"):
+                break
+            end += len(line)
+    return end
+
+
+def parameter_names(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> list[str]:
+    """The names of an optimizer's parameters, in its order."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return [names[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def fit_optimizer(
+    saved: dict[str, Any], saved_names: Sequence[str] | None, optimizer: torch.optim.Optimizer, names: Sequence[str]
+) -> dict[str, Any]:
+    """The state of a checkpoint's optimizer under the hyperparameters of the config.
+
+    The momenta go to the parameters of the same names, whichever groups the config puts them into.
+
+    Args:
+        saved, saved_names: the checkpoint's state, and the names of its parameters where they are on record.
+        optimizer, names: as the config describes it.
+
+    Raises:
+        UserError: it is another kind of optimizer, or a parameter has another shape.
+    """
+    own = optimizer.state_dict()
+    kinds = ["ADAMW" if "betas" in state["param_groups"][0] else "SGD" for state in (saved, own)]
+    if kinds[0] != kinds[1]:
+        raise UserError(
+            f"SOLVER.OPTIMIZER must be {kinds[0]} to go on with this checkpoint, whose momenta are of that kind; got "
+            f"{kinds[1]}. To change it, start a run with MODEL.WEIGHTS set to the checkpoint and without --resume"
+        )
+    if saved_names is None:
+        sizes = [[len(group["params"]) for group in state["param_groups"]] for state in (saved, own)]
+        if sizes[0] != sizes[1]:
+            raise UserError(
+                "the checkpoint does not name the parameters of its optimizer, and the config groups them otherwise. "
+                "Resume with the weight decays and the bias factor that it was trained with, or start a run with "
+                "MODEL.WEIGHTS set to it and without --resume"
+            )
+        saved_names = names
+    place = {name: index for index, name in enumerate(saved_names)}
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    state = {}
+    for index, (name, parameter) in enumerate(zip(names, parameters)):
+        found = saved["state"].get(place.get(name))
+        if found is None:
+            continue
+        for value in found.values():
+            if isinstance(value, torch.Tensor) and value.ndim and value.shape != parameter.shape:
+                raise UserError(
+                    f"--resume needs the model of the checkpoint, but {name} is {tuple(value.shape)} there and "
+                    f"{tuple(parameter.shape)} in the model that the config describes. Set the MODEL keys back, or "
+                    "start a run with MODEL.WEIGHTS set to the checkpoint and without --resume"
+                )
+        state[index] = found
+    return {"state": state, "param_groups": own["param_groups"]}
