@@ -10,10 +10,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 
-try:
-    from numpy._core import multiarray
-except ImportError:  # numpy before 2
-    from numpy.core import multiarray
+from .pickled_arrays import NUMPY, as_arrays, encode_latin1
 
 
 def read_checkpoint(path: str) -> dict[str, Any]:
@@ -93,25 +90,7 @@ def _unreadable(path: str, error: Exception) -> ValueError:
     return ValueError(f"{path} cannot be read as a checkpoint; it may be cut off ({type(error).__name__}: {reason})")
 
 
-def _latin1(text: str, encoding: str) -> bytes:
-    # How Python 2's strings, and so all arrays of that time, travel through a pickle.
-    if encoding not in ("latin1", "latin-1"):
-        raise pickle.UnpicklingError(f"unexpected encoding {encoding}")
-    return text.encode("latin1")
-
-
-_NUMPY = {
-    (module, name): getattr(multiarray, name)
-    for module in ("numpy.core.multiarray", "numpy._core.multiarray")
-    for name in ("_reconstruct", "scalar")
-}
-_PICKLED = {
-    **_NUMPY,
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
-    ("collections", "OrderedDict"): OrderedDict,
-    ("_codecs", "encode"): _latin1,
-}
+_PICKLED = {**NUMPY, ("collections", "OrderedDict"): OrderedDict, ("_codecs", "encode"): encode_latin1}
 
 
 class _Refused(Exception):
@@ -139,7 +118,7 @@ def _read_pickle(path: str) -> Any:
     try:
         with open(path, "rb") as file:
             _check_pickle(file, os.path.getsize(path))
-            return _ArrayUnpickler(file, encoding="latin1").load()
+            return as_arrays(_ArrayUnpickler(file, encoding="latin1").load())
     except _Refused as refused:
         raise _refusal(path, str(refused)) from None
     except Exception as error:  # garbage makes the unpickler raise almost anything
@@ -167,14 +146,15 @@ def _check_archive(path: str) -> None:
 
 def _read_torch(path: str) -> Any:
     # Training state holds numpy numbers (best metrics), under either of numpy's two names for their maker.
-    numbers = [(function, ".".join(where)) for where, function in _NUMPY.items()]
-    numbers += [np.ndarray, np.dtype, *{type(np.dtype(kind)) for kind in "?bBhHiIlLqQefd"}]
+    numbers = [(function, ".".join(where)) for where, function in NUMPY.items()]
     try:
         if zipfile.is_zipfile(path):
             _check_archive(path)
         with torch.serialization.safe_globals(numbers):
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return as_arrays(torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:  # garbage makes torch raise almost anything
+        # Left behind, they would fail the next file's loading too.
+        getattr(torch._utils, "_sparse_tensors_to_validate", []).clear()
         message = str(error)
         if isinstance(error, pickle.UnpicklingError) and ("GLOBAL " in message or "Unsupported" in message):
             wanted = message.partition("GLOBAL ")[2].split(" ")[0] or "something"

@@ -6,18 +6,34 @@
 from . import ENGINE
 
 if ENGINE == "detectron2":
+    from unittest import mock
+
     from detectron2.engine import (
         AMPTrainer,
-        DefaultTrainer,
         HookBase,
         SimpleTrainer,
         TrainerBase,
-        create_ddp_model,
         default_argument_parser,
         default_setup,
         default_writers,
         hooks,
     )
+    from detectron2.engine import defaults as _defaults
+
+    _create_ddp_model = _defaults.create_ddp_model
+
+    def create_ddp_model(model, **kwargs):
+        """Detectron2's, which by itself binds every model to a GPU, also those on the CPU."""
+        if not next(model.parameters()).is_cuda:
+            kwargs.setdefault("device_ids", None)
+        return _create_ddp_model(model, **kwargs)
+
+    class DefaultTrainer(_defaults.DefaultTrainer):
+        """Detectron2's, which also trains in several processes on the CPU."""
+
+        def __init__(self, cfg):
+            with mock.patch.object(_defaults, "create_ddp_model", create_ddp_model):
+                super().__init__(cfg)
 else:
     from .embedded.engine import (
         AMPTrainer,

@@ -1,7 +1,6 @@
 """Start a job of several processes, or join the job that torchrun has started; the same for both engines."""
 
 import os
-import signal
 import socket
 import threading
 from collections.abc import Callable
@@ -161,22 +160,27 @@ def _wait(job: mp.ProcessContext, sentences: Any) -> None:
             pass
     except mp.ProcessExitedException as error:
         if error.exit_code == 143:
-            raise Terminated from error
+            raise _terminated(sentences) from error
         if not sentences.empty():
             raise UserError(sentences.get()) from error
         raise
-    except (Terminated, KeyboardInterrupt):
-        number = signal.SIGTERM
+    except (Terminated, KeyboardInterrupt) as stop:
         for process in job.processes:
-            if process.is_alive():
-                os.kill(process.pid, number)
+            process.terminate()
         killer = threading.Timer(_PATIENCE, lambda: [process.kill() for process in job.processes])
         killer.daemon = True
         killer.start()
         for process in job.processes:
             process.join()
         killer.cancel()
+        if isinstance(stop, Terminated):
+            raise _terminated(sentences) from stop
         raise
+
+
+def _terminated(sentences: Any) -> Terminated:
+    """With what a process says about the checkpoint, if it came so far."""
+    return Terminated() if sentences.empty() else Terminated(sentences.get())
 
 
 def _worker(
@@ -198,3 +202,6 @@ def _worker(
     except UserError as error:
         sentences.put(str(error))
         raise SystemExit(2) from error
+    except Terminated as stop:
+        sentences.put(stop.message)
+        raise

@@ -90,8 +90,12 @@ class SafeFiles:
         local = self._local_path(path)
         try:
             return super().load(local, checkpointables)
-        except (OSError, UserError):
+        except OSError:
             raise
+        except UserError as error:
+            if path in str(error) or self.save_dir and self.save_dir in str(error):
+                raise
+            raise UserError(f"{path}: {error}") from error
         except Exception as error:  # a part of the wrong kind makes its reader raise almost anything
             reason = " ".join(str(error).split())
             if path in reason or local in reason:
@@ -100,8 +104,9 @@ class SafeFiles:
 
     def _load_file(self, f: str) -> dict[str, Any]:
         checkpoint = read_checkpoint(f)
-        if isinstance(checkpoint.get("model"), dict):  # torch.compile puts its prefix before names
-            checkpoint["model"] = {str(k).replace("_orig_mod.", ""): v for k, v in checkpoint["model"].items()}
+        model = checkpoint["model"]
+        if any("_orig_mod." in name for name in model):  # torch.compile puts its prefix before names
+            checkpoint["model"] = {name.replace("_orig_mod.", ""): value for name, value in model.items()}
         if self._match_by_ends:
             checkpoint["matching_heuristics"] = True
         return checkpoint

@@ -60,7 +60,15 @@ class RunHistory(HookBase):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._loaded = state
+        """Keep the state; what is not of the right kind raises KeyError, TypeError or ValueError here, not later."""
+        scalars = {
+            str(name): {"smooth": bool(x["smooth"]), "values": [(float(v), int(i)) for v, i in x["values"]]}
+            for name, x in state["scalars"].items()
+        }
+        if not all(0 <= value < 1e6 for value, _ in scalars.get("time", {}).get("values", ())):
+            raise ValueError("the seconds of an iteration must be a number from 0 on")
+        written = {str(name): int(iteration) for name, iteration in state["written"].items()}
+        self._loaded = {"scalars": scalars, "written": written, "metrics_bytes": max(int(state["metrics_bytes"]), 0)}
 
     def before_train(self) -> None:
         if not self.is_loaded:
@@ -149,12 +157,32 @@ def fit_optimizer(
         found = saved["state"].get(place.get(name))
         if found is None:
             continue
-        for value in found.values():
-            if isinstance(value, torch.Tensor) and value.ndim and value.shape != parameter.shape:
-                raise UserError(
-                    f"--resume needs the model of the checkpoint, but {name} is {tuple(value.shape)} there and "
-                    f"{tuple(parameter.shape)} in the model that the config describes. Set the MODEL keys back, or "
-                    "start a run with MODEL.WEIGHTS set to the checkpoint and without --resume"
-                )
-        state[index] = found
+        state[index] = _checked_momenta(found, name, parameter, kinds[1])
     return {"state": state, "param_groups": own["param_groups"]}
+
+
+_MOMENTA = {"SGD": {"momentum_buffer"}, "ADAMW": {"exp_avg", "exp_avg_sq"}}
+
+
+def _checked_momenta(found: dict[str, Any], name: str, parameter: torch.Tensor, kind: str) -> dict[str, Any]:
+    """The state of one parameter, which would otherwise fail in the first step.
+
+    Raises:
+        UserError: it is that of a parameter of another shape.
+        ValueError: it is no state of such an optimizer.
+    """
+    for key in _MOMENTA[kind]:
+        value = found.get(key)
+        if value is None and kind == "SGD":  # without momentum there is none
+            continue
+        if not isinstance(value, torch.Tensor) or not value.is_floating_point() or value.layout != torch.strided:
+            raise ValueError(f"the optimizer's {key} of {name} must be a tensor; got {type(value).__name__}")
+        if value.shape != parameter.shape:
+            raise UserError(
+                f"--resume needs the model of the checkpoint, but {name} is {tuple(value.shape)} there and "
+                f"{tuple(parameter.shape)} in the model that the config describes. Set the MODEL keys back, or "
+                "start a run with MODEL.WEIGHTS set to the checkpoint and without --resume"
+            )
+    if kind == "ADAMW" and not float(found["step"]) >= 0:
+        raise ValueError(f"the optimizer's step of {name} must be a number; got {found['step']!r:.80}")
+    return found

@@ -4,9 +4,9 @@ Batches are a function of the seed and the iteration, so that a run which was ki
 batches it would have seen; checkpoints survive a crash at any byte; a loss that is not finite names its images.
 """
 
+import itertools
 import logging
 import os
-import signal
 import weakref
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -25,7 +25,7 @@ from ..d2.utils import EventWriter, comm, setup_logger
 from ..data.loader import build_test_loader, build_train_loader
 from ..errors import UserError
 from ..utils.files import disk_problem, make_folder, remove_remains
-from ..utils.stopping import StopRequest
+from ..utils.stopping import StopRequest, held_back
 from .checkpoint import HOW_TO_GO_ON, AdetCheckpointer, Diverged
 from .checks import check_classes, check_datasets, check_device, check_training
 from .evaluators import build_evaluator
@@ -83,7 +83,10 @@ class RecordFileNames:
         self.file_names: list[str] = []
 
     def __iter__(self) -> Iterator[list[dict]]:
-        for batch in self.loader:
+        batches = iter(self.loader)
+        with held_back():  # the loader's workers start with the first batch
+            first = next(batches)
+        for batch in itertools.chain([first], batches):
             self.file_names = [str(x.get("file_name", "an image without a file name")) for x in batch]
             yield batch
 
@@ -144,7 +147,7 @@ class Trainer(DefaultTrainer):
             self._history.cut_back(self.start_iter - 1)
         if self.start_iter > 0:
             start = self.start_iter
-            self._trainer.reset_data_loader(lambda: _recording(build_train_loader(self.cfg, start_iter=start)))
+            self._trainer.reset_data_loader(lambda: RecordFileNames(build_train_loader(self.cfg, start_iter=start)))
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "parameter_names": parameter_names(self.checkpointer.model, self.optimizer)}
@@ -164,12 +167,13 @@ class Trainer(DefaultTrainer):
         inner["optimizer"] = fit_optimizer(inner["optimizer"], state_dict.get("parameter_names"), self.optimizer, names)
         if hasattr(self._trainer, "grad_scaler"):  # mixed precision may have been switched on since
             inner.setdefault("grad_scaler", self._trainer.grad_scaler.state_dict())
-        rates = list(self.scheduler.base_lrs)
-        super().load_state_dict({**state_dict, "_trainer": inner})
-        if isinstance(self.scheduler, LRMultiplier):
-            if self.scheduler.base_lrs != rates:
+        states = dict(state_dict.get("hooks", {}))
+        if isinstance(self.scheduler, LRMultiplier) and "LRScheduler" in states:
+            if list(states["LRScheduler"]["base_lrs"]) != self.scheduler.base_lrs:
                 logger.warning("The learning rate goes on from SOLVER.BASE_LR %g, not the checkpoint's", solver.BASE_LR)
-            self.scheduler.base_lrs = rates
+            states["LRScheduler"] = {"base_lrs": self.scheduler.base_lrs, "last_epoch": iteration + 1}
+        super().load_state_dict({**state_dict, "_trainer": inner, "hooks": states})
+        if isinstance(self.scheduler, LRMultiplier):
             for group, rate in zip(self.optimizer.param_groups, self.scheduler.get_lr()):
                 group["lr"] = rate
 
@@ -193,6 +197,10 @@ class Trainer(DefaultTrainer):
             quiet.removeFilter(_without_traceback)
 
     def before_train(self) -> None:
+        if self._history.is_loaded:
+            for hook in self._hooks:
+                if isinstance(hook, hooks.IterationTimer):
+                    hook._warmup_iter = 0  # every iteration has a time, or the last one's would get a line of its own
         super().before_train()
         if self._history.is_loaded:
             # The checkpoint was written before these hooks of its iteration.
@@ -241,7 +249,7 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> RecordFileNames:
-        return _recording(build_train_loader(cfg))
+        return RecordFileNames(build_train_loader(cfg))
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
@@ -250,17 +258,6 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str, output_folder: str | None = None) -> DatasetEvaluator:
         return build_evaluator(cfg, dataset_name, output_folder)
-
-
-def _recording(loader: torch.utils.data.DataLoader) -> RecordFileNames:
-    loader.worker_init_fn = _leave_signals_to_the_trainer
-    return RecordFileNames(loader)
-
-
-def _leave_signals_to_the_trainer(worker: int) -> None:
-    # Ctrl-C and schedulers signal all processes; without its workers the trainer could not finish its iteration.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
 
 
 def _without_traceback(record: logging.LogRecord) -> bool:

@@ -1,13 +1,14 @@
 """Stop a process that gets SIGTERM or Ctrl-C: at once, or where its work can be cut."""
 
+import contextlib
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
-__all__ = ["Terminated", "StopRequest", "terminate_at_once"]
+__all__ = ["StopRequest", "Terminated", "held_back", "terminate_at_once"]
 
 
 class Terminated(SystemExit):
@@ -79,6 +80,22 @@ class StopRequest:
         self._timer.daemon = True
         self._timer.start()
         self._say(f"{signal.Signals(number).name}: stopping after this iteration, within {self.patience:g} s")
+
+
+@contextlib.contextmanager
+def held_back() -> Iterator[None]:
+    """Hold SIGTERM and Ctrl-C back, and for good in the processes that are started within.
+
+    Schedulers and terminals signal all processes of a group; a trainer cannot finish its iteration without its workers.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _signal_main_thread(number: int) -> None:

@@ -6,6 +6,7 @@ import pickle
 import re
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -176,6 +177,63 @@ def test_files_that_are_no_checkpoints_are_named(tmp_path, name):
         path.write_bytes(content)
         with pytest.raises(ValueError, match=f"{name} cannot be read"):
             read_checkpoint(str(path))
+
+
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        ([1], "it must be a dictionary; got list"),
+        ({"model": [1]}, "'model' must be a dictionary; got list"),
+        ({"model": {1: torch.zeros(1)}}, "a tensor's name must be a text; got 1"),
+        ({"model": {"a": 1.0}}, "'a' must be a dense tensor of numbers; got float"),
+        ({"state_dict": {"a": torch.zeros(1)}}, "'state_dict' must be .* got dict. The file's tensors may be below"),
+        ({"model": {"a": torch.eye(2).to_sparse()}}, "'a' must be a dense tensor of numbers; got a tensor without"),
+        ({"model": {"a": torch.zeros(1, dtype=torch.complex64)}}, "got a complex tensor"),
+    ],
+)
+def test_what_is_not_a_model_is_said_with_its_place(tmp_path, content, words):
+    torch.save(content, tmp_path / "a.pth")
+    with pytest.raises(ValueError, match=f"a.pth is not a checkpoint: .*{words}"):
+        EmbeddedCheckpointer(Model()).load(str(tmp_path / "a.pth"))
+
+
+def test_arrays_that_are_not_of_numbers_are_refused(tmp_path):
+    for value in (np.array(["text"]), np.array([None]), np.zeros(1, [("x", "f4")])):
+        (tmp_path / "a.pkl").write_bytes(pickle.dumps({"model": {"a": value}, "__author__": "x"}))
+        with pytest.raises(ValueError, match="a.pkl (cannot be read as|is not) a checkpoint"):
+            read_checkpoint(str(tmp_path / "a.pkl"))
+
+
+@pytest.mark.parametrize(
+    "array", [np.arange(6.0).reshape(2, 3), np.float16([[1], [2]]), np.int64(7)[None], np.zeros((0, 3))]
+)
+def test_arrays_come_back_from_every_protocol(tmp_path, array):
+    for protocol in range(5):
+        for value in (array, np.asfortranarray(array), array.astype(array.dtype.newbyteorder(">"))):
+            content = {"model": {"a": value}, "__author__": "x", "best": array.dtype.type(3)}
+            (tmp_path / "a.pkl").write_bytes(pickle.dumps(content, protocol=protocol))
+            found = read_checkpoint(str(tmp_path / "a.pkl"))
+            assert np.array_equal(found["model"]["a"], array) and found["best"] == 3
+            assert found["model"]["a"].dtype.isnative or value.dtype.byteorder == ">"
+
+
+def test_memory_that_no_file_of_this_size_needs_is_refused(tmp_path):
+    (tmp_path / "a.pkl").write_bytes(b"\x80\x02}r\xff\xff\xff\xff.")  # a memory place of 4 billion
+    with pytest.raises(ValueError, match="a.pkl cannot be read .* memory place 4294967295 in a file of 9 bytes"):
+        read_checkpoint(str(tmp_path / "a.pkl"))
+    with zipfile.ZipFile(tmp_path / "a.pth", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a/data.pkl", bytes(10**6))
+    with pytest.raises(ValueError, match="a.pth cannot be read .* declares more data than it holds"):
+        read_checkpoint(str(tmp_path / "a.pth"))
+
+
+def test_a_refused_file_does_not_spoil_the_next(tmp_path):
+    bad = torch.sparse_coo_tensor([[9]], [1.0], (3,), check_invariants=False)
+    torch.save({"model": {"a": bad}}, tmp_path / "bad.pth")
+    torch.save({"model": {"a": torch.zeros(1)}}, tmp_path / "good.pth")
+    with pytest.raises(ValueError, match="bad.pth"):
+        read_checkpoint(str(tmp_path / "bad.pth"))
+    read_checkpoint(str(tmp_path / "good.pth"))
 
 
 def test_a_checkpoint_that_is_not_there_is_named(tmp_path):

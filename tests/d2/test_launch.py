@@ -10,9 +10,7 @@ import torch
 from torch import nn
 
 from adet_ext.d2 import ENGINE
-from adet_ext.d2.embedded.engine import create_ddp_model
-from adet_ext.d2.embedded.utils import comm as embedded_comm
-from adet_ext.d2.engine import launch
+from adet_ext.d2.engine import create_ddp_model, launch
 from adet_ext.d2.utils import comm
 from adet_ext.errors import UserError
 from adet_ext.utils.stopping import Terminated
@@ -27,8 +25,7 @@ def _talk(folder):
     torch.manual_seed(0)
     model = nn.Linear(3, 2)
     data = torch.randn(8, 3)
-    # Detectron2's create_ddp_model is for GPUs only.
-    ddp = create_ddp_model(model) if comm is embedded_comm else nn.parallel.DistributedDataParallel(model)
+    ddp = create_ddp_model(model)
     share = data[rank * 4 : rank * 4 + 4] if comm.get_world_size() > 1 else data
     ddp(share).square().mean().backward()
     heard = {

@@ -10,7 +10,6 @@ import time
 import pytest
 import torch
 
-from adet_ext.d2 import ENGINE
 from adet_ext.d2.engine import HookBase
 from adet_ext.d2.utils import EventWriter, get_event_storage
 from adet_ext.engine.checkpoint import AdetCheckpointer
@@ -196,10 +195,6 @@ def test_an_unknown_optimizer_is_named(tmp_path):
         Trainer(runs.config(tmp_path, "SOLVER.OPTIMIZER", "LION"))
 
 
-@pytest.mark.skipif(
-    ENGINE == "detectron2" and not torch.cuda.is_available(),
-    reason="Detectron2's DefaultTrainer binds every process to a GPU",
-)
 def test_two_processes_have_the_losses_of_one_with_the_same_global_batch(tmp_path):
     options = ("SOLVER.MAX_ITER", 20, "MODEL.RESNETS.NORM", "SyncBN", "MODEL.FCOS.NORM", "SyncBN")
     one = runs.start(tmp_path / "one", *options)

@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from adet_ext.utils.threads import is_command, wait_passively
+
 PRINT = "import os; print('policy', os.environ.get('OMP_WAIT_POLICY'), os.environ.get('GOMP_SPINCOUNT'))"
 
 
@@ -34,12 +36,20 @@ def test_a_command_waits_passively(program):
     assert policy(["-m", "adet_ext", "--version"], **program) == "policy passive None"
 
 
-def test_what_the_user_has_set_stays(program):
-    words = ["-m", "adet_ext", "--version"]
-    assert policy(words, OMP_WAIT_POLICY="active", **program) == "policy active None"
-    assert policy(words, GOMP_SPINCOUNT="5", **program) == "policy None 5"
+@pytest.mark.parametrize("name", ["OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"])
+def test_what_the_user_has_set_stays(monkeypatch, name):
+    for variable in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv(name, "5")
+    wait_passively()
+    assert os.environ[name] == "5" and (name == "OMP_WAIT_POLICY" or "OMP_WAIT_POLICY" not in os.environ)
+
+
+def test_the_console_script_is_a_command_and_a_user_script_is_not(monkeypatch):
+    for program, expected in (("/usr/bin/adet-ext", True), ("train.py", False), ("-c", False)):
+        monkeypatch.setattr(sys, "argv", [program, "adet_ext"])
+        assert is_command() == expected
 
 
 def test_importing_the_package_leaves_the_environment_alone(program):
-    assert policy(["-c", f"import adet_ext; {PRINT}"], **program) == "policy None None"
     assert policy(["-m", "other", "adet_ext"], **program) == "policy None None"
