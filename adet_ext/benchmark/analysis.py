@@ -3,10 +3,8 @@
 import torch
 from torch import nn
 
-from ..d2 import ENGINE
 from ..d2.config import CfgNode
 from ..d2.modeling import build_model
-from ..errors import UserError, one_line
 from .cost import Cost, measure
 
 __all__ = ["analyze", "build_for_costs", "config_size", "random_input"]
@@ -42,11 +40,4 @@ def analyze(cfg: CfgNode, height: int, width: int) -> Cost:
     """Count one evaluation of the config's model on an image of ``height`` x ``width``."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = build_for_costs(cfg)
-        try:
-            return measure(model, [random_input(height, width)])
-        except NotImplementedError as error:  # Detectron2's deformable convolutions have no CPU kernel
-            raise UserError(
-                f"the engine must run this model on the CPU; got {ENGINE}, which cannot: {one_line(error)}. Set "
-                "ADET_EXT_ENGINE=embedded"
-            ) from error
+        return measure(build_for_costs(cfg), [random_input(height, width)])

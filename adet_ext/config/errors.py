@@ -8,7 +8,7 @@ from typing import Any
 from ..d2.config import CfgNode as CN
 from ..errors import UserError
 
-__all__ = ["check_overrides", "explained", "kind_of", "shortened"]
+__all__ = ["check_overrides", "explained", "flat_keys", "kind_of", "shortened"]
 
 _MISMATCH = re.compile(
     r"Type mismatch \(<class '[\w.]*?(\w+)'> vs\. <class '[\w.]+'>\) with values \((.*) vs\. (.*)\) "
@@ -32,7 +32,7 @@ def check_overrides(cfg: CN, opts: Sequence[str]) -> None:
         # argparse hands on everything from the first override, so that options after it look like keys.
         if re.match(r"--[a-z]", str(word)):
             raise UserError(f"{word} comes after {opts[0]}; options stand before the first config override KEY VALUE")
-    known = set(_flat_keys(cfg))
+    known = set(flat_keys(cfg))
     for key in map(str, opts[0::2]):
         if key.partition("=")[0] in known and "=" in key:
             raise UserError(
@@ -88,14 +88,15 @@ class explained:
 def _no_such_key(cfg: CN, key: str) -> str:
     if key != key.strip():
         return f"there is no config key {key!r:.80}; remove the space"
-    near = difflib.get_close_matches(key[:200], sorted(_flat_keys(cfg)), n=1, cutoff=0.6)
+    near = difflib.get_close_matches(key[:200], sorted(flat_keys(cfg)), n=1, cutoff=0.6)
     return f"there is no config key {shortened(key)}" + (f"; did you mean {near[0]}?" if near else "")
 
 
-def _flat_keys(node: CN, prefix: str = "") -> list[str]:
+def flat_keys(node: dict, prefix: str = "") -> list[str]:
+    """Return all keys of nested nodes, groups before their members: ["MODEL", "MODEL.DEVICE", ...]."""
     keys = []
     for name, value in node.items():
         keys.append(prefix + name)
-        if isinstance(value, CN):
-            keys += _flat_keys(value, prefix + name + ".")
+        if isinstance(value, dict):
+            keys += flat_keys(value, prefix + name + ".")
     return keys

@@ -24,6 +24,8 @@ __all__ = [
 # Numbers beyond this are no pixels; ids beyond 64 bits are no ids. JSON has no limit of its own.
 _LARGEST = 1e15
 _LARGEST_ID = 2**63 - 1
+# Keys that evaluators read if they are there, as a detection's.
+_READ_BY_EVALUATORS = {"ignore", "rle", "score"}
 
 
 @dataclasses.dataclass
@@ -72,6 +74,7 @@ class Kept:
             or raw["iscrowd"] != self.crowd
             or raw["bbox"] != self.box
             or not self.has_sound_area
+            or not _READ_BY_EVALUATORS.isdisjoint(raw)
             or not isinstance(self.segmentation, dict)  # another coding of the same mask
             and (raw.get("segmentation") or None) is not self.segmentation
         )

@@ -48,7 +48,6 @@ __all__ = [
     "shapes_dicts",
     "shapes_image",
     "shapes_labels",
-    "shapes_panoptic_json",
 ]
 
 IGNORE_LABEL = 255
@@ -57,11 +56,6 @@ IGNORE_LABEL = 255
 def shapes_coco_json(name_or_spec: str | ShapesSpec) -> dict:
     """Return the ground truth of a split, or of a registered shapes data set, in COCO's instances format."""
     return coco_instances(_spec_of(name_or_spec))
-
-
-def shapes_panoptic_json(name_or_spec: str | ShapesSpec) -> dict:
-    """The same in COCO's panoptic format; the maps are ``{root}/panoptic/{file_name}``."""
-    return coco_panoptic(_spec_of(name_or_spec))
 
 
 def _spec_of(name_or_spec: str | ShapesSpec) -> ShapesSpec:

@@ -79,7 +79,8 @@ def validate_coco(
         return checked
     # COCO's evaluation takes an annotation id of 0 for "not found", and compares ids as 64-bit numbers.
     renumber = not all(is_int(k.raw["id"]) and k.raw["id"] > 0 for k in kept)
-    if renumber or not is_plain or len(kept) < len(data["annotations"]) or any(k.needs_repair() for k in kept):
+    differs = len(kept) < len(data["annotations"]) or any(k.needs_repair() for k in kept)
+    if renumber or differs or not is_plain or _has_nested_extras(data):
         annotations = [k.repaired() for k in kept if not k.dropped]
         if renumber:
             annotations = [{**a, "id": number} for number, a in enumerate(annotations, 1)]
@@ -114,6 +115,14 @@ def _read(json_path: str, report: Report) -> tuple[dict | None, bool]:
         elif not isinstance(data[key], list):
             report.error("wrong type", f"{key!r} is a {type_name(data[key])}; make it a list")
     return (data if report.ok else None), reads_alike_everywhere(content)
+
+
+def _has_nested_extras(data: dict) -> bool:
+    """Whether there are lists or objects beside what a COCO file needs; evaluators copy them, however deep they are."""
+    info = data.get("info")
+    extras = [*info.values()] if isinstance(info, dict) else [info]
+    extras += [value for category in data["categories"] if isinstance(category, dict) for value in category.values()]
+    return any(isinstance(value, (dict, list)) for value in extras)
 
 
 def _categories(entries: list, report: Report) -> dict[int, str]:
@@ -177,6 +186,8 @@ def _image_problem(entry: Any) -> str:
         return f"lacks {', '.join(missing)}"
     if not is_id(entry["id"]) and not is_text(entry["id"]):
         return f"has id {short(entry['id'])}, neither a whole number of at most 64 bits nor a text"
+    if is_int(entry["id"]) and entry["id"] < 0:
+        return f"has id {entry['id']}; evaluators take whole numbers from 0 on"
     if not is_text(entry["file_name"]) or not entry["file_name"]:
         return f"(id {plain(entry['id'])}) has file_name {short(entry['file_name'])}, which is no name"
     if not all(is_int(entry[key]) and entry[key] > 0 for key in ("height", "width")):

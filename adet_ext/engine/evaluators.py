@@ -2,6 +2,7 @@
 
 import logging
 import os
+from urllib.parse import quote
 
 from ..d2.config import CfgNode
 from ..d2.data import MetadataCatalog
@@ -48,7 +49,7 @@ def build_evaluator(cfg: CfgNode, name: str, output_folder: str | None = None) -
     if output_folder is None:
         output_folder = os.path.join(cfg.OUTPUT_DIR, "inference")
         if len(cfg.DATASETS.TEST) > 1:
-            output_folder = os.path.join(output_folder, name.replace(os.sep, "_"))
+            output_folder = os.path.join(output_folder, quote(name, safe=""))
     evaluators: list[DatasetEvaluator] = []
     if kind in ("coco", "coco_panoptic_seg"):
         boxes_only = MetadataCatalog.get(name).get("has_masks") is False

@@ -86,15 +86,12 @@ if "nms_mask" in native_operators():
 
 
 def _one_image(boxes: torch.Tensor, classes: torch.Tensor, valid: torch.Tensor, threshold: float) -> torch.Tensor:
-    index = valid.nonzero()[:, 0]
-    boxes, classes = boxes[index].float(), classes[index]
-    if index.shape[0]:
-        # Each class is moved to a place of its own, so that boxes of two classes never meet.
-        offset = (boxes.max() - boxes.min() + 1) * classes.to(boxes.dtype)
-        boxes = boxes + offset[:, None]
-    rank = -torch.arange(index.shape[0], dtype=torch.float32)
     keep = torch.zeros_like(valid)
-    keep[index[torchvision.ops.nms(boxes, rank, threshold)]] = True
+    # Class by class: an offset for each class, as batched_nms adds it, rounds large class ids together.
+    for label in classes[valid].unique():
+        index = (valid & (classes == label)).nonzero()[:, 0]
+        rank = -torch.arange(index.shape[0], dtype=torch.float32)
+        keep[index[torchvision.ops.nms(boxes[index].float(), rank, threshold)]] = True
     return keep
 
 

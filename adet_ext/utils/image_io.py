@@ -121,7 +121,7 @@ def _upright(image: Image.Image) -> Image.Image:
     image.load()  # turns a TIFF, and takes the orientation out of its EXIF data
     try:
         turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
-    except Exception:
+    except Exception:  # Pillow raises whatever the damaged bytes lead it to
         turn = None
     return image if turn is None else image.transpose(turn)
 

@@ -102,7 +102,7 @@ def config(**keys):
 def test_the_config_orders_crop_resize_flip():
     augmentations = build_augmentation(config(INPUT__CROP__ENABLED=True), True)
     assert [type(a) for a in augmentations] == [RandomCropWithInstance, ResizeShorterSide, T.RandomFlip]
-    assert [type(a) for a in build_augmentation(config(INPUT__CROP__ENABLED=True), False)] == [T.ResizeShortestEdge]
+    assert [type(a) for a in build_augmentation(config(INPUT__CROP__ENABLED=True), False)] == [ResizeShorterSide]
     assert len(build_augmentation(config(INPUT__HFLIP_TRAIN=False), True)) == 1
 
 

@@ -8,10 +8,8 @@ import contextlib
 import functools
 import io
 import json
-import logging
 import os
 import sys
-import tempfile
 import warnings
 
 import pycocotools.mask as mask_util
@@ -29,7 +27,7 @@ from adet_ext.engine.evaluators import build_evaluator
 from adet_ext.errors import UserError
 
 from .annotation_files import HEIGHT, IMAGES, WIDTH, spoiled_file
-from .harness import run_samples
+from .harness import main, quiet_folder, run_samples
 
 
 def check(seed: int, folder: str) -> tuple[str, str]:
@@ -139,27 +137,11 @@ def perfect_score(name: str, records: list[dict], masked: bool, folder: str) -> 
 
 def run(n: int, seed: int = 0) -> tuple[collections.Counter, list]:
     """Check ``n`` files and return the counts of the classes, and the faults."""
-    level = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            for i in range(IMAGES):
-                Image.new("RGB", (WIDTH, HEIGHT), (40 * i, 90, 90)).save(os.path.join(folder, f"{i}.png"))
-            return run_samples(functools.partial(check, folder=folder), range(seed, seed + n))
-    finally:
-        logging.disable(level)
-
-
-def main() -> int:
-    """Run ``argv[1]`` files from seed ``argv[2]`` on, and print the counts and the first faults."""
-    numbers = [int(a) for a in sys.argv[1:]] or [5000]
-    counts, faults = run(*numbers)
-    for kind, count in sorted(counts.items()):
-        print(f"{count:6d}  {kind}")
-    for sample, kind, details in faults[:30]:
-        print(f"\nseed {sample}: {kind}\n{details}")
-    return 1 if faults else 0
+    with quiet_folder() as folder:
+        for i in range(IMAGES):
+            Image.new("RGB", (WIDTH, HEIGHT), (40 * i, 90, 90)).save(os.path.join(folder, f"{i}.png"))
+        return run_samples(functools.partial(check, folder=folder), range(seed, seed + n))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(run, 5000))

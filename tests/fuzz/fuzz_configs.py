@@ -5,13 +5,11 @@
 
 import collections
 import functools
-import logging
 import os
 import random
 import re
 import shutil
 import sys
-import tempfile
 import warnings
 from pathlib import Path
 
@@ -19,11 +17,12 @@ import torch
 import yaml
 
 from adet_ext.config import get_cfg, load_config
+from adet_ext.config.errors import flat_keys
 from adet_ext.d2.modeling import build_model
 from adet_ext.errors import UserError
 from adet_ext.model_zoo import config_folder
 
-from .harness import run_samples
+from .harness import main, quiet_folder, run_samples
 
 _NASTY = [
     0, -1, 1, 3, 2**31, 2**63, 10**20, 10**400, 0.5, -0.0, 1e308, float("nan"), float("inf"), True, False, None, "",
@@ -46,18 +45,9 @@ _INTERNALS = re.compile(
 )
 
 
-def _flat(node: dict, prefix: str = "") -> list[str]:
-    keys = []
-    for key, value in node.items():
-        keys.append(prefix + key)
-        if isinstance(value, dict):
-            keys += _flat(value, prefix + key + ".")
-    return keys
-
-
 @functools.cache
 def _defaults() -> dict:
-    return {key: functools.reduce(dict.__getitem__, key.split("."), get_cfg()) for key in _flat(get_cfg())}
+    return {key: functools.reduce(dict.__getitem__, key.split("."), get_cfg()) for key in flat_keys(get_cfg())}
 
 
 @functools.cache
@@ -127,8 +117,8 @@ def _mutate_tree(rng: random.Random, content: bytes) -> bytes:
     values = yaml.safe_load(content)
     for _ in range(rng.randint(1, 3)):
         node, keys = values, rng.choice(_keys()).split(".")
-        if rng.random() < 0.5 and _flat(values):
-            keys = rng.choice(_flat(values)).split(".")
+        if rng.random() < 0.5 and flat_keys(values):
+            keys = rng.choice(flat_keys(values)).split(".")
         for key in keys[:-1]:
             if not isinstance(node.get(key), dict):
                 node[key] = {}
@@ -197,27 +187,11 @@ def check(seed: int, folder: str) -> tuple[str, str]:
 
 def run(n: int, seed: int = 0) -> tuple[collections.Counter, list]:
     """Check ``n`` configs and return the counts of the classes, and the faults."""
-    level = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            shutil.copytree(config_folder(), folder, dirs_exist_ok=True)
-            _keys(), _files()
-            return run_samples(functools.partial(check, folder=folder), range(seed, seed + n))
-    finally:
-        logging.disable(level)
-
-
-def main() -> int:
-    """Run ``argv[1]`` configs from seed ``argv[2]`` on, and print the counts and the first faults."""
-    numbers = [int(a) for a in sys.argv[1:]] or [2000]
-    counts, faults = run(*numbers)
-    for kind, count in sorted(counts.items()):
-        print(f"{count:6d}  {kind}")
-    for sample, kind, details in faults[:30]:
-        print(f"\nseed {sample}: {kind}\n{details}".encode("utf-8", "backslashreplace").decode())
-    return 1 if faults else 0
+    with quiet_folder() as folder:
+        shutil.copytree(config_folder(), folder, dirs_exist_ok=True)
+        _keys(), _files()
+        return run_samples(functools.partial(check, folder=folder), range(seed, seed + n))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(run, 2000))

@@ -6,13 +6,10 @@
 import collections
 import functools
 import io
-import logging
 import os
 import random
 import struct
 import sys
-import tempfile
-import warnings
 import zlib
 from collections.abc import Callable
 
@@ -23,7 +20,7 @@ from adet_ext.data.mapper import AdetDatasetMapper
 from adet_ext.errors import UserError
 from adet_ext.utils.image_io import read_as, read_image, read_labels
 
-from .harness import run_samples
+from .harness import main, quiet_folder, run_samples
 
 MODES = {
     "PNG": ("RGB", "L", "P", "1", "LA", "RGBA", "I;16"),
@@ -182,26 +179,9 @@ def _in_sentences(read: Callable[[], np.ndarray]) -> np.ndarray:
 
 def run(n: int, seed: int = 0) -> tuple[collections.Counter, list]:
     """Check ``n`` files and return the counts of the classes, and the faults."""
-    level = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns about large and broken files
-            return run_samples(functools.partial(check, folder=folder), range(seed, seed + n))
-    finally:
-        logging.disable(level)
-
-
-def main() -> int:
-    """Run ``argv[1]`` files from seed ``argv[2]`` on, and print the counts and the first faults."""
-    numbers = [int(a) for a in sys.argv[1:]] or [5000]
-    counts, faults = run(*numbers)
-    for kind, count in sorted(counts.items()):
-        print(f"{count:6d}  {kind}")
-    for sample, kind, details in faults[:30]:
-        print(f"\nseed {sample}: {kind}\n{details}")
-    return 1 if faults else 0
+    with quiet_folder() as folder:
+        return run_samples(functools.partial(check, folder=folder), range(seed, seed + n))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(run, 5000))

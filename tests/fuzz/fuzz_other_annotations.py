@@ -7,7 +7,6 @@ import collections
 import contextlib
 import functools
 import json
-import logging
 import os
 import random
 import sys
@@ -23,7 +22,7 @@ from adet_ext.data.prepare_panoptic import _annotations, prepare_panoptic
 from adet_ext.errors import UserError
 
 from .annotation_files import change_bytes, change_key, change_value
-from .harness import run_samples
+from .harness import main, quiet_folder, run_samples
 
 
 def lvis_file() -> dict:
@@ -102,29 +101,14 @@ def check(sample: tuple[str, int], folder: str) -> tuple[str, str]:
 
 def run(n: int, seed: int = 0) -> tuple[collections.Counter, list]:
     """Check ``n`` files of each format and return the counts of the classes, and the faults."""
-    level = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
     samples = [(name, s) for s in range(seed, seed + n) for name in ("lvis", "panoptic")]
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            ids = np.zeros((4, 6, 3), np.uint8)
-            ids[:, :3, 0], ids[:, 3:, 0] = 1, 2
-            os.mkdir(os.path.join(folder, "png"))
-            Image.fromarray(ids).save(os.path.join(folder, "png", "a.png"))
-            return run_samples(functools.partial(check, folder=folder), samples)
-    finally:
-        logging.disable(level)
-
-
-def main() -> int:
-    """Run ``argv[1]`` files of each format from seed ``argv[2]`` on, and print the counts and the first faults."""
-    counts, faults = run(*([int(a) for a in sys.argv[1:]] or [1000]))
-    for kind, count in sorted(counts.items()):
-        print(f"{count:6d}  {kind}")
-    for sample, kind, details in faults[:30]:
-        print(f"\nseed {sample}: {kind}\n{details}")
-    return 1 if faults else 0
+    with quiet_folder() as folder:
+        ids = np.zeros((4, 6, 3), np.uint8)
+        ids[:, :3, 0], ids[:, 3:, 0] = 1, 2
+        os.mkdir(os.path.join(folder, "png"))
+        Image.fromarray(ids).save(os.path.join(folder, "png", "a.png"))
+        return run_samples(functools.partial(check, folder=folder), samples)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(run, 1000))

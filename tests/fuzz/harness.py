@@ -1,17 +1,45 @@
 """Run many samples in child processes with a memory cap, so that crashes, hangs and floods are counted."""
 
 import collections
+import contextlib
+import logging
 import os
 import pickle
 import resource
 import select
 import signal
 import struct
+import sys
+import tempfile
 import traceback
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-__all__ = ["run_samples"]
+__all__ = ["main", "quiet_folder", "run_samples"]
+
+
+@contextlib.contextmanager
+def quiet_folder() -> Iterator[str]:
+    """Give a temporary folder, with logging and warnings off: thousands of broken files would flood the terminal."""
+    level = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield folder
+    finally:
+        logging.disable(level)
+
+
+def main(run: Callable[..., tuple[collections.Counter, list]], default: int) -> int:
+    """Call ``run`` with the number of samples and the seed of the command line; print counts and the first faults."""
+    counts, faults = run(*([int(a) for a in sys.argv[1:]] or [default]))
+    for kind, count in sorted(counts.items()):
+        print(f"{count:6d}  {kind}")
+    for sample, kind, details in faults[:30]:
+        print(f"\nseed {sample}: {kind}\n{details}".encode("utf-8", "backslashreplace").decode())
+    return 1 if faults else 0
 
 
 def run_samples(

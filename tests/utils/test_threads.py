@@ -52,4 +52,5 @@ def test_the_console_script_is_a_command_and_a_user_script_is_not(monkeypatch):
 
 
 def test_importing_the_package_leaves_the_environment_alone(program):
+    assert policy(["-c", f"import adet_ext; {PRINT}"], **program) == "policy None None"
     assert policy(["-m", "other", "adet_ext"], **program) == "policy None None"

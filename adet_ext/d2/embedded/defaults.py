@@ -224,5 +224,6 @@ DEFAULTS = {
     "FLOAT32_PRECISION": "",
     # In iterations; 0: no pictures of training batches.
     "VIS_PERIOD": 0,
+    # Without an effect here; config files of Detectron2 may set it.
     "GLOBAL": {"HACK": 1.0},
 }
