@@ -7,6 +7,7 @@ from urllib.parse import quote
 from ..d2.config import CfgNode
 from ..d2.data import MetadataCatalog
 from ..d2.evaluation import COCOEvaluator, DatasetEvaluator, DatasetEvaluators, SemSegEvaluator
+from ..data.register import refresh_dataset
 from ..errors import UserError
 from ..evaluation.lvis import LVISEvaluator
 from ..evaluation.panoptic import COCOPanopticEvaluator
@@ -43,8 +44,9 @@ def build_evaluator(cfg: CfgNode, name: str, output_folder: str | None = None) -
     are several, because their files have the same names.
 
     Raises:
-        UserError: there is no evaluator of the data set's type.
+        UserError: there is no evaluator of the data set's type, or its file has changed and no longer fits.
     """
+    refresh_dataset(name)
     kind = check_evaluator_type(name)
     if output_folder is None:
         output_folder = os.path.join(cfg.OUTPUT_DIR, "inference")
