@@ -241,6 +241,10 @@ def build_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
         raise KeyError(f"MODEL.RESNETS.DEPTH is {node.DEPTH}; there are {', '.join(map(str, _BLOCKS_PER_STAGE))}")
     if node.RES5_DILATION not in (1, 2):
         raise AssertionError(f"MODEL.RESNETS.RES5_DILATION is {node.RES5_DILATION}; it has to be 1 or 2")
+    if len(node.DEFORM_ON_PER_STAGE) != 4:
+        raise AssertionError(
+            f"MODEL.RESNETS.DEFORM_ON_PER_STAGE must have 4 values, one a stage; got {list(node.DEFORM_ON_PER_STAGE)}"
+        )
     basic = node.DEPTH < 50
     plain = {"RES2_OUT_CHANNELS": 64, "DEFORM_ON_PER_STAGE": [False] * 4, "RES5_DILATION": 1, "NUM_GROUPS": 1}
     for key, value in plain.items() if basic else ():

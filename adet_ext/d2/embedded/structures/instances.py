@@ -68,7 +68,7 @@ class Instances:
     def __getitem__(self, item: int | slice | Tensor | Sequence[int]) -> "Instances":
         if type(item) is int:
             if not -len(self) <= item < len(self):
-                raise IndexError(f"instance {item} of {len(self)}")
+                raise IndexError(f"there are {len(self)} instances, from 0 on; got number {item}")
             item = slice(item, None, len(self))  # one row, also for fields whose items are not rows
         chosen = Instances(self._image_size)
         for name, value in self._fields.items():

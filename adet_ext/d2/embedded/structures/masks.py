@@ -164,10 +164,10 @@ class PolygonMasks:
         return PolygonMasks(list(itertools.chain.from_iterable(masks.polygons for masks in polymasks_list)))
 
     def __getitem__(self, item: int | slice | list[int] | np.ndarray | Tensor) -> "PolygonMasks":
-        if isinstance(item, int):
-            return PolygonMasks([self.polygons[item]])
         if isinstance(item, slice):
             return PolygonMasks(self.polygons[item])
+        if isinstance(item, int):
+            item = [item]
         index = np.asarray(item.cpu() if isinstance(item, Tensor) else item)
         if index.dtype == bool:
             if index.shape != (len(self),):
@@ -175,6 +175,9 @@ class PolygonMasks:
             index = np.flatnonzero(index)
         elif index.size and not np.issubdtype(index.dtype, np.integer):
             raise ValueError(f"instances are selected by integers or booleans, not {index.dtype}")
+        for i in index.tolist():
+            if not -len(self) <= i < len(self):
+                raise IndexError(f"there are {len(self)} instances, from 0 on; got number {i}")
         return PolygonMasks([self.polygons[i] for i in index.tolist()])
 
     def __iter__(self) -> Iterator[list[np.ndarray]]:
