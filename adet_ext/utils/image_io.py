@@ -1,5 +1,6 @@
 """Reading and writing image files, with sentences for what can go wrong. Images are uint8 [H, W, 3] in BGR order."""
 
+import logging
 import os
 
 import numpy as np
@@ -12,6 +13,9 @@ from .files import written_beside
 
 __all__ = ["read_as", "read_image", "read_labels", "write_image"]
 
+logger = logging.getLogger(__name__)
+
+_warned: list[str] = []  # the first file of 16 bits with values of 8
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -25,9 +29,10 @@ _TURNS = {
 
 
 def read_as(path: str, image_format: str) -> np.ndarray:
-    """Detectron2's ``read_image``, with the upper 8 bits of grey images that have 16.
+    """Return an image as Detectron2's ``read_image`` does, but with gray images of 16 bits reduced to 8.
 
-    Detectron2 would show everything from 256 on as white.
+    Detectron2 reads all values from 256 on as white. Here the upper 8 bits are taken. If no value reaches 256, the file
+    holds 8-bit values, and they are taken as they are; a warning names the first such file.
 
     Args:
         image_format: "BGR", "RGB" or, of Pillow's modes, another one with three channels.
@@ -42,7 +47,7 @@ def read_as(path: str, image_format: str) -> np.ndarray:
     try:
         with PathManager.open(path, "rb") as file, Image.open(file) as image:  # reads the header only
             if image.mode[0] in "IF":
-                return _eight_bits(image)
+                return _eight_bits(image, path)
             if image.format == "TIFF" and image_format in ("BGR", "RGB"):  # Detectron2 would turn it twice
                 colors = np.asarray(_upright(image).convert("RGB"))
                 return colors if image_format == "RGB" else colors[:, :, ::-1]
@@ -105,11 +110,19 @@ def read_labels(path: str) -> np.ndarray:
     return labels.astype(np.uint8) if labels.size == 0 or labels.max() < 256 else labels.astype(np.float32)
 
 
-def _eight_bits(image: Image.Image) -> np.ndarray:
+def _eight_bits(image: Image.Image, path: str) -> np.ndarray:
     deep = np.asarray(_upright(image))
     if deep.dtype.kind == "f" or not _fits_16_bits(deep):
         raise ValueError(f"its pixels are {deep.dtype} numbers of unknown range; save it with 8 or 16 bits a pixel")
-    return np.repeat((deep >> 8).astype(np.uint8)[:, :, None], 3, axis=2)
+    if deep.size and 0 < deep.max() < 256:
+        if not _warned:
+            _warned.append(path)
+            logger.warning(
+                "%s has 16 bits a pixel but no value above 255; such images are read as if they had 8 bits", path
+            )
+    else:
+        deep = deep >> 8
+    return np.repeat(deep.astype(np.uint8)[:, :, None], 3, axis=2)
 
 
 def _fits_16_bits(numbers: np.ndarray) -> bool:
