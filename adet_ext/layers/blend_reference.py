@@ -22,7 +22,9 @@ from .checks import (
     shape_text,
 )
 
-__all__ = ["crop_bases", "merge_crops", "assemble", "one_hot_attentions"]
+__all__ = ["assemble", "crop_bases", "merge_crops", "near_boxes", "one_hot_attentions"]
+
+_REACH = 1024  # cells
 
 
 def check_crop(bases, boxes, image, size, scale, sampling_ratio=1, pooler_type="ROIAlignV2") -> None:
@@ -63,11 +65,11 @@ def crop_bases(
 
     Args:
         bases: (N, K, H, W).
-        boxes: (D, 4), absolute (x0, y0, x1, y1) in pixels of the network's input; may leave the image. What the
-            RoIAlign kinds crop by a box that is not finite is zero.
+        boxes: (D, 4), absolute (x0, y0, x1, y1) in pixels of the network's input; may leave the image. A box that is
+            not finite crops zeros. With ``sampling_ratio`` 0 and with ROIPool, boxes are clipped by :func:`near_boxes`.
         image: (D,) the image of each box.
         scale: 1 / stride of the bases.
-        sampling_ratio: samples a bin and direction, for the RoIAlign kinds.
+        sampling_ratio: samples a bin and direction, for the RoIAlign kinds; 0: one a cell.
         pooler_type: "ROIAlignV2", "ROIAlign" (no half-pixel correction) or "ROIPool" (nearest).
 
     Returns:
@@ -79,13 +81,31 @@ def crop_bases(
     check_crop(bases, boxes, image, size, scale, sampling_ratio, pooler_type)
     image = torch.arange(bases.shape[0], device=image.device).gather(0, image.long())  # RoIAlign reads anywhere
     dtype, bases = bases.dtype, bases.float() if bases.dtype == torch.bfloat16 else bases  # torchvision takes none
-    rois = torch.cat([image[:, None].to(boxes.dtype), boxes], dim=1).to(bases.dtype)  # (D, 5)
+    finite = boxes.isfinite().all(dim=1)[:, None, None, None]  # torchvision has no such rule: it reads anywhere
+    if sampling_ratio == 0 or pooler_type == "ROIPool":
+        boxes = near_boxes(boxes, *bases.shape[-2:], scale)
+    rois = torch.cat([image[:, None].to(boxes.dtype), boxes], dim=1).to(bases.dtype).nan_to_num(0, 0, 0)  # (D, 5)
     if pooler_type == "ROIPool":
-        return roi_pool(bases, rois, size, scale).to(dtype)
-    finite = boxes.isfinite().all(dim=1)[:, None, None, None]  # no such rule in RoIAlign: it reads anywhere
-    rois = rois.nan_to_num(0, 0, 0)
-    crops = roi_align(bases, rois, size, scale, sampling_ratio, aligned=pooler_type == "ROIAlignV2")
+        crops = roi_pool(bases, rois, size, scale)
+    else:
+        crops = roi_align(bases, rois, size, scale, sampling_ratio, aligned=pooler_type == "ROIAlignV2")
     return crops.masked_fill(~finite, 0).to(dtype)
+
+
+def near_boxes(boxes: torch.Tensor, height: int, width: int, scale: float = 1.0) -> torch.Tensor:
+    """Cut off what of the boxes lies more than 1024 cells outside a map of ``height`` x ``width`` cells.
+
+    RoIAlign with one sample a cell keeps a table of all samples of a box, which for 100,000 cells a side takes all
+    memory. ROIPool counts cells in 32 bits.
+
+    Args:
+        boxes: (D, 4), (x0, y0, x1, y1); NaN stays.
+        scale: cells a unit of the boxes.
+    """
+    x, y = boxes[:, 0::2], boxes[:, 1::2]  # (D, 2) each
+    x = x.clamp(-_REACH / scale, (width + _REACH) / scale)
+    y = y.clamp(-_REACH / scale, (height + _REACH) / scale)
+    return torch.stack([x, y], dim=2).flatten(1)  # (D, 4): x0, y0, x1, y1
 
 
 def merge_crops(crops: torch.Tensor, attentions: torch.Tensor, *, top_interp: str = "bilinear") -> torch.Tensor:

@@ -11,6 +11,7 @@ from torchvision.ops import roi_align
 
 from ...d2.structures import BitMasks, ImageList, Instances
 from ...errors import UserError
+from ...layers.blend_reference import near_boxes
 from ..fcos.losses import Positives
 
 __all__ = ["crop_objects", "crop_masks", "gather_boxes", "located_mask_loss", "stuff_labels", "thing_labels"]
@@ -132,5 +133,6 @@ def _crop(masks, boxes: torch.Tensor, index: torch.Tensor, size: int) -> torch.T
     if not isinstance(masks, BitMasks):  # polygons are drawn into each crop
         return masks[index].crop_and_resize(boxes, size)
     # The structure's own method needs one box per mask, so a copy of a mask for each of its crops.
+    boxes = near_boxes(boxes, *masks.image_size)
     rois = torch.cat([index[:, None].to(boxes.dtype), boxes], dim=1)  # (D, 5)
     return roi_align(masks.tensor[:, None].to(boxes.dtype), rois, size, 1.0, 0, True)[:, 0] >= 0.5
