@@ -26,6 +26,7 @@ from .checks import (
 )
 from .extension import native_operators, serves
 from .floats import sum_dtype
+from .tables import number_table
 
 __all__ = ["roi_sample", "roi_sample_reference"]
 
@@ -103,11 +104,11 @@ def roi_sample_reference(
     heights, widths = [x.shape[-2] for x in features], [x.shape[-1] for x in features]
     area = [h * w for h, w in zip(heights, widths)]
     starts = [sum(area[:i]) for i in range(len(area))]
-    table = torch.tensor([heights, widths, starts], device=device).index_select(1, level)  # (3, D)
+    table = number_table([heights, widths, starts], device).index_select(1, level)  # (3, D)
     height, width, start = table[:, :, None, None]  # (D, 1, 1) each
-    scale = (1 / torch.tensor(strides, device=device, dtype=kind))[level]  # (D,)
+    scale = number_table([[1 / s for s in strides]], device, kind)[0, level]  # (D,)
     low, high = (boxes.to(kind) * scale[:, None] - 0.5).split(2, dim=1)  # (D, 2) each: x, y
-    step = (high - low) / torch.tensor([kw, kh], device=device, dtype=kind)
+    step = (high - low) / number_table([[kw, kh]], device, kind)  # (D, 2)
 
     def centers(axis: int, parts: int) -> torch.Tensor:
         i = torch.arange(parts, device=device, dtype=kind) + 0.5

@@ -13,6 +13,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from .tables import number_table
+
 __all__ = ["conv_at", "unravel_locations"]
 
 
@@ -42,10 +44,10 @@ def unravel_locations(
     sizes: Sequence[tuple[int, int]], location: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Level, row and column, (P,) each, of positions in maps of the given (H_l, W_l) laid end to end."""
-    device = location.device
     starts = [0, *accumulate(h * w for h, w in sizes)]
-    level = torch.bucketize(location, torch.tensor(starts[1:-1], device=device), right=True)
-    start, width = torch.tensor([starts[:-1], [w for _, w in sizes]], device=device)[:, level]
+    table = number_table([starts[:-1], [w for _, w in sizes]], location.device)
+    level = torch.bucketize(location, table[0, 1:], right=True)
+    start, width = table[:, level]
     inside = location - start
     y = inside.div(width, rounding_mode="floor")
     return level, y, inside - y * width
@@ -57,7 +59,7 @@ def _neighbour_index(maps: Sequence[torch.Tensor], image: torch.Tensor, location
     sizes = [x.shape[-2:] for x in maps]
     starts = [0, *accumulate((h + k - 1) * (w + k - 1) for h, w in sizes)]
     level, y, x = unravel_locations(sizes, location)
-    start, stride = torch.tensor([starts[:-1], [w + k - 1 for _, w in sizes]], device=device)[:, level]
+    start, stride = number_table([starts[:-1], [w + k - 1 for _, w in sizes]], device)[:, level]
     corner = image * starts[-1] + start + y * stride + x  # the upper left neighbour
     step = torch.arange(k, device=device)
     grid = step[None, :, None] * stride[:, None, None] + step[None, None, :]  # (P, k, k)

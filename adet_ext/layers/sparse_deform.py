@@ -10,6 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from .sparse_conv import unravel_locations
+from .tables import number_table
 
 __all__ = ["deform_conv_at"]
 
@@ -41,7 +42,7 @@ def deform_conv_at(
     sizes = [x.shape[-2:] for x in maps]
     level, row, column = unravel_locations(sizes, location)
     starts = [0, *accumulate(h * w for h, w in sizes)]
-    table = torch.tensor([[h for h, _ in sizes], [w for _, w in sizes], starts[:-1]], device=location.device)
+    table = number_table([[h for h, _ in sizes], [w for _, w in sizes], starts[:-1]], location.device)
     height, width, start = table[:, level, None]  # (P, 1) each
 
     step = torch.arange(k, device=location.device) - k // 2
