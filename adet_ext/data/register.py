@@ -12,10 +12,11 @@ from ..d2.data import DatasetCatalog, MetadataCatalog
 from ..errors import UserError
 from ..utils.files import written_beside
 from .catalog import process_folder, replace_dataset
+from .json_file import read_json
 from .match_classes import match_classes
 from .validate import CheckedCoco, validate_coco
 
-__all__ = ["check_registered", "num_classes_of", "refresh_dataset", "register_dataset"]
+__all__ = ["check_registered", "count_without_mask", "num_classes_of", "refresh_dataset", "register_dataset"]
 
 logger = logging.getLogger(__name__)
 
@@ -161,6 +162,24 @@ def check_registered(name: str) -> None:
             "'python -m adet_ext data list'"
         )
     refresh_dataset(name)
+
+
+def count_without_mask(name: str) -> tuple[int, int]:
+    """Return how many annotations of a data set have no mask, and how many there are.
+
+    They are counted in the file that evaluators compare with, or in the loaded data set if it names none.
+
+    Raises:
+        UserError: the file is missing or not JSON.
+    """
+    json_file = MetadataCatalog.get(name).get("json_file")
+    if json_file:
+        content = read_json(str(json_file))
+        annotations = content.get("annotations") if isinstance(content, dict) else None
+    else:
+        annotations = [a for record in DatasetCatalog.get(name) for a in record.get("annotations", ())]
+    masks = [a.get("segmentation") for a in annotations or () if isinstance(a, dict)]
+    return sum(mask is None or not len(mask) for mask in masks), len(masks)  # an array has no truth value
 
 
 def num_classes_of(dataset_names: Sequence[str]) -> int:
