@@ -13,4 +13,5 @@ class UserError(Exception):
 
 def one_line(error: BaseException) -> str:
     """Return what an error says as one line, or its type's name if it says nothing."""
-    return " ".join(str(error).split()) or type(error).__name__
+    text = error.args[0] if isinstance(error, KeyError) and error.args else error  # a KeyError's own text is quoted
+    return " ".join(str(text).split()) or type(error).__name__

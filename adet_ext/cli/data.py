@@ -18,7 +18,7 @@ from ..data.lvis import lvis_splits, prepare_lvis
 from ..data.prepare_panoptic import annotated_images, coco_splits, prepare_panoptic
 from ..data.register import register_dataset
 from ..data.validate import validate_coco
-from ..errors import UserError
+from ..errors import UserError, one_line
 from ..utils.files import make_folder
 from ..utils.image_io import read_as, write_image
 from ..visualize import drawing
@@ -200,7 +200,7 @@ def _config(arguments: argparse.Namespace) -> CfgNode:
         try:
             cfg.merge_from_list(arguments.opts)
         except (AssertionError, KeyError, ValueError, TypeError) as error:
-            raise UserError(f"the command line ({' '.join(arguments.opts)}): {' '.join(str(error).split())}") from error
+            raise UserError(f"the command line ({' '.join(arguments.opts)}): {one_line(error)}") from error
     for name, images, annotations in arguments.dataset:
         register_dataset(name, images, annotations, allow_outside=arguments.allow_outside)
     if arguments.dataset:

@@ -27,7 +27,7 @@ from ..d2.data import (
     trivial_batch_collator,
 )
 from ..d2.utils import comm
-from ..errors import UserError
+from ..errors import UserError, one_line
 from .mapper import AdetDatasetMapper
 
 __all__ = ["TrainingBatches", "build_test_loader", "build_train_loader", "dataset_dicts"]
@@ -277,7 +277,7 @@ def dataset_dicts(names: Iterable[str], key: str, filter_empty: bool) -> list[di
             " (images without annotations other than crowds are left out, see DATALOADER.FILTER_EMPTY_ANNOTATIONS)"
         )
         raise UserError(
-            f"{key}: {', '.join(names)} cannot be used: {' '.join(str(error).split()).rstrip('.')}"
+            f"{key}: {', '.join(names)} cannot be used: {one_line(error).rstrip('.')}"
             f"{filtered if filter_empty else ''}; check the annotation file, and that iscrowd is 0 for single objects"
         ) from error
     except ImportError as error:  # Detectron2's own reader of LVIS files takes a package for it

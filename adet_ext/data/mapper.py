@@ -15,7 +15,7 @@ from ..d2.config import CfgNode, configurable
 from ..d2.data import detection_utils as utils
 from ..d2.data import transforms as T
 from ..d2.structures import BitMasks, BoxMode, Instances, PolygonMasks
-from ..errors import UserError
+from ..errors import UserError, one_line
 from ..utils.image_io import read_as, read_labels
 from .augmentation import build_augmentation
 from .mask_checks import rle_area
@@ -256,10 +256,9 @@ def _read(file_name: str, read: Callable[[str], np.ndarray], where: str) -> np.n
         raise
     # Pillow raises SyntaxError, ValueError, struct errors and more for broken files, and OSError for cut ones.
     except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(
-            f"{where}: this is not an image, or only a part of one ({reason}); replace it, or take it out of the "
-            "annotations"
+            f"{where}: this is not an image, or only a part of one ({one_line(error)}); replace it, or take it out "
+            "of the annotations"
         ) from error
 
 

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from ..errors import UserError
+from ..errors import UserError, one_line
 from ..utils.files import make_folder, written_beside
 from ..utils.segment_ids import rgb2id
 from .annotation_form import plain, short
@@ -168,8 +168,7 @@ def _prepare(task: _Task) -> str:
                 return f"{task.source}: its colours code no ids (mode {image.mode})"
             ids = rgb2id(np.asarray(image))
     except Exception as error:  # Pillow raises many kinds for broken files
-        reason = " ".join(str(error).split()) or type(error).__name__
-        return f"{task.source}: not an image, or only a part of one ({reason}); unpack or download it again"
+        return f"{task.source}: not an image, or only a part of one ({one_line(error)}); unpack or download it again"
     if task.size is not None and ids.shape != task.size[::-1]:
         width, height = task.size
         return f"{task.source}: {ids.shape[1]} x {ids.shape[0]} pixels, the annotations say {width} x {height}"
