@@ -36,7 +36,14 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="List, check, prepare and draw data sets.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("list", help="names of the registered data sets, and whether their files are here")
+    _add_validate(commands)
+    _add_prepare_panoptic(commands)
+    _add_prepare_lvis(commands)
+    _add_draw(commands)
+    return parser
 
+
+def _add_validate(commands) -> None:
     check = commands.add_parser("validate", help="check a data set in COCO format; exit status 1 if it has errors")
     check.add_argument("name", metavar="NAME", help="what the data set is called; only for the report")
     check.add_argument("images", metavar="IMAGES", help="the folder of its images")
@@ -44,6 +51,8 @@ def build_parser() -> argparse.ArgumentParser:
     check.add_argument("--allow-outside", action="store_true", help=_OUTSIDE)
     check.add_argument("--examples", type=int, default=5, metavar="N", help="cases shown of each kind of problem (5)")
 
+
+def _add_prepare_panoptic(commands) -> None:
     stuff = commands.add_parser(
         "prepare-panoptic", help="make the label maps of stuff that panoptic models learn from; can be started again"
     )
@@ -61,6 +70,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     stuff.add_argument("--workers", type=int, default=os.cpu_count(), metavar="N", help="processes (as many as cores)")
 
+
+def _add_prepare_lvis(commands) -> None:
     lvis = commands.add_parser(
         "prepare-lvis", help="make LVIS annotations of COCO's categories, on which models of COCO get their AP*"
     )
@@ -72,6 +83,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     lvis.add_argument("--files", nargs=2, metavar=("JSON", "OUTPUT"), help="another LVIS file, and what to make of it")
 
+
+def _add_draw(commands) -> None:
     pictures = commands.add_parser("draw", help="draw annotations, or what the training loader yields, as PNG files")
     pictures.add_argument("--config-file", default="", metavar="FILE", help="a YAML file, or a packaged config's name")
     pictures.add_argument(
@@ -92,7 +105,6 @@ def build_parser() -> argparse.ArgumentParser:
     pictures.add_argument("--output-dir", default="./data_pictures", metavar="DIR", help="where the pictures go")
     pictures.add_argument("--num", type=int, default=16, metavar="N", help="how many images to draw (16)")
     pictures.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config overrides, at the end")
-    return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -34,12 +34,8 @@ def blend_factored(
 ) -> torch.Tensor:
     """Masks by factored attention (equations 5.7 and 5.8).
 
-    The crop F of the bases is projected, R = T * F, and the attention Q_k = U_k^T diag(sigma_k) V_k, brought to the
-    crop's resolution; the mask is the sum of Q_k R_k over k. As printed, Q is multiplied as it is: "R_i and the
-    full-attention Q^i are element-wise multiplied and summed along the first dimension". A softmax is nowhere
-    mentioned there, while 4.3.2 gives it a step and an equation of its own, and calls its result scores S, not
-    attentions. "Similar to BlendMask" is what the sentence says of multiplying and summing. The components of Q that
-    figure 5.5 shows are used with either sign. ``normalise`` puts BlendMask's softmax over k in between, where K > 1.
+    The crop F of the bases is projected, R = T * F, and the attention Q_k = U_k^T diag(sigma_k) V_k is brought to the
+    crop's resolution; the mask is the sum of Q_k R_k over k.
 
     Args:
         bases: (N, C, H, W).
@@ -52,20 +48,15 @@ def blend_factored(
         scale: 1 / stride of the bases.
         sampling_ratio, pooler_type: of the crop, see :func:`crop_bases`.
         top_interp: "bilinear" or "nearest", for M -> R.
+        normalise: take BlendMask's softmax over k of the attentions, where K > 1. The printed formula has none.
 
     Returns:
         (D, R, R) mask logits.
     """
     check_crop(bases, boxes, image, size, scale, sampling_ratio, pooler_type)
-    count, channels = boxes.shape[0], bases.shape[1]
-    check_factor(u, "u", bases, ("K", "r", "M"))
-    if u.numel() == 0:
-        raise ValueError(f"u must have K, r and M above 0; got {shape_text(u.shape)}")
-    num_bases, rank, _ = u.shape
-    check_factor(v, "v", bases, tuple(u.shape))
-    check_factor(t, "t", bases, (count, num_bases * channels))
-    check_factor(sigma, "sigma", bases, (count, num_bases * rank))
+    _check_factors(bases, t, sigma, u, v, boxes.shape[0])
     check_option(top_interp, "top_interp", ("nearest", "bilinear"))
+    (num_bases, rank, _), channels = u.shape, bases.shape[1]
     dtype = bases.dtype
     for tensor in (t, sigma, u, v):
         dtype = torch.promote_types(dtype, tensor.dtype)
@@ -135,6 +126,16 @@ def blend_vector(
         sampling_ratio=sampling_ratio,
         pooler_type=pooler_type,
     )
+
+
+def _check_factors(bases, t, sigma, u, v, count: int) -> None:
+    check_factor(u, "u", bases, ("K", "r", "M"))
+    if u.numel() == 0:
+        raise ValueError(f"u must have K, r and M above 0; got {shape_text(u.shape)}")
+    num_bases, rank, _ = u.shape
+    check_factor(v, "v", bases, tuple(u.shape))
+    check_factor(t, "t", bases, (count, num_bases * bases.shape[1]))
+    check_factor(sigma, "sigma", bases, (count, num_bases * rank))
 
 
 def _fits(tensors: tuple[torch.Tensor, ...], wide: torch.dtype, size: int) -> bool:

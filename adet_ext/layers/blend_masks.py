@@ -74,24 +74,9 @@ def blend_masks(
     dtype = torch.promote_types(bases.dtype, attentions.dtype)
     wide = sum_dtype(dtype)
     if fuses("blend_masks", bases, sampling_ratio, pooler_type) and _fits(bases, attentions, size):
-        if objects is not None:
-            boxes, image = boxes[objects], image[objects]
-        return torch.ops.adet_ext.blend_masks(
-            bases.to(dtype),
-            attentions.to(dtype),
-            boxes.detach().to(wide),
-            image.long(),
-            size,
-            scale,
-            pooler_type == "ROIAlignV2",
-            top_interp == "nearest",
-            SOFTMAX,
-        )
-    # Every box is cropped once, however many masks have it.
-    crops = crop_bases(
-        bases.to(wide), boxes, image, size=size, scale=scale, sampling_ratio=sampling_ratio, pooler_type=pooler_type
-    )
-    crops = crops if objects is None else crops[objects]
+        options = size, scale, pooler_type == "ROIAlignV2", top_interp == "nearest", SOFTMAX
+        return _fused(bases.to(dtype), attentions.to(dtype), boxes, image, objects, *options)
+    crops = _crops(bases.to(wide), boxes, image, objects, size, scale, sampling_ratio, pooler_type)
     return merge_crops(crops, attentions.to(wide), top_interp=top_interp).to(dtype)
 
 
@@ -123,26 +108,29 @@ def assemble_masks(
     check_range(side, "side", 1, 4096)
     check_shape(bases, "bases", ("N", side * side, "H", "W"))
     _check_objects(objects, boxes)
-    wide = sum_dtype(bases.dtype)
     if fuses("blend_masks", bases, sampling_ratio, pooler_type):
-        if objects is not None:
-            boxes, image = boxes[objects], image[objects]
-        return torch.ops.adet_ext.blend_masks(
-            bases,
-            bases.new_empty((0, side * side, side, side)),
-            boxes.detach().to(wide),
-            image.long(),
-            size,
-            scale,
-            pooler_type == "ROIAlignV2",
-            True,
-            ONE_HOT,
-        )
-    crops = crop_bases(
-        bases.to(wide), boxes, image, size=size, scale=scale, sampling_ratio=sampling_ratio, pooler_type=pooler_type
-    )
-    crops = crops if objects is None else crops[objects]
+        attentions = bases.new_empty((0, side * side, side, side))
+        options = size, scale, pooler_type == "ROIAlignV2", True, ONE_HOT
+        return _fused(bases, attentions, boxes, image, objects, *options)
+    wide = sum_dtype(bases.dtype)
+    crops = _crops(bases.to(wide), boxes, image, objects, size, scale, sampling_ratio, pooler_type)
     return assemble(crops, side).to(bases.dtype)
+
+
+def _fused(bases, attentions, boxes, image, objects, *options) -> torch.Tensor:
+    """Call the compiled operator; ``options``: R, scale, whether aligned, whether nearest, the weighting."""
+    if objects is not None:
+        boxes, image = boxes[objects], image[objects]
+    boxes = boxes.detach().to(sum_dtype(bases.dtype))
+    return torch.ops.adet_ext.blend_masks(bases, attentions, boxes, image.long(), *options)
+
+
+def _crops(bases, boxes, image, objects, size, scale, sampling_ratio, pooler_type) -> torch.Tensor:
+    """Crop the bases once for each box, however many masks have it: (D, K, R, R)."""
+    crops = crop_bases(
+        bases, boxes, image, size=size, scale=scale, sampling_ratio=sampling_ratio, pooler_type=pooler_type
+    )
+    return crops if objects is None else crops[objects]
 
 
 def _check_objects(objects: torch.Tensor | None, boxes: torch.Tensor) -> int:

@@ -7,7 +7,8 @@ import torch
 
 from adet_ext.config import get_cfg
 from adet_ext.d2.data import DatasetCatalog, MetadataCatalog
-from adet_ext.data.loader import TrainingBatches, build_test_loader, build_train_loader
+from adet_ext.data.batches import TrainingBatches
+from adet_ext.data.loader import build_test_loader, build_train_loader
 from adet_ext.data.shapes import register_shapes
 from adet_ext.errors import UserError
 

@@ -3,6 +3,8 @@
 import json
 import logging
 import os
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import pycocotools.mask as mask_util
@@ -83,8 +85,31 @@ def load_coco_json(json_file: str, image_root: "str | os.PathLike", dataset_name
     keys = ["images"] if dataset_name is None else ["images", "categories"]
     content = read_coco_file(json_file, *keys)
     images = {image["id"]: image for image in content["images"]}
+    by_image = _annotations_by_image(images, content.get("annotations", []), json_file)
+    id_map = None
+    if dataset_name is not None:
+        id_map = _category_map(content["categories"], json_file, dataset_name)
+    dataset_dicts, without_polygon = [], 0
+    for image_id in sorted(images):
+        image, objects = images[image_id], []
+        for anno in by_image[image_id]:
+            obj = _object(anno, f"{json_file}, image {image_id}, annotation {anno['id']}", id_map)
+            if obj is None:
+                without_polygon += 1
+            else:
+                objects.append(obj)
+        record = {"file_name": os.path.join(image_root, image["file_name"])}
+        record.update(height=image["height"], width=image["width"], image_id=image_id, annotations=objects)
+        dataset_dicts.append(record)
+    logger.info("loaded %d images in COCO format from %s", len(dataset_dicts), json_file)
+    if without_polygon:
+        logger.warning("%s: left out %d instances without a polygon of 3 points", json_file, without_polygon)
+    return dataset_dicts
+
+
+def _annotations_by_image(images: Iterable, annotations: list[dict], json_file: str) -> dict[Any, list[dict]]:
+    """Return the annotations of each image id; annotation ids must differ."""
     by_image: dict = {image_id: [] for image_id in images}
-    annotations = content.get("annotations", [])
     for anno in annotations:
         by_image.get(anno["image_id"], []).append(anno)
     used = [anno["id"] for annos in by_image.values() for anno in annos]
@@ -93,40 +118,26 @@ def load_coco_json(json_file: str, image_root: "str | os.PathLike", dataset_name
     # COCO 2014's published minival files repeat some ids, harmlessly.
     if len(set(used)) < len(used) and "minival" not in str(json_file):
         raise ValueError(f"{json_file}: {len(used) - len(set(used))} annotation ids occur more than once")
-    id_map = None
-    if dataset_name is not None:
-        id_map = _category_map(content["categories"], json_file, dataset_name)
+    return by_image
 
-    kept_keys = ["iscrowd", "bbox", "keypoints", "category_id"]
-    dataset_dicts, without_polygon = [], 0
-    for image_id in sorted(images):
-        image = images[image_id]
-        objects = []
-        for anno in by_image[image_id]:
-            where = f"{json_file}, image {image_id}, annotation {anno['id']}"
-            if anno.get("ignore", 0) != 0:
-                raise ValueError(f'{where}: "ignore" is not supported; use "iscrowd" or leave the annotation out')
-            obj = {key: anno[key] for key in kept_keys if key in anno}
-            if "bbox" in obj and len(obj["bbox"]) != 4:
-                raise ValueError(f"{where}: bbox must be [x, y, width, height], got {obj['bbox']}")
-            if anno.get("segmentation"):
-                obj["segmentation"] = _usable_segmentation(anno["segmentation"])
-                if not obj["segmentation"]:
-                    without_polygon += 1
-                    continue
-            obj["bbox_mode"] = BoxMode.XYWH_ABS
-            if id_map is not None:
-                if obj["category_id"] not in id_map:
-                    raise KeyError(f"{where}: category_id {obj['category_id']} is not among the file's categories")
-                obj["category_id"] = id_map[obj["category_id"]]
-            objects.append(obj)
-        record = {"file_name": os.path.join(image_root, image["file_name"])}
-        record.update(height=image["height"], width=image["width"], image_id=image_id, annotations=objects)
-        dataset_dicts.append(record)
-    logger.info("loaded %d images in COCO format from %s", len(dataset_dicts), json_file)
-    if without_polygon:
-        logger.warning("%s: left out %d instances without a polygon of 3 points", json_file, without_polygon)
-    return dataset_dicts
+
+def _object(anno: dict, where: str, id_map: dict[int, int] | None) -> dict | None:
+    """The annotation as a data set dict has it; None if its polygons all have fewer than three points."""
+    if anno.get("ignore", 0) != 0:
+        raise ValueError(f'{where}: "ignore" is not supported; use "iscrowd" or leave the annotation out')
+    obj = {key: anno[key] for key in ("iscrowd", "bbox", "keypoints", "category_id") if key in anno}
+    if "bbox" in obj and len(obj["bbox"]) != 4:
+        raise ValueError(f"{where}: bbox must be [x, y, width, height], got {obj['bbox']}")
+    if anno.get("segmentation"):
+        obj["segmentation"] = _usable_segmentation(anno["segmentation"])
+        if not obj["segmentation"]:
+            return None
+    obj["bbox_mode"] = BoxMode.XYWH_ABS
+    if id_map is not None:
+        if obj["category_id"] not in id_map:
+            raise KeyError(f"{where}: category_id {obj['category_id']} is not among the file's categories")
+        obj["category_id"] = id_map[obj["category_id"]]
+    return obj
 
 
 def load_sem_seg(gt_root: str, image_root: str) -> list[dict]:
