@@ -270,8 +270,8 @@ def _picture(image: np.ndarray, record: dict, names: Sequence[str]) -> np.ndarra
 
 
 def _label_map(labels: np.ndarray, scale: int) -> np.ndarray:
-    colours = np.array([(40, 40, 40), *drawing.PALETTE], np.uint8)
-    picture = colours[np.where(labels > 0, 1 + (labels - 1) % len(drawing.PALETTE), 0)]
+    colors = np.array([(40, 40, 40), *drawing.PALETTE], np.uint8)
+    picture = colors[np.where(labels > 0, 1 + (labels - 1) % len(drawing.PALETTE), 0)]
     picture[labels == 255] = 255  # not labelled
     return picture.repeat(scale, 0).repeat(scale, 1)
 

@@ -1,6 +1,6 @@
 """The augmentations that a config asks for, and a crop that knows of instances.
 
-Shapes: H, W image height and width; R instances. Boxes are (x0, y0, x1, y1) in pixels, edges not centres.
+Shapes: H, W image height and width; R instances. Boxes are (x0, y0, x1, y1) in pixels, edges not centers.
 """
 
 import numpy as np
@@ -79,7 +79,7 @@ class ResizeShorterSide(T.ResizeShortestEdge):
 
 
 class RandomCropWithInstance(T.RandomCrop):
-    """A crop of random place that holds the centre of a random instance.
+    """A crop of random place that holds the center of a random instance.
 
     Args:
         crop_type, crop_size: as for Detectron2's ``RandomCrop``.
@@ -110,11 +110,11 @@ class RandomCropWithInstance(T.RandomCrop):
         return InstanceCropTransform(x0, y0, x1 - x0, y1 - y0)
 
 
-def _start(twice_centre: float, crop: int, length: int) -> int:
-    """Draw where along one axis a crop may start so that it lies in the image and holds the centre."""
-    centre = twice_centre / 2
-    low = max(int(np.ceil(centre)) - crop, 0)
-    high = min(int(np.floor(centre)), length - crop)
+def _start(twice_center: float, crop: int, length: int) -> int:
+    """Draw where along one axis a crop may start so that it lies in the image and holds the center."""
+    center = twice_center / 2
+    low = max(int(np.ceil(center)) - crop, 0)
+    high = min(int(np.floor(center)), length - crop)
     return int(np.random.randint(low, max(low, high) + 1))
 
 

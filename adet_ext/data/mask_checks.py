@@ -96,7 +96,7 @@ def _crossing(polygons: Sequence[Sequence[float]], max_pairs: int, most_of_one: 
         j = i + 1 + np.arange(len(i)) - np.repeat(np.cumsum(times) - times, times)
         near = (bottom[i] <= top[j]) & (bottom[j] <= top[i])
         i, j = i[near], j[near]
-        # Edges i and j: the ends of each lie on two sides of the other. Neighbours share a corner: side 0.
+        # Edges i and j: the ends of each lie on two sides of the other. Neighbors share a corner: side 0.
         apart = _sides(first[i], second[i], first[j], second[j]) & _sides(first[j], second[j], first[i], second[i])
         crossing[owner[i[apart]]] = True
         start = end

@@ -1,7 +1,7 @@
 """From COCO's panoptic PNGs to the semantic label maps that panoptic models learn stuff from.
 
-A panoptic PNG codes a segment's id in each pixel's colour. The label map made of it is 8-bit grey: 0 for any thing, 1
-and up for the stuff classes in the order of the annotation file's categories, 255 where nothing is labelled. For COCO
+A panoptic PNG codes a segment's id in each pixel's color. The label map made of it is 8-bit gray: 0 for any thing, 1
+and up for the stuff classes in the order of the annotation file's categories, 255 where nothing is labeled. For COCO
 these are the files that Detectron2's data sets ``coco_2017_{train,val}_panoptic_separated`` expect, pixel for pixel.
 """
 
@@ -26,7 +26,7 @@ from .json_file import read_json
 
 __all__ = ["Prepared", "prepare_panoptic"]
 
-UNLABELLED = 255
+UNLABELED = 255
 _ARCHIVES = (
     "COCO's panoptic_annotations_trainval2017.zip holds the JSON files and two more archives, panoptic_train2017.zip "
     "and panoptic_val2017.zip, which have to be unpacked too"
@@ -118,7 +118,7 @@ def _annotations(path: str) -> dict:
 def _tasks(panoptic_json: str, panoptic_root: str, sem_seg_root: str) -> list[_Task]:
     content = _annotations(panoptic_json)
     stuff = [c["id"] for c in content["categories"] if not c["isthing"]]
-    if len(stuff) >= UNLABELLED:
+    if len(stuff) >= UNLABELED:
         raise UserError(f"{panoptic_json}: {len(stuff)} stuff classes do not fit into 8 bits; 254 do")
     label_of = {c["id"]: 0 for c in content["categories"]} | {c: i for i, c in enumerate(stuff, start=1)}
     sizes = {i["id"]: (i["width"], i["height"]) for i in content["images"]}
@@ -165,7 +165,7 @@ def _prepare(task: _Task) -> str:
     try:
         with Image.open(task.source) as image:
             if image.mode not in ("RGB", "RGBA"):
-                return f"{task.source}: its colours code no ids (mode {image.mode})"
+                return f"{task.source}: its colors code no ids (mode {image.mode})"
             ids = rgb2id(np.asarray(image))
     except Exception as error:  # Pillow raises many kinds for broken files
         return f"{task.source}: not an image, or only a part of one ({one_line(error)}); unpack or download it again"
@@ -179,7 +179,7 @@ def _prepare(task: _Task) -> str:
     lost = [listed[i] for i in np.flatnonzero(np.bincount(places.reshape(-1), minlength=len(listed) + 1)[1:] == 0)]
     if lost:
         return f"{task.source}: segments {lost[:3]} of the annotations are not in it; it belongs to other annotations"
-    labels = np.array([UNLABELLED, *task.labels.values()], np.uint8)[places]
+    labels = np.array([UNLABELED, *task.labels.values()], np.uint8)[places]
     with written_beside(task.target) as beside:
         Image.fromarray(labels).save(beside)
     return "written"
@@ -194,7 +194,7 @@ def _is_finished(task: _Task) -> bool:
             present = set(np.flatnonzero(np.bincount(np.asarray(image).reshape(-1))).tolist())
     except Exception:  # not there, or broken: it is made anew, and what is wrong with the source is said then
         return False
-    return present - {UNLABELLED} == set(task.labels.values())
+    return present - {UNLABELED} == set(task.labels.values())
 
 
 def _remove_remains(folder: str) -> None:

@@ -29,9 +29,9 @@ from ..utils.files import written_beside
 from .catalog import process_folder, replace_dataset
 from .shapes_content import (
     PREFIX,
-    STUFF_COLOURS,
+    STUFF_COLORS,
     STUFF_IDS,
-    THING_COLOURS,
+    THING_COLORS,
     ShapesSpec,
     coco_instances,
     coco_panoptic,
@@ -85,7 +85,7 @@ def register_shapes(
         "json_file": f"{spec.root}/instances.json",
         "evaluator_type": "coco",
         "thing_classes": list(THING_CLASSES),
-        "thing_colors": [list(c) for c in THING_COLOURS],
+        "thing_colors": [list(c) for c in THING_COLORS],
         "thing_dataset_id_to_contiguous_id": {i + 1: i for i in range(len(THING_CLASSES))},
     }
     if panoptic:
@@ -96,7 +96,7 @@ def register_shapes(
             panoptic_json=f"{spec.root}/panoptic.json",
             sem_seg_root=f"{spec.root}/sem_seg",
             stuff_classes=["things", *STUFF_CLASSES],
-            stuff_colors=[[60, 60, 60], *(list(c) for c in STUFF_COLOURS)],
+            stuff_colors=[[60, 60, 60], *(list(c) for c in STUFF_COLORS)],
             stuff_dataset_id_to_contiguous_id={0: 0, **{c: s + 1 for s, c in enumerate(STUFF_IDS)}},
             ignore_label=IGNORE_LABEL,
         )
@@ -119,7 +119,7 @@ def _parse(path: str) -> tuple[ShapesSpec, str]:
 def _png(array: np.ndarray) -> bytes:
     import cv2
 
-    pixels = array[..., ::-1] if array.ndim == 3 else array  # OpenCV takes colours as BGR
+    pixels = array[..., ::-1] if array.ndim == 3 else array  # OpenCV takes colors as BGR
     # Read back at once: packing would only cost time.
     return cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 0])[1].tobytes()
 

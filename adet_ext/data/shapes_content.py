@@ -27,8 +27,8 @@ PREFIX = "shapes://"
 # Dataset ids as a COCO file has them: things from 1, stuff after them.
 STUFF_IDS = tuple(range(len(THING_CLASSES) + 1, len(THING_CLASSES) + len(STUFF_CLASSES) + 1))
 STUFF_SEGMENT = 100  # segment ids: instance k of an image is k + 1, stuff class s is 100 + s
-THING_COLOURS = ((230, 60, 50), (40, 150, 230), (250, 190, 0), (50, 200, 110), (170, 90, 250), (250, 130, 30))
-STUFF_COLOURS = ((120, 120, 130), (160, 200, 200), (200, 180, 160))
+THING_COLORS = ((230, 60, 50), (40, 150, 230), (250, 190, 0), (50, 200, 110), (170, 90, 250), (250, 130, 30))
+STUFF_COLORS = ((120, 120, 130), (160, 200, 200), (200, 180, 160))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,8 +190,8 @@ def _image_entry(record: dict) -> dict:
 
 def _categories() -> list[dict]:
     names = THING_CLASSES + STUFF_CLASSES
-    colours = THING_COLOURS + STUFF_COLOURS
+    colors = THING_COLORS + STUFF_COLORS
     return [
-        {"id": i + 1, "name": name, "isthing": int(i < len(THING_CLASSES)), "color": list(colours[i])}
+        {"id": i + 1, "name": name, "isthing": int(i < len(THING_CLASSES)), "color": list(colors[i])}
         for i, name in enumerate(names)
     ]

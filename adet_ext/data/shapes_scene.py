@@ -1,7 +1,7 @@
 """Scenes of the built-in "shapes" data set: what is in them, where, and how they are painted.
 
 Shapes: H, W canvas size in pixels; R instances of a scene, bottom-most first; h, w the patch of one instance.
-Coordinates are continuous pixels: the centre of the top-left pixel is (0.5, 0.5). Everything random comes from a
+Coordinates are continuous pixels: the center of the top-left pixel is (0.5, 0.5). Everything random comes from a
 legacy ``numpy.random.RandomState``, whose streams are frozen, so that a scene is the same under every NumPy.
 """
 
@@ -27,7 +27,7 @@ __all__ = [
 THING_CLASSES = ("circle", "square", "triangle", "star", "ring", "cross")
 STUFF_CLASSES = ("noise", "gradient", "stripes")
 
-# Rasterised at this many times the resolution, then averaged: coverage, that is, anti-aliased edges.
+# Rasterized at this many times the resolution, then averaged: coverage, that is, anti-aliased edges.
 _OVERSAMPLING = 4
 # An instance has to show at least this part of itself and this many pixels (at 128 x 128), else it is left out.
 _MIN_VISIBLE, _MIN_PIXELS = 0.45, 60.0
@@ -36,7 +36,7 @@ _PLACEMENT_TRIES = 8
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """One instance: its class, centre (pixels), diameter (pixels), turn (radians), height over width, and paint."""
+    """One instance: its class, center (pixels), diameter (pixels), turn (radians), height over width, and paint."""
 
     category: int
     x: float
@@ -44,7 +44,7 @@ class Shape:
     diameter: float
     angle: float
     aspect: float
-    colour: tuple[float, float, float]
+    color: tuple[float, float, float]
     shade: tuple[float, float]
 
 
@@ -108,7 +108,7 @@ def _on_circle(count: int, radius: float, start: float = 0.0) -> np.ndarray:
     return radius * np.stack([np.cos(angles), np.sin(angles)], 1)
 
 
-def rasterise(shape: Shape, height: int, width: int) -> Patch | None:
+def rasterize(shape: Shape, height: int, width: int) -> Patch | None:
     """Return the part of ``shape`` on the canvas, or None where there is none."""
     import cv2
 
@@ -120,7 +120,7 @@ def rasterise(shape: Shape, height: int, width: int) -> Patch | None:
     (x0, y0), (x1, y1) = np.floor(rings[0].min(0)).astype(int), np.ceil(rings[0].max(0)).astype(int)
     k = _OVERSAMPLING
     large = np.zeros(((y1 - y0) * k, (x1 - x0) * k), np.uint8)
-    # fillPoly's points are pixel centres, in 1/16 of a pixel.
+    # fillPoly's points are pixel centers, in 1/16 of a pixel.
     corners = [np.round(((ring - (x0, y0)) * k - 0.5) * 16).astype(np.int32) for ring in rings]
     cv2.fillPoly(large, corners, 255, shift=4)
     coverage = cv2.resize(large, (x1 - x0, y1 - y0), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
@@ -137,7 +137,7 @@ def compose(shapes: Iterable[Shape], height: int, width: int) -> Scene:
     free = np.ones((height, width), bool)
     patches, masks = [], []
     for shape in reversed(shapes):
-        patch = rasterise(shape, height, width) or Patch(0, 0, np.zeros((0, 0), np.float32), 0.0)
+        patch = rasterize(shape, height, width) or Patch(0, 0, np.zeros((0, 0), np.float32), 0.0)
         patches.append(patch)
         masks.append(_claim(free, patch))
     return Scene(height, width, shapes, tuple(patches[::-1]), tuple(masks[::-1]))
@@ -167,7 +167,7 @@ def random_scene(rng: np.random.RandomState, height: int, width: int) -> Scene:
             margin = 0.2 * shape.diameter
             x, y = rng.uniform(margin, width - margin), rng.uniform(margin, height - margin)
             placed = dataclasses.replace(shape, x=x, y=y)
-            patch = rasterise(placed, height, width)
+            patch = rasterize(placed, height, width)
             visible = np.count_nonzero((patch.coverage >= 0.5) & free[patch.window]) if patch else 0
             if visible >= max(_MIN_VISIBLE * patch.full_area, _MIN_PIXELS * (unit / 128) ** 2):
                 shapes.append(placed)
@@ -187,12 +187,12 @@ def _random_shape(rng: np.random.RandomState, unit: int) -> Shape:
         diameter=float(diameter),
         angle=float(rng.uniform(-0.4, 0.4)),
         aspect=float(np.exp(rng.uniform(-0.2, 0.2))),
-        colour=_vivid_colour(rng),
+        color=_vivid_color(rng),
         shade=tuple(rng.uniform(-0.3, 0.3, 2).tolist()),
     )
 
 
-def _vivid_colour(rng: np.random.RandomState) -> tuple[float, float, float]:
+def _vivid_color(rng: np.random.RandomState) -> tuple[float, float, float]:
     """RGB in 0..255 of any hue, saturated: the strongest channel is far above the weakest."""
     red, green, blue = colorsys.hsv_to_rgb(rng.uniform(0, 1), rng.uniform(0.6, 1), rng.uniform(0.75, 1))
     return 255 * red, 255 * green, 255 * blue
@@ -207,8 +207,8 @@ def random_backdrop(rng: np.random.RandomState, height: int, width: int) -> Back
         stuff[_half_plane(rng, x, y)] = kind
     # A pixel is base + level * contrast, of its own region.
     # Backdrops are muted and shapes vivid, so that small models learn the shapes in minutes.
-    grey = rng.uniform(70, 170, (len(STUFF_CLASSES), 1))
-    base = (grey + rng.uniform(-30, 30, (len(STUFF_CLASSES), 3))).astype(np.float32)
+    gray = rng.uniform(70, 170, (len(STUFF_CLASSES), 1))
+    base = (gray + rng.uniform(-30, 30, (len(STUFF_CLASSES), 3))).astype(np.float32)
     contrast = rng.uniform(-45, 45, (len(STUFF_CLASSES), 3)).astype(np.float32)
     level = np.zeros((height, width), np.float32)
     for kind in kinds:
@@ -252,7 +252,7 @@ def _grain(rng: np.random.RandomState, height: int, width: int) -> np.ndarray:
 def paint(rng: np.random.RandomState, scene: Scene, backdrop: Backdrop, steady: bool = False) -> np.ndarray:
     """Return the picture, RGB uint8 [H, W, 3].
 
-    ``steady`` is for the frames of a video: neither the brightness nor a colour changes from one to the next.
+    ``steady`` is for the frames of a video: neither the brightness nor a color changes from one to the next.
     """
     import cv2
 
@@ -266,10 +266,10 @@ def paint(rng: np.random.RandomState, scene: Scene, backdrop: Backdrop, steady: 
         light = 1 + shape.shade[0] * y[:, None] + shape.shade[1] * x  # [h, w]
         light = (light * _surface(shape, y[:, None], x)).astype(np.float32)
         under = canvas[patch.window]
-        colour = np.asarray(shape.colour, np.float32)
+        color = np.asarray(shape.color, np.float32)
         if not steady:
-            colour = _set_off(colour, under, patch.coverage)
-        under += patch.coverage[..., None] * (light[..., None] * colour - under)
+            color = _set_off(color, under, patch.coverage)
+        under += patch.coverage[..., None] * (light[..., None] * color - under)
     canvas += (_grain(rng, scene.height, scene.width) * rng.uniform(2, 8))[..., None]
     if not steady:
         canvas *= rng.uniform(0.75, 1.2)
@@ -278,7 +278,7 @@ def paint(rng: np.random.RandomState, scene: Scene, backdrop: Backdrop, steady: 
 
 
 def _surface(shape: Shape, y: np.ndarray, x: np.ndarray) -> np.ndarray | float:
-    """Brightness of a class' surface pattern, at offsets from the centre in diameters: [h, 1], [w] -> [h, w] or 1.
+    """Brightness of a class' surface pattern, at offsets from the center in diameters: [h, 1], [w] -> [h, w] or 1.
 
     Objects of real classes differ in surface as much as in outline, and surfaces are what a net learns first.
     """
@@ -296,7 +296,7 @@ def _surface(shape: Shape, y: np.ndarray, x: np.ndarray) -> np.ndarray | float:
     return np.where(np.abs(u) < 0.16, 0.45, 1.0)  # one arm of a cross is darker
 
 
-def _set_off(colour: np.ndarray, under: np.ndarray, coverage: np.ndarray) -> np.ndarray:
-    """Return ``colour``, or its opposite where it would hardly show on what lies under it."""
+def _set_off(color: np.ndarray, under: np.ndarray, coverage: np.ndarray) -> np.ndarray:
+    """Return ``color``, or its opposite where it would hardly show on what lies under it."""
     beneath = (under * coverage[..., None]).sum((0, 1)) / max(coverage.sum(), 1e-6)
-    return colour if np.abs(colour - beneath).max() > 45 else (colour + 128) % 256
+    return color if np.abs(color - beneath).max() > 45 else (color + 128) % 256

@@ -30,7 +30,7 @@ def blend_factored(
     sampling_ratio: int = 1,
     pooler_type: str = "ROIAlignV2",
     top_interp: str = "bilinear",
-    normalise: bool = False,
+    normalize: bool = False,
 ) -> torch.Tensor:
     """Masks by factored attention (equations 5.7 and 5.8).
 
@@ -48,7 +48,7 @@ def blend_factored(
         scale: 1 / stride of the bases.
         sampling_ratio, pooler_type: of the crop, see :func:`crop_bases`.
         top_interp: "bilinear" or "nearest", for M -> R.
-        normalise: take BlendMask's softmax over k of the attentions, where K > 1. The printed formula has none.
+        normalize: take BlendMask's softmax over k of the attentions, where K > 1. The printed formula has none.
 
     Returns:
         (D, R, R) mask logits.
@@ -76,14 +76,14 @@ def blend_factored(
             image.long(),
             scale,
             pooler_type == "ROIAlignV2",
-            SOFTMAX if normalise and num_bases > 1 else AS_IS,
+            SOFTMAX if normalize and num_bases > 1 else AS_IS,
         )
     crops = crop_bases(
         bases.to(wide), boxes, image, size=size, scale=scale, sampling_ratio=sampling_ratio, pooler_type=pooler_type
     )  # (D, C, R, R)
     projected = torch.einsum("dkc,dcyx->dkyx", t.to(wide), crops)  # (D, K, R, R)
     attentions = torch.einsum("dkr,kry,krx->dkyx", sigma.to(wide), u, v)  # (D, K, R, R)
-    if normalise and num_bases > 1:
+    if normalize and num_bases > 1:
         attentions = attentions.softmax(dim=1)
     return (attentions * projected).sum(dim=1).to(dtype)
 

@@ -8,7 +8,7 @@ linear and do the same everywhere, so away from the border they commute and comp
 
 - "plain": the equation as printed.
 - "commuted": blur at stride 1, then convolve at stride s, which costs what the replaced convolution did, and a pass
-  over the input. A 1x1 convolution reads no neighbours: all of the strided blur can come first, border included.
+  over the input. A 1x1 convolution reads no neighbors: all of the strided blur can come first, border included.
 - "folded": one convolution of side K + M - 1 at stride s, whose kernel is the blurred kernel. One node of a graph, for
   runtimes that have no blur; (K + M - 1)^2 / (s K)^2 of the work of "plain".
 

@@ -37,13 +37,13 @@ PADDINGS = ("reflect", "replicate", "zeros")
 def blur_pool(x: Tensor, *, taps: int = 3, stride: int = 2, padding: str = "reflect") -> Tensor:
     """Blur with the M x M binomial filter and keep every s-th pixel: ``Blur_{M,s}`` of equation 3.4.
 
-    Output (i, j) is centred on input (s i, s j), half a pixel further on for an even M.
+    Output (i, j) is centered on input (s i, s j), half a pixel further on for an even M.
 
     Args:
         x: (N, C, H, W), float32, float64, float16 or bfloat16; sums of the latter two are kept in float32.
         taps: M, 1 to 7: [1], [1, 1], [1, 2, 1], [1, 3, 3, 1], ..., divided by their sum 2^(M-1).
         stride: s: 1, 2 or 4.
-        padding: what lies beyond the border. "reflect" mirrors at the outermost pixel's centre, as often as it takes
+        padding: what lies beyond the border. "reflect" mirrors at the outermost pixel's center, as often as it takes
             where the map is smaller than the filter (a single pixel is its own mirror image); "replicate" repeats
             that pixel; "zeros".
 

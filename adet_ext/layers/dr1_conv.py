@@ -72,7 +72,7 @@ class DR1Conv2d(nn.Module):
     """A convolution of stride 1 whose weights are modulated at each location by the factors it is called with.
 
     Parameters ``weight`` (out_channels, in_channels, kernel_size, kernel_size) and ``bias`` (out_channels,) or None,
-    initialised as in :class:`torch.nn.Conv2d`. The padding keeps the size.
+    initialized as in :class:`torch.nn.Conv2d`. The padding keeps the size.
 
     Args:
         in_channels, out_channels: C and O; equal in the thesis.

@@ -26,7 +26,7 @@ def paste_masks(
 ) -> torch.Tensor:
     """Interpolate each mask over its box and cut it at ``threshold``.
 
-    Bilinear, pixel centres at halves, zeros beyond the mask: the result of Detectron2's ``paste_masks_in_image``, up to
+    Bilinear, pixel centers at halves, zeros beyond the mask: the result of Detectron2's ``paste_masks_in_image``, up to
     pixels whose value is the threshold but for rounding. Nothing outside the boxes is touched, and no floating-point
     image is made.
 

@@ -1,4 +1,4 @@
-"""RoIPred: a predictor that reads the features at the centres of an evenly divided box (thesis 3.3.1).
+"""RoIPred: a predictor that reads the features at the centers of an evenly divided box (thesis 3.3.1).
 
 N images, C channels, H_l x W_l the map of level l, D boxes, kh x kw points a box, O outputs.
 

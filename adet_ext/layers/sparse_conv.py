@@ -31,11 +31,11 @@ def conv_at(conv: nn.Conv2d, maps: Sequence[torch.Tensor], image: torch.Tensor, 
         (P, O), row p being ``conv(maps[level])[image, :, y, x]``.
     """
     k = conv.kernel_size[0]
-    neighbours = _neighbour_index(maps, image, location, k)  # (P, k^2)
+    neighbors = _neighbor_index(maps, image, location, k)  # (P, k^2)
     # A zero border around each level stands for the padding of the dense convolution.
     padded = [F.pad(x, (k // 2,) * 4).permute(0, 2, 3, 1).flatten(1, 2) for x in maps]  # N x (H+k-1)(W+k-1) x C
     rows = torch.cat(padded, dim=1).flatten(0, 1)  # (N * S, C)
-    patches = rows.index_select(0, neighbours.flatten())  # (k^2 P, C)
+    patches = rows.index_select(0, neighbors.flatten())  # (k^2 P, C)
     weight = conv.weight.permute(0, 2, 3, 1).flatten(1)  # (O, k^2 C)
     return F.linear(patches.reshape(location.shape[0], weight.shape[1]), weight, conv.bias)
 
@@ -53,14 +53,14 @@ def unravel_locations(
     return level, y, inside - y * width
 
 
-def _neighbour_index(maps: Sequence[torch.Tensor], image: torch.Tensor, location: torch.Tensor, k: int) -> torch.Tensor:
-    """Rows of the k x k neighbours of each location in the padded maps laid end to end, image by image: (P, k^2)."""
+def _neighbor_index(maps: Sequence[torch.Tensor], image: torch.Tensor, location: torch.Tensor, k: int) -> torch.Tensor:
+    """Rows of the k x k neighbors of each location in the padded maps laid end to end, image by image: (P, k^2)."""
     device = location.device
     sizes = [x.shape[-2:] for x in maps]
     starts = [0, *accumulate((h + k - 1) * (w + k - 1) for h, w in sizes)]
     level, y, x = unravel_locations(sizes, location)
     start, stride = number_table([starts[:-1], [w + k - 1 for _, w in sizes]], device)[:, level]
-    corner = image * starts[-1] + start + y * stride + x  # the upper left neighbour
+    corner = image * starts[-1] + start + y * stride + x  # the upper left neighbor
     step = torch.arange(k, device=device)
     grid = step[None, :, None] * stride[:, None, None] + step[None, None, :]  # (P, k, k)
     return (corner[:, None, None] + grid).flatten(1)

@@ -150,7 +150,7 @@ def _suffix(path: str) -> str:
 
 
 def _even(frame: np.ndarray) -> np.ndarray:
-    """Repeat the last row or column where a side is odd: half the colour resolution needs even sides."""
+    """Repeat the last row or column where a side is odd: half the color resolution needs even sides."""
     height, width = frame.shape[:2]
     return np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
 

@@ -114,7 +114,7 @@ def test_a_broken_png_is_named_and_does_not_stop_the_others(source):
     done = prepare(source)
     assert done.written == 2 and len(done.problems) == 2
     assert "1.png: not an image, or only a part of one" in done.problems[0]
-    assert "2.png: its colours code no ids" in done.problems[1]
+    assert "2.png: its colors code no ids" in done.problems[1]
     assert sorted(os.listdir(source / "stuff")) == ["0.png", "3.png"]
 
 

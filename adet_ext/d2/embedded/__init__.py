@@ -1,1 +1,1 @@
-"""The embedded engine: Detectron2's names and behaviour, no more of them than this package uses."""
+"""The embedded engine: Detectron2's names and behavior, no more of them than this package uses."""

@@ -44,7 +44,7 @@ def match_names(model: dict[str, Tensor], checkpoint: dict[str, Any], *, caffe2:
     """Rename the tensors of ``checkpoint``: each belongs to the name in ``model`` that ends in its own.
 
     ``res2.0.conv1.weight`` goes to ``backbone.bottom_up.res2.0.conv1.weight``; of several that fit, the
-    longest. ``caffe2`` translates Caffe2's names first; torchvision's ResNet names are recognised. Tensors
+    longest. ``caffe2`` translates Caffe2's names first; torchvision's ResNet names are recognized. Tensors
     without a counterpart keep their name. Raises ``ValueError`` where one tensor fits two of the model's.
     """
     if caffe2:

@@ -1,4 +1,4 @@
-"""Optimisers and learning-rate schedules from ``cfg.SOLVER``, value for value those of Detectron2."""
+"""Optimizers and learning-rate schedules from ``cfg.SOLVER``, value for value those of Detectron2."""
 
 import copy
 import logging
@@ -37,11 +37,11 @@ def get_default_optimizer_params(
     bias_lr_factor: float | None = 1.0,
     weight_decay_bias: float | None = None,
 ) -> list[dict[str, Any]]:
-    """Return the trainable parameters as optimiser groups, one per distinct set of hyperparameters.
+    """Return the trainable parameters as optimizer groups, one per distinct set of hyperparameters.
 
     Args:
-        base_lr, weight_decay: of every group; None leaves them to the optimiser.
-        weight_decay_norm: for the parameters of normalisation layers instead.
+        base_lr, weight_decay: of every group; None leaves them to the optimizer.
+        weight_decay_norm: for the parameters of normalization layers instead.
         bias_lr_factor, weight_decay_bias: for parameters named ``bias``, norm layers' ones included.
 
     Raises:
@@ -76,7 +76,7 @@ def get_default_optimizer_params(
 def maybe_add_gradient_clipping(
     cfg: CfgNode, optimizer: torch.optim.Optimizer | type[torch.optim.Optimizer]
 ) -> torch.optim.Optimizer | type[torch.optim.Optimizer]:
-    """Make an optimiser (or a class of one) clip the gradients of each parameter before its step.
+    """Make an optimizer (or a class of one) clip the gradients of each parameter before its step.
 
     ``cfg.SOLVER.CLIP_GRADIENTS``: ENABLED, CLIP_TYPE ("value" or "norm"), CLIP_VALUE, NORM_TYPE.
     """
@@ -98,7 +98,7 @@ def maybe_add_gradient_clipping(
 
     clipping = type(f"{base.__name__}WithGradientClip", (base,), {"step": step})
     if isinstance(optimizer, torch.optim.Optimizer):
-        optimizer.__class__ = clipping  # keeps the state of an optimiser that is already made
+        optimizer.__class__ = clipping  # keeps the state of an optimizer that is already made
         return optimizer
     return clipping
 

@@ -26,7 +26,7 @@ _STUFF = [c for c in COCO_CATEGORIES if not c["isthing"]]
 
 
 def coco_instances_meta() -> dict:
-    """Classes, colours and id map of the 80 things."""
+    """Classes, colors and id map of the 80 things."""
     return {
         "thing_dataset_id_to_contiguous_id": {c["id"]: i for i, c in enumerate(_THINGS)},
         "thing_classes": [c["name"] for c in _THINGS],
@@ -46,14 +46,14 @@ def coco_panoptic_separated_meta() -> dict:
 
 
 def coco_panoptic_meta() -> dict:
-    """All 133 categories in one range of ids, things first; names and colours stand under both prefixes."""
-    names, colours = [c["name"] for c in COCO_CATEGORIES], [c["color"] for c in COCO_CATEGORIES]
+    """All 133 categories in one range of ids, things first; names and colors stand under both prefixes."""
+    names, colors = [c["name"] for c in COCO_CATEGORIES], [c["color"] for c in COCO_CATEGORIES]
     ids = {c["id"]: i for i, c in enumerate(COCO_CATEGORIES)}
     return {
         "thing_classes": names,
-        "thing_colors": colours,
+        "thing_colors": colors,
         "stuff_classes": list(names),
-        "stuff_colors": list(colours),
+        "stuff_colors": list(colors),
         "thing_dataset_id_to_contiguous_id": {c["id"]: ids[c["id"]] for c in _THINGS},
         "stuff_dataset_id_to_contiguous_id": {c["id"]: ids[c["id"]] for c in _STUFF},
     }

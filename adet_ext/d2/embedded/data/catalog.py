@@ -37,7 +37,7 @@ class _DatasetCatalog(_Catalog):
 
 
 class Metadata(types.SimpleNamespace):
-    """What is constant about one data set: class names, colours, id maps, file paths, evaluator type.
+    """What is constant about one data set: class names, colors, id maps, file paths, evaluator type.
 
     An attribute may be set again to an equal value only: two parts of a program that disagree about a
     data set are a mistake worth stopping at.

@@ -70,7 +70,7 @@ def register_coco_panoptic_separated(
     """Register ``NAME_separated`` (instance annotations and semantic label maps of the same images) and
     ``NAME_stuffonly`` (the label maps alone).
 
-    In the label maps 0 is any thing, 1 and up are the kinds of stuff, 255 is unlabelled.
+    In the label maps 0 is any thing, 1 and up are the kinds of stuff, 255 is unlabeled.
     """
     separated, stuff_only = name + "_separated", name + "_stuffonly"
     DatasetCatalog.register(

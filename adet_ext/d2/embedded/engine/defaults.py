@@ -29,7 +29,7 @@ def _of_inner_trainer(name: str) -> property:
 
 
 class DefaultTrainer(TrainerBase):
-    """Model, optimiser, schedule, data, checkpoints, evaluation and logs as ``cfg`` says::
+    """Model, optimizer, schedule, data, checkpoints, evaluation and logs as ``cfg`` says::
 
         trainer = DefaultTrainer(cfg)
         trainer.resume_or_load(resume=args.resume)
@@ -68,7 +68,7 @@ class DefaultTrainer(TrainerBase):
     optimizer = _of_inner_trainer("optimizer")
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """Go on from the last checkpoint in ``cfg.OUTPUT_DIR`` (weights, optimiser, schedule, iteration).
+        """Go on from the last checkpoint in ``cfg.OUTPUT_DIR`` (weights, optimizer, schedule, iteration).
 
         Without ``resume``, or where there is none, load the weights of ``cfg.MODEL.WEIGHTS`` alone and
         start from iteration 0.

@@ -33,7 +33,7 @@ class HookBase:
         """Before each iteration."""
 
     def after_backward(self) -> None:
-        """After each backward pass, before the optimiser's step."""
+        """After each backward pass, before the optimizer's step."""
 
     def after_step(self) -> None:
         """After each iteration."""
@@ -136,7 +136,7 @@ class TrainerBase:
 
 
 class SimpleTrainer(TrainerBase):
-    """One model, one optimiser, one stream of batches: forward, backward, step.
+    """One model, one optimizer, one stream of batches: forward, backward, step.
 
     Args:
         model: takes a batch, returns a dictionary of scalar losses or one scalar. Put into training mode.

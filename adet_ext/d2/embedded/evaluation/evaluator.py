@@ -45,7 +45,7 @@ class DatasetEvaluators(DatasetEvaluator):
     def evaluate(self) -> dict:
         results: OrderedDict = OrderedDict()
         for evaluator in self._evaluators:
-            result = evaluator.evaluate()  # in every process: evaluators synchronise
+            result = evaluator.evaluate()  # in every process: evaluators synchronize
             if comm.is_main_process() and result is not None:
                 twice = results.keys() & result.keys()
                 assert not twice, f"two evaluators report {sorted(twice)}; give them separate runs"

@@ -37,7 +37,7 @@ class CNNBlockBase(nn.Module):
 
 
 class ROIAlign(torchvision.ops.RoIAlign):
-    """torchvision's RoIAlign, aligned to pixel centres unless told otherwise.
+    """torchvision's RoIAlign, aligned to pixel centers unless told otherwise.
 
     ``output_size`` (height, width) of each region; ``spatial_scale`` turns the boxes' units into those of
     the input; ``sampling_ratio`` samples per bin and direction, 0 for as many as it covers pixels.

@@ -1,4 +1,4 @@
-"""Normalisation layers.
+"""Normalization layers.
 
 N images, C channels, H and W height and width.
 """
@@ -54,7 +54,7 @@ class FrozenBatchNorm2d(nn.Module):
 
     @classmethod
     def convert_frozen_batchnorm(cls, module: nn.Module) -> nn.Module:
-        """Replace every (synchronised) batch norm in ``module``, in place; return it, or its replacement."""
+        """Replace every (synchronized) batch norm in ``module``, in place; return it, or its replacement."""
         if not isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm):
             for name, child in module.named_children():
                 module.add_module(name, cls.convert_frozen_batchnorm(child))

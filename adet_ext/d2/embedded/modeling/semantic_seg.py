@@ -104,7 +104,7 @@ class SemSegFPNHead(nn.Module):
         return self.predictor(total)
 
     def losses(self, predictions: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        """``loss_sem_seg``, the mean cross-entropy over the labelled pixels, from what :meth:`layers` gives and
+        """``loss_sem_seg``, the mean cross-entropy over the labeled pixels, from what :meth:`layers` gives and
         labels (N, H, W)."""
         logits = self._enlarged(predictions.float())  # half precision would not do for a mean over a million pixels
         loss = F.cross_entropy(logits, targets, ignore_index=self.ignore_value)

@@ -53,7 +53,7 @@ class BitMasks:
     def from_polygon_masks(
         polygon_masks: "PolygonMasks | list[list[np.ndarray]]", height: int, width: int
     ) -> "BitMasks":
-        """Rasterise polygons onto an image of the given size."""
+        """Rasterize polygons onto an image of the given size."""
         instances = polygon_masks.polygons if isinstance(polygon_masks, PolygonMasks) else polygon_masks
         masks = [torch.from_numpy(polygons_to_bitmask(one, height, width)) for one in instances]
         return BitMasks(torch.stack(masks) if masks else torch.empty(0, height, width, dtype=torch.bool))
@@ -149,7 +149,7 @@ class PolygonMasks:
         if len(boxes) != len(self):
             raise AssertionError(f"{len(boxes)} boxes for {len(self)} masks")
         masks = [
-            torch.from_numpy(_rasterise_within(parts, box, mask_size))
+            torch.from_numpy(_rasterize_within(parts, box, mask_size))
             for parts, box in zip(self.polygons, boxes.cpu().numpy(), strict=True)
         ]
         empty = torch.empty(0, mask_size, mask_size, dtype=torch.bool)
@@ -194,7 +194,7 @@ def _shoelace(x: np.ndarray, y: np.ndarray) -> float:
     return 0.5 * np.abs(np.dot(x, np.roll(y, 1)) - np.dot(y, np.roll(x, 1)))
 
 
-def _rasterise_within(polygons: list[np.ndarray], box: np.ndarray, mask_size: int) -> np.ndarray:
+def _rasterize_within(polygons: list[np.ndarray], box: np.ndarray, mask_size: int) -> np.ndarray:
     width, height = box[2] - box[0], box[3] - box[1]
     # A box thinner than a tenth of a pixel would blow the polygon up without end.
     scale_x, scale_y = mask_size / max(width, 0.1), mask_size / max(height, 0.1)

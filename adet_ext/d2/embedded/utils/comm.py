@@ -10,18 +10,18 @@ import torch.distributed as dist
 _LOCAL_GROUP: dist.ProcessGroup | None = None
 
 
-def _initialised() -> bool:
+def _initialized() -> bool:
     return dist.is_available() and dist.is_initialized()
 
 
 def get_world_size() -> int:
     """Number of processes of the job, 1 outside a distributed job."""
-    return dist.get_world_size() if _initialised() else 1
+    return dist.get_world_size() if _initialized() else 1
 
 
 def get_rank() -> int:
     """Index of this process in the job, 0 outside a distributed job."""
-    return dist.get_rank() if _initialised() else 0
+    return dist.get_rank() if _initialized() else 0
 
 
 def create_local_process_group(num_workers_per_machine: int) -> None:
@@ -58,12 +58,12 @@ def get_local_process_group() -> dist.ProcessGroup:
 
 def get_local_rank() -> int:
     """Index of this process on its machine."""
-    return dist.get_rank(group=get_local_process_group()) if _initialised() else 0
+    return dist.get_rank(group=get_local_process_group()) if _initialized() else 0
 
 
 def get_local_size() -> int:
     """Number of processes on this machine."""
-    return dist.get_world_size(group=get_local_process_group()) if _initialised() else 1
+    return dist.get_world_size(group=get_local_process_group()) if _initialized() else 1
 
 
 def is_main_process() -> bool:

@@ -1,4 +1,4 @@
-"""Logging as Detectron2 formats it: coloured on the terminal, plain in ``log.txt``, one file per process."""
+"""Logging as Detectron2 formats it: colored on the terminal, plain in ``log.txt``, one file per process."""
 
 import functools
 import logging
