@@ -1,7 +1,7 @@
-"""The stream of training batches, a pure function of the data set, the seed and the batch size of all processes.
+"""The stream of training batches: a function of the data set, the seed and the total batch size alone.
 
-Neither the number of processes, nor that of workers, nor an interruption changes which images make up batch i. For
-that, indices are shuffled, grouped by aspect ratio and cut into batches before anything is loaded.
+The numbers of processes and workers do not change which images make up batch i, and neither does an interruption. To
+achieve this, indices are shuffled, grouped by aspect ratio and cut into batches before anything is loaded.
 
 Letters: B images of a batch over all processes; P processes ("ranks"); n images of the data set.
 """
@@ -25,8 +25,8 @@ class TrainingBatches:
         seed: not negative; the same for all ranks.
         batch_size: B, a multiple of ``world_size``.
         wide: bool [n], whether an image is wider than high; a batch holds images of one kind. None: no grouping.
-        repeat_factors: float [n], how often an image comes in an epoch on average; None: once.
-        start: number of batches to pass over.
+        repeat_factors: float [n], how often an image occurs in an epoch on average; None: once.
+        start: number of batches to skip.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class TrainingBatches:
         self.slice = slice(rank * per_rank, (rank + 1) * per_rank)
 
     def epoch(self, number: int) -> list[int]:
-        """Indices of one pass over the data, shuffled; with repeat factors, their fractions rounded at random."""
+        """Return the shuffled indices of one epoch. Fractions of repeat factors are rounded at random."""
         rng = np.random.RandomState([self.seed, number])
         if self.repeat_factors is None:
             return rng.permutation(self.size).tolist()

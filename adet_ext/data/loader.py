@@ -1,7 +1,7 @@
 """Data loaders of training and evaluation.
 
-The batches of training are those of :class:`~.batches.TrainingBatches`. Every sample is augmented from a seed of its
-own, so that neither processes, nor workers, nor an interruption change how.
+Training reads the batches of :class:`~.batches.TrainingBatches`. Every sample is augmented from its own seed, so that
+the numbers of processes and workers, and an interruption, do not change the result.
 
 n: images of the data set.
 """
@@ -37,16 +37,16 @@ _MAPPER_TRIES = 10
 
 
 class _Failure:
-    """A UserError on its way from a worker: torch would wrap its sentence in the worker's traceback."""
+    """The message of a UserError from a worker. torch would wrap the error in the worker's traceback."""
 
     def __init__(self, message: str):
         self.message = message
 
 
 class _Samples(torchdata.Dataset):
-    """Maps (position, index) to a mapped dict, augmented from ``seed`` and ``position`` alone.
+    """Map (position, index) to a mapped dict, augmented from ``seed`` and ``position`` alone.
 
-    Where the mapper returns None, another image, drawn from the same seed, takes the place.
+    If the mapper returns None, another image is drawn from the same seed.
     """
 
     def __init__(self, dataset: torchdata.Dataset, mapper: Callable[[dict], dict | None], seed: int):
@@ -83,7 +83,7 @@ class _Mapped(torchdata.Dataset):
 
 
 class _Loader(torchdata.DataLoader):
-    """A DataLoader that raises the UserErrors of its workers as they were."""
+    """A DataLoader that raises the UserErrors of its workers unchanged."""
 
     def __iter__(self) -> Iterator[list[dict]]:
         for batch in super().__iter__():
@@ -95,15 +95,15 @@ class _Loader(torchdata.DataLoader):
 
 @contextlib.contextmanager
 def _seeded(seed: int, position: int) -> Iterator[None]:
-    """Seed python's, NumPy's and torch's generators from (seed, position), and put them back afterwards.
+    """Seed python's, NumPy's and torch's generators from (seed, position), and restore their states at the end.
 
-    Put back, because without workers this runs in the training process, whose own stream must not notice.
+    Without workers this runs in the training process, whose own random numbers must not change.
     """
     state = random.getstate(), np.random.get_state(), torch.get_rng_state()
     words = np.random.SeedSequence([seed, position]).generate_state(3).tolist()
     random.seed(words[0])
     np.random.seed(words[1])
-    torch.default_generator.manual_seed(words[2])  # the CPU's alone; torch.manual_seed would touch the GPUs' too
+    torch.default_generator.manual_seed(words[2])  # of the CPU only; torch.manual_seed would also seed the GPUs
     try:
         yield
     finally:
@@ -124,11 +124,11 @@ def build_train_loader(
 
     Args:
         mapper: :class:`AdetDatasetMapper` of ``cfg`` by default.
-        start_iter: how many batches to pass over, without loading them.
-        rank, world_size: this process and the number of all; what is running by default.
+        start_iter: how many batches to skip, without loading them.
+        rank, world_size: this process and their number; by default those of the running job.
 
-    With ``cfg.SEED`` below 0 a random seed is drawn that all ranks share; a resumed run continues the stream only if
-    ``cfg.SEED`` is set and the same.
+    With ``cfg.SEED`` below 0, a random seed is drawn that all ranks share. A resumed run continues the stream only with
+    the same ``cfg.SEED``, 0 or above.
 
     Raises:
         UserError: no image to train on, a batch size that processes cannot share, or an unknown sampler.
@@ -153,7 +153,7 @@ def build_train_loader(
         batch_sampler=batches,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         collate_fn=trivial_batch_collator,
-        # Its own, or starting to iterate would draw from the global one, at another point in a resumed run.
+        # Otherwise iterating would draw from the global generator, at another point in a resumed run.
         generator=torch.Generator(),
     )
 
@@ -161,11 +161,11 @@ def build_train_loader(
 def build_test_loader(
     cfg: CfgNode, dataset_name: str, mapper: Callable[[dict], dict] | None = None, batch_size: int = 1
 ) -> torchdata.DataLoader:
-    """Return a loader of every image of ``dataset_name`` once, shared out among the processes in order.
+    """Return a loader that gives every image of ``dataset_name`` once, divided among the processes in order.
 
     Args:
         mapper: :class:`AdetDatasetMapper` of ``cfg`` in inference mode by default.
-        batch_size: images of a batch in each process; 1 is what timings in papers use.
+        batch_size: images of a batch in each process. Timings in papers use 1.
     """
     dicts = dataset_dicts((dataset_name,), "the data set to evaluate", filter_empty=False)
     mapper = mapper or AdetDatasetMapper(cfg, is_train=False)
@@ -182,7 +182,7 @@ def dataset_dicts(names: Iterable[str], key: str, filter_empty: bool) -> list[di
     """Load the data sets ``names`` as one list of dicts.
 
     Args:
-        key: the config key, or whatever else the names come from; errors start with it.
+        key: the config key that the names come from, or other words for it; errors start with it.
         filter_empty: leave out images without annotations other than crowds.
 
     Raises:
@@ -199,7 +199,7 @@ def dataset_dicts(names: Iterable[str], key: str, filter_empty: bool) -> list[di
         )
     try:
         return get_detection_dataset_dicts(names, filter_empty=filter_empty)
-    except AssertionError as error:  # how Detectron2 says that nothing is left, among other things
+    except AssertionError as error:  # Detectron2 raises it if no image is left, among other reasons
         filtered = (
             " (images without annotations other than crowds are left out, see DATALOADER.FILTER_EMPTY_ANNOTATIONS)"
         )
@@ -207,7 +207,7 @@ def dataset_dicts(names: Iterable[str], key: str, filter_empty: bool) -> list[di
             f"{key}: {', '.join(names)} cannot be used: {one_line(error).rstrip('.')}"
             f"{filtered if filter_empty else ''}; check the annotation file, and that iscrowd is 0 for single objects"
         ) from error
-    except ImportError as error:  # Detectron2's own reader of LVIS files takes a package for it
+    except ImportError as error:  # Detectron2's reader of LVIS files needs the lvis package
         raise UserError(
             f"{key}: {', '.join(names)} cannot be read without a package that does not import ({error}); install it, "
             "for LVIS by pip install --no-deps lvis"
@@ -222,7 +222,7 @@ def dataset_dicts(names: Iterable[str], key: str, filter_empty: bool) -> list[di
 
 
 def _wide(dicts: list[dict]) -> np.ndarray | None:
-    """Return bool [n]; None where sizes are unknown before loading, as in plain semantic data sets."""
+    """Return bool [n], or None if sizes are unknown before loading, as in semantic data sets."""
     if any("width" not in d or "height" not in d for d in dicts):
         logger.info("Images are not grouped by aspect ratio: the data set does not say their sizes.")
         return None

@@ -1,4 +1,4 @@
-"""Registering any COCO-format data set under a name, for ``--dataset NAME IMAGES ANNOTATIONS`` and for scripts."""
+"""Register a COCO-format data set under a name, for ``--dataset NAME IMAGES ANNOTATIONS`` and for scripts."""
 
 import functools
 import json
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 class _Set(NamedTuple):
-    """What registration was asked for."""
+    """The arguments of :func:`register_dataset`."""
 
     name: str
     images: str
@@ -53,11 +53,11 @@ def register_dataset(
     again.
 
     Args:
-        name: what ``DATASETS.TRAIN`` and ``DATASETS.TEST`` call it.
+        name: its name in ``DATASETS.TRAIN`` and ``DATASETS.TEST``.
         images: the folder that the file names in the annotation file start from.
         annotations: the annotation file.
-        classes: the class names of the model in their order, those of the training set for example; the file's
-            categories are matched with them by name. None: the file's own, by ascending category id.
+        classes: the class names of the model in their order, for example those of the training set. The file's
+            categories are matched with them by name. None: those of the file, by ascending category id.
         allow_outside: accept image files outside ``images``.
 
     Raises:
@@ -86,14 +86,14 @@ def _check(asked: _Set) -> tuple[_Kept, CheckedCoco]:
     Raises:
         UserError: see :func:`register_dataset`.
     """
-    state = _state(asked.annotations)  # before reading: a change during the check is noticed at the next load
+    state = _state(asked.annotations)  # before reading, so that the next load notices a change during the check
     checked = validate_coco(asked.annotations, asked.images, allow_outside=asked.allow_outside)
     checked.report.raise_for_errors()
     if asked.classes is not None:
         checked = match_classes(checked, asked.classes)
     json_file = asked.annotations
     if checked.repaired is not None:
-        # Evaluators read a file. This one lives as long as the process, so the next run cannot find an old one.
+        # Evaluators read a file. This one is removed with the process, so the next run cannot find an old one.
         json_file = os.path.join(process_folder(), os.path.basename(asked.annotations))
         with written_beside(json_file) as beside, open(beside, "w", encoding="utf-8") as file:
             json.dump(checked.repaired, file)
@@ -109,7 +109,7 @@ def _check(asked: _Set) -> tuple[_Kept, CheckedCoco]:
 
 
 def _state(path: str) -> tuple[int, ...]:
-    """Return what changes when the file does, also where its size and its time of change are kept."""
+    """Return values that change when the file does, even if its size and its time are kept."""
     try:
         found = os.stat(path)
     except OSError:
@@ -183,9 +183,9 @@ def count_without_mask(name: str) -> tuple[int, int]:
 
 
 def num_classes_of(dataset_names: Sequence[str]) -> int:
-    """Return how many thing classes the data sets have; 0 if none of them says so.
+    """Return how many thing classes the data sets have, or 0 if their metadata do not say.
 
-    Sets registered by a JSON file alone say so once they are loaded, which this does where it has to.
+    The metadata of sets registered by a JSON file alone are complete after loading, so these are loaded here.
 
     Raises:
         UserError: a name is not registered, or the sets' classes differ.
