@@ -1,4 +1,4 @@
-"""Instance prediction of DR1Mask from bases wider than BlendMask's: vector and factored attentions (thesis 5.4.2).
+"""Instance prediction of DR1Mask: vector and factored attentions on wide bases (thesis 5.4.2).
 
 N images, C channels of the bases, D instances, K projected bases, r rank of the attentions, M their side, R the side of
 a mask.
@@ -32,7 +32,7 @@ def blend_factored(
     top_interp: str = "bilinear",
     normalize: bool = False,
 ) -> torch.Tensor:
-    """Masks by factored attention (equations 5.7 and 5.8).
+    """Compute masks by factored attention (equations 5.7 and 5.8).
 
     The crop F of the bases is projected, R = T * F, and the attention Q_k = U_k^T diag(sigma_k) V_k is brought to the
     crop's resolution; the mask is the sum of Q_k R_k over k.
@@ -99,7 +99,7 @@ def blend_vector(
     sampling_ratio: int = 1,
     pooler_type: str = "ROIAlignV2",
 ) -> torch.Tensor:
-    """Masks by one weight a channel, as in YOLACT: the sum of the crop's channels, each times its weight as it is.
+    """Compute masks by one weight for each channel, as in YOLACT: the weighted sum of the crop's channels.
 
     Args:
         bases: (N, C, H, W).
@@ -111,7 +111,7 @@ def blend_vector(
     """
     check_crop(bases, boxes, image, size, scale, sampling_ratio, pooler_type)
     check_factor(embeddings, "embeddings", bases, (boxes.shape[0], bases.shape[1]))
-    # A projection to one base, whose attention is one everywhere.
+    # A projection to one basis, whose attention is one everywhere.
     ones = embeddings.new_ones((1, 1, size))
     return blend_factored(
         bases,
@@ -139,7 +139,7 @@ def _check_factors(bases, t, sigma, u, v, count: int) -> None:
 
 
 def _fits(tensors: tuple[torch.Tensor, ...], wide: torch.dtype, size: int) -> bool:
-    """Whether the factors of a detection fit into the shared memory of a GPU; the gradient needs more of it."""
+    """Whether a GPU's shared memory can hold the factors of a detection. The gradient needs more of it."""
     bases, _, _, u, _ = tensors
     if bases.device.type != "cuda":
         return True

@@ -1,11 +1,11 @@
-"""Bilinear samples at the centers of evenly divided boxes (thesis 3.3.1, equations 3.2, 3.3 and 3.5).
+"""Sample maps bilinearly at the centers of evenly divided boxes (thesis 3.3.1, equations 3.2, 3.3 and 3.5).
 
 H_l x W_l the map of level l, kh x kw points a box; other letters as in :mod:`adet_ext.layers`.
 
-A location (x, y) with distances (l, t, r, b) to its box's sides has, by equations 3.2 and 3.3, its points at
-x - l + (l + r)(2i + 1) / 2kw and y - t + (t + b)(2j + 1) / 2kh: they depend on the box alone. So the operator takes
-boxes, and is RoIAlign with half-pixel correction and one sample a bin. In cells of a map with stride s, whose cell
-0 has its center at s / 2, a pixel coordinate p is p / s - 0.5.
+By equations 3.2 and 3.3, the points of a location (x, y) with distances (l, t, r, b) to the sides of its box are
+x - l + (l + r)(2i + 1) / 2kw and y - t + (t + b)(2j + 1) / 2kh. They depend on the box alone. So the operator takes
+boxes, and is RoIAlign with half-pixel correction and one sample a bin. Cell 0 of a map with stride s has its center
+at s / 2, so a pixel coordinate p is p / s - 0.5 in cells.
 """
 
 from collections.abc import Sequence
@@ -46,15 +46,15 @@ def roi_sample(
 ) -> torch.Tensor:
     """Sample each box's level bilinearly at the centers of the kh x kw parts of the box.
 
-    Gradients flow to the features and, where they require them, to the boxes; not a second time. Coordinates and sums
-    are float32, with float64 features float64. The gradient of the features is the same from run to run on the CPU,
-    and on CUDA under ``torch.use_deterministic_algorithms``.
+    Features and boxes get gradients, but not a second time. Coordinates and sums are float32, or float64 for float64
+    features. The gradient of the features is deterministic on the CPU, and on CUDA under
+    ``torch.use_deterministic_algorithms``.
 
     Args:
-        features: one (N, C, H_l, W_l) map per level, all of one type: float32, float64, float16 or bfloat16. Maps
-            whose channels lie innermost (channels-last) are read fastest.
-        boxes: (D, 4) float, absolute (x0, y0, x1, y1) in pixels; may leave the image. A point that is not finite
-            gives zeros.
+        features: one (N, C, H_l, W_l) map per level, all of one type: float32, float64, float16 or bfloat16.
+            Channels-last maps are read fastest.
+        boxes: (D, 4) float, absolute (x0, y0, x1, y1) in pixels; may leave the image. Samples at points
+            that are not finite are zero.
         image: (D,) int64, the image of each box, in [0, N).
         level: (D,) int64, the map of each box, an index into ``features``.
         strides: of the maps, in pixels.
@@ -67,8 +67,8 @@ def roi_sample(
 
     Raises:
         TypeError, ValueError: an argument is not as above; the message names it.
-        RuntimeError, IndexError: an image or a level is out of range. On CUDA, where the host does not wait to see,
-            the box's samples are NaN instead.
+        RuntimeError, IndexError: an image or a level is out of range. On CUDA the host does not wait to check this,
+            and the box's samples are NaN instead.
     """
     for name, value in (("features", features), ("strides", strides), ("size", size)):
         check_sequence(value, name)
@@ -143,7 +143,7 @@ def _check_images(images: int, boxes: torch.Tensor) -> None:
 
 
 def _fits(features: Sequence[torch.Tensor], size: tuple[int, int]) -> bool:
-    """Whether the compiled operator takes these arguments."""
+    """Whether the compiled operator supports these arguments."""
     if not serves("roi_sample", features[0]) or len(features) > _MAX_LEVELS:
         return False
     return features[0].device.type != "cuda" or size[0] * size[1] <= 1024
@@ -173,7 +173,7 @@ def _check_sizes(sizes: Sequence[int], scales: Sequence[float], c: int, channels
 
 
 def _check_call(maps, boxes, image, level, kh, kw, border) -> None:
-    """What the kernels of all three operators check; ``maps``: the first of the features, or their gradient."""
+    """Check what the kernels of all three operators check. ``maps``: the first features, or their gradient."""
     check_range(border, "border", 0, 1)
     check_floating(maps, "features")
     check_boxes(boxes, maps, exact=True)
@@ -225,7 +225,7 @@ def _setup(ctx, inputs, output) -> None:
     features, boxes, image, level, scales, _, _, border, channels_last = inputs
     ctx.sizes = [features[0].shape[0], *(n for x in features for n in x.shape[2:])]
     ctx.scales, ctx.border, ctx.channels_last = scales, border, channels_last
-    # The features' own values matter to the gradient of the boxes alone.
+    # Only the gradient of the boxes depends on the values of the features.
     ctx.save_for_backward(boxes, image, level, *(features if ctx.needs_input_grad[1] else ()))
 
 

@@ -1,4 +1,4 @@
-"""roi_sample in plain PyTorch: its specification, and the fallback without the compiled operators.
+"""Compute roi_sample in plain PyTorch. This specifies it, and serves without the compiled operators.
 
 H_l x W_l the map of level l, S = the sum of all H_l W_l, kh x kw points a box; other letters as in
 :mod:`adet_ext.layers`.
@@ -55,9 +55,9 @@ def roi_sample_reference(
 
 
 def _neighbors(p: torch.Tensor, size: torch.Tensor, border: str) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """The two cells next to coordinate ``p`` among ``size`` in a row and their weights; see csrc/bilinear.h."""
+    """Return the two cells next to coordinate ``p`` in a row of ``size``, and their weights; see csrc/bilinear.h."""
     inside = (p >= -1) & (p <= size) if border == "clamp" else (p > -1) & (p < size)
-    p = torch.where(inside, p, 0)  # NaN goes here
+    p = torch.where(inside, p, 0)  # also for NaN
     if border == "clamp":
         p = torch.minimum(p.clamp(min=0), (size - 1).to(p.dtype))
     low = p.detach().floor()

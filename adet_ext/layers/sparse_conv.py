@@ -1,9 +1,9 @@
-"""Convolutions evaluated at a few locations of a feature pyramid.
+"""Evaluate convolutions at a few locations of a feature pyramid.
 
 N images, C channels, L locations over all levels (level by level, each row by row), P chosen locations, k x k a kernel.
 
-A layer on top of a tower has hundreds of output channels and is read at a hundred locations: computing it there alone
-gives the same numbers as the dense convolution at a small fraction of its cost, in training as in inference.
+A layer on top of a tower has hundreds of output channels and is read at a hundred locations. Evaluating it only there
+gives the same numbers as the dense convolution at a small fraction of the cost, in training and in inference.
 """
 
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ def conv_at(conv: nn.Conv2d, maps: Sequence[torch.Tensor], image: torch.Tensor, 
     """
     k = conv.kernel_size[0]
     neighbors = _neighbor_index(maps, image, location, k)  # (P, k^2)
-    # A zero border around each level stands for the padding of the dense convolution.
+    # A border of zeros around each level replaces the padding of the dense convolution.
     padded = [F.pad(x, (k // 2,) * 4).permute(0, 2, 3, 1).flatten(1, 2) for x in maps]  # N x (H+k-1)(W+k-1) x C
     rows = torch.cat(padded, dim=1).flatten(0, 1)  # (N * S, C)
     patches = rows.index_select(0, neighbors.flatten())  # (k^2 P, C)
@@ -43,7 +43,7 @@ def conv_at(conv: nn.Conv2d, maps: Sequence[torch.Tensor], image: torch.Tensor, 
 def unravel_locations(
     sizes: Sequence[tuple[int, int]], location: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Level, row and column, (P,) each, of positions in maps of the given (H_l, W_l) laid end to end."""
+    """Return level, row and column, (P,) each, of positions in maps of the given (H_l, W_l) laid end to end."""
     starts = [0, *accumulate(h * w for h, w in sizes)]
     table = number_table([starts[:-1], [w for _, w in sizes]], location.device)
     level = torch.bucketize(location, table[0, 1:], right=True)
@@ -54,7 +54,7 @@ def unravel_locations(
 
 
 def _neighbor_index(maps: Sequence[torch.Tensor], image: torch.Tensor, location: torch.Tensor, k: int) -> torch.Tensor:
-    """Rows of the k x k neighbors of each location in the padded maps laid end to end, image by image: (P, k^2)."""
+    """Return the indices, (P, k^2), of each location's k x k neighbors in the padded maps laid end to end."""
     device = location.device
     sizes = [x.shape[-2:] for x in maps]
     starts = [0, *accumulate((h + k - 1) * (w + k - 1) for h, w in sizes)]

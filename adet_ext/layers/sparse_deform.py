@@ -1,4 +1,4 @@
-"""A modulated deformable convolution evaluated at a few locations of a feature pyramid.
+"""Evaluate a modulated deformable convolution at a few locations of a feature pyramid.
 
 N images, C channels, L locations over all levels (level by level, each row by row), P chosen locations, k x k a kernel.
 """
@@ -24,7 +24,7 @@ def deform_conv_at(
     weight: torch.Tensor,
     bias: torch.Tensor | None,
 ) -> torch.Tensor:
-    """Deformable convolution v2 (k x k with k odd, stride 1, padding k // 2) at chosen locations.
+    """Evaluate deformable convolution v2 (k x k with k odd, stride 1, padding k // 2) at chosen locations.
 
     Args:
         maps: one (N, C, H_l, W_l) feature map per level.
@@ -60,7 +60,7 @@ def deform_conv_at(
             indices.append(image[:, None] * starts[-1] + cell)
     # All levels of an image end to end, a row of C values for each cell.
     cells = torch.cat([m.permute(0, 2, 3, 1).flatten(1, 2) for m in maps], dim=1).flatten(0, 1)  # (N * S, C)
-    # One weighted sum of four rows for each sample: the four are never stored.
+    # One weighted sum of four rows for each sample, so that the four are not stored.
     samples = F.embedding_bag(
         torch.stack(indices, dim=-1).flatten(0, 1),  # (P k^2, 4)
         cells,

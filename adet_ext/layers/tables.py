@@ -1,4 +1,4 @@
-"""Small tables of numbers on a device, made there and kept: a copy from the host would make the host wait."""
+"""Make small tables of numbers on a device and keep them. A copy from the host would make the host wait."""
 
 import functools
 from collections.abc import Iterable, Sequence
@@ -20,7 +20,7 @@ def can_keep(numbers: Iterable[float], device: torch.device) -> bool:
 
 
 def stream_of(device: torch.device) -> int:
-    """Return the current stream of a GPU: what one stream has made may not be there yet for another."""
+    """Return the current stream of a GPU. Tensors of one stream may not be ready for another."""
     return torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
 
 
@@ -29,7 +29,7 @@ def number_table(
 ) -> torch.Tensor:
     """Return the rows as a tensor (rows, columns), without a copy from the host on other devices than the CPU.
 
-    The last tables are kept; do not change them in place. Each number costs a kernel once, so tables should be small.
+    The last tables are kept; do not change them in place. Making one launches a kernel for each number.
     """
     rows = tuple(map(tuple, rows))
     if not can_keep((number for row in rows for number in row), device):
@@ -39,7 +39,7 @@ def number_table(
 
 @functools.lru_cache(maxsize=128)
 def _kept(rows: tuple[tuple, ...], device: torch.device, dtype: torch.dtype, stream: int) -> torch.Tensor:
-    with torch.inference_mode(False):  # training may not read what inference mode makes
+    with torch.inference_mode(False):  # training may not use tensors of inference mode
         return _make(rows, device, dtype)
 
 
