@@ -98,13 +98,13 @@ def maybe_add_gradient_clipping(
 
     clipping = type(f"{base.__name__}WithGradientClip", (base,), {"step": step})
     if isinstance(optimizer, torch.optim.Optimizer):
-        optimizer.__class__ = clipping  # keeps the state of an optimizer that is already made
+        optimizer.__class__ = clipping  # this keeps the state of an existing optimizer
         return optimizer
     return clipping
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-    """SGD as ``cfg.SOLVER`` describes it."""
+    """Return SGD as ``cfg.SOLVER`` describes it."""
     solver = cfg.SOLVER
     groups = get_default_optimizer_params(
         model,
@@ -125,13 +125,13 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
 
 
 class WarmupParamScheduler(CompositeParamScheduler):
-    """A schedule with a warm-up before it, over progress in [0, 1].
+    """A schedule after a warm-up, over progress in [0, 1].
 
     Args:
         warmup_factor: the first value relative to ``scheduler``'s own first value.
-        warmup_length: the share of the training that the warm-up takes.
+        warmup_length: the warm-up's fraction of the training.
         warmup_method: "linear" or "constant".
-        rescale_interval: start ``scheduler`` when the warm-up ends, instead of joining it on its way.
+        rescale_interval: start ``scheduler`` at the end of the warm-up, instead of at the start of training.
     """
 
     def __init__(
@@ -157,7 +157,7 @@ class WarmupParamScheduler(CompositeParamScheduler):
 
 
 class LRMultiplier(LRScheduler):
-    """Multiplies the initial learning rate of every group by ``multiplier(iteration / max_iter)``."""
+    """Multiply the initial learning rate of every group by ``multiplier(iteration / max_iter)``."""
 
     def __init__(
         self, optimizer: torch.optim.Optimizer, multiplier: ParamScheduler, max_iter: int, last_iter: int = -1
@@ -177,9 +177,9 @@ class LRMultiplier(LRScheduler):
 
 
 def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> LRScheduler:
-    """The schedule named by ``cfg.SOLVER.LR_SCHEDULER_NAME``, with its warm-up.
+    """Return the schedule named by ``cfg.SOLVER.LR_SCHEDULER_NAME``, with its warm-up.
 
-    Known are WarmupMultiStepLR and WarmupCosineLR.
+    The names are WarmupMultiStepLR and WarmupCosineLR.
     """
     solver = cfg.SOLVER
     max_iter = solver.MAX_ITER

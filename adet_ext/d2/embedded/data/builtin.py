@@ -26,7 +26,7 @@ _STUFF = [c for c in COCO_CATEGORIES if not c["isthing"]]
 
 
 def coco_instances_meta() -> dict:
-    """Classes, colors and id map of the 80 things."""
+    """Return classes, colors and id map of the 80 things."""
     return {
         "thing_dataset_id_to_contiguous_id": {c["id"]: i for i, c in enumerate(_THINGS)},
         "thing_classes": [c["name"] for c in _THINGS],
@@ -35,7 +35,7 @@ def coco_instances_meta() -> dict:
 
 
 def coco_panoptic_separated_meta() -> dict:
-    """The 80 things, and 54 semantic classes: 0 stands for all things together, then the 53 stuff classes."""
+    """Return the 80 things and 54 semantic classes: 0 for all things, then the 53 stuff classes."""
     names = [c["name"].replace("-other", "").replace("-merged", "") for c in _STUFF]
     return {
         "stuff_dataset_id_to_contiguous_id": {**{c["id"]: i + 1 for i, c in enumerate(_STUFF)}, 0: 0},
@@ -46,7 +46,7 @@ def coco_panoptic_separated_meta() -> dict:
 
 
 def coco_panoptic_meta() -> dict:
-    """All 133 categories in one range of ids, things first; names and colors stand under both prefixes."""
+    """Return all 133 categories in one range of ids, things first. Names and colors have both prefixes."""
     names, colors = [c["name"] for c in COCO_CATEGORIES], [c["color"] for c in COCO_CATEGORIES]
     ids = {c["id"]: i for i, c in enumerate(COCO_CATEGORIES)}
     return {
@@ -60,7 +60,7 @@ def coco_panoptic_meta() -> dict:
 
 
 def register_all_coco(root: str) -> None:
-    """Register every split under ``root``/coco; nothing is read before a split is used."""
+    """Register every split under ``root``/coco. A split is read when it is used."""
     for name, (folder, annotations) in _INSTANCE_SPLITS.items():
         register_coco_instances(
             name,

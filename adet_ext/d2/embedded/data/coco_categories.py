@@ -1,7 +1,7 @@
 """The 133 categories of COCO panoptic: 80 things (also COCO's instance categories), then 53 kinds of stuff.
 
-An entry reads ``id name color``; the id is COCO's own (with its gaps), the color is RRGGBB as in COCO's
-published category list. The order within a table is the order of contiguous class ids.
+An entry is ``id name color``. The id is COCO's, with gaps; the color is RRGGBB as in COCO's published
+category list. The order within a table is the order of contiguous class ids.
 """
 
 _THINGS = """

@@ -19,8 +19,8 @@ _PIXELS_AT_ONCE = 2**24
 
 
 def polygons_to_bitmask(polygons: list[np.ndarray], height: int, width: int) -> np.ndarray:
-    """Union of polygons [x0, y0, x1, y1, ...] in pixels as booleans (height, width), by COCO's rules."""
-    if len(polygons) == 0:  # COCO's code takes no empty list
+    """Return the union of polygons [x0, y0, x1, y1, ...] as bool (height, width), by COCO's rules."""
+    if len(polygons) == 0:  # COCO's code does not support an empty list
         return np.zeros((height, width), dtype=bool)
     return mask_util.decode(mask_util.merge(mask_util.frPyObjects(polygons, height, width))).astype(bool)
 
@@ -46,7 +46,7 @@ class BitMasks:
         return BitMasks(self.tensor.to(*args, **kwargs))
 
     def nonempty(self) -> Tensor:
-        """Boolean (N,): at least one pixel is set."""
+        """Return bool (N,): whether at least one pixel is set."""
         return self.tensor.flatten(1).any(dim=1)
 
     @staticmethod
@@ -76,9 +76,9 @@ class BitMasks:
         return torch.cat(cropped)
 
     def get_bounding_boxes(self) -> Boxes:
-        """The tightest box around each mask, on the CPU; zeros where a mask is empty."""
+        """Return the tightest box around each mask, on the CPU; zeros for an empty mask."""
         boxes, kept = torch.zeros(len(self), 4), self.nonempty()
-        # torchvision names the last pixel inside, and takes no empty mask.
+        # torchvision gives the last pixel inside, and does not support empty masks.
         boxes[kept.cpu()] = masks_to_boxes(self.tensor[kept]).cpu() + torch.tensor([0.0, 0.0, 1.0, 1.0])
         return Boxes(boxes)
 
@@ -132,11 +132,11 @@ class PolygonMasks:
         return self
 
     def nonempty(self) -> Tensor:
-        """Boolean (N,): there is at least one polygon."""
+        """Return bool (N,): whether there is at least one polygon."""
         return torch.tensor([len(parts) > 0 for parts in self.polygons], dtype=torch.bool)
 
     def get_bounding_boxes(self) -> Boxes:
-        """The tightest box around each instance's points; (inf, inf, 0, 0) where there is none."""
+        """Return the tightest box around each instance's points; (inf, inf, 0, 0) without points."""
         boxes = torch.zeros(len(self), 4)
         for box, parts in zip(boxes, self.polygons, strict=True):
             points = np.concatenate([np.empty(0), *parts]).reshape(-1, 2)
@@ -156,7 +156,7 @@ class PolygonMasks:
         return (torch.stack(masks) if masks else empty).to(boxes.device)
 
     def area(self) -> Tensor:
-        """Areas (N,) in square pixels, the parts of an instance added up."""
+        """Return the areas (N,) in square pixels; those of an instance's polygons are added up."""
         return torch.tensor([sum(_shoelace(part[0::2], part[1::2]) for part in parts) for parts in self.polygons])
 
     @staticmethod
@@ -196,7 +196,7 @@ def _shoelace(x: np.ndarray, y: np.ndarray) -> float:
 
 def _rasterize_within(polygons: list[np.ndarray], box: np.ndarray, mask_size: int) -> np.ndarray:
     width, height = box[2] - box[0], box[3] - box[1]
-    # A box thinner than a tenth of a pixel would blow the polygon up without end.
+    # Boxes count as at least a tenth of a pixel wide, which bounds the enlargement of polygons.
     scale_x, scale_y = mask_size / max(width, 0.1), mask_size / max(height, 0.1)
     moved = []
     for polygon in polygons:
