@@ -153,7 +153,7 @@ def _validate(arguments: argparse.Namespace) -> int:
 
 def _prepare_panoptic(arguments: argparse.Namespace) -> int:
     if arguments.workers < 1:
-        raise UserError(f"--workers is {arguments.workers}; it has to be at least 1")
+        raise UserError(f"--workers must be 1 or more; got {arguments.workers}")
     root = os.path.expanduser(arguments.root or os.environ.get("DETECTRON2_DATASETS", "datasets"))
     sets = [arguments.files] if arguments.files else list(coco_splits(root, arguments.splits))
     totals = [annotated_images(annotations) for annotations, _, _ in sets]  # what is missing is said at once
@@ -181,7 +181,7 @@ def _prepare_lvis(arguments: argparse.Namespace) -> int:
 def draw(arguments: argparse.Namespace) -> int:
     """Draw ``arguments.num`` images into ``arguments.output_dir``, and a contact sheet of them."""
     if arguments.num < 1:
-        raise UserError(f"--num is {arguments.num}; it has to be at least 1")
+        raise UserError(f"--num must be 1 or more; got {arguments.num}")
     cfg = _config(arguments)
     folder = make_folder(arguments.output_dir)
     records = _loaded(cfg) if arguments.source == "dataloader" else _annotated(cfg)

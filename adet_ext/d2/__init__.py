@@ -36,7 +36,7 @@ def _choose() -> tuple[str, str, str]:
     """Return (engine, why it was chosen, what is wrong with Detectron2 or "")."""
     wish = os.environ.get("ADET_EXT_ENGINE", "auto").strip().lower() or "auto"
     if wish not in ("auto", "detectron2", "embedded"):
-        raise ValueError(f"ADET_EXT_ENGINE is {wish!r}; set it to auto, detectron2 or embedded")
+        raise ValueError(f"ADET_EXT_ENGINE must be auto, detectron2 or embedded; got {wish!r}")
     if wish == "embedded":
         return "embedded", "ADET_EXT_ENGINE=embedded", ""
     problem = _probe_detectron2()

@@ -143,21 +143,21 @@ def build_augmentation(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
     if not is_train:
         return [ResizeShorterSide(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, "choice")]
     if cfg.INPUT.IS_ROTATE:
-        raise UserError("INPUT.IS_ROTATE: random rotation is not supported, boxes would no longer fit; set it to False")
+        raise UserError("INPUT.IS_ROTATE must be False, because rotated boxes would not fit; got True")
     sizes, style = cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING
     if style == "range" and len(sizes) != 2:
-        raise UserError(f"INPUT.MIN_SIZE_TRAIN: sampling from a range takes two sizes, got {tuple(sizes)}")
+        raise UserError(f"INPUT.MIN_SIZE_TRAIN must be two sizes for sampling from a range; got {tuple(sizes)}")
     augmentations: list[T.Augmentation] = [ResizeShorterSide(sizes, cfg.INPUT.MAX_SIZE_TRAIN, style)]
     if cfg.INPUT.CROP.ENABLED:
         try:
             crop = RandomCropWithInstance(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE, cfg.INPUT.CROP.CROP_INSTANCE)
         except AssertionError as error:
             crop = cfg.INPUT.CROP
-            raise UserError(f"INPUT.CROP.TYPE {crop.TYPE!r} with INPUT.CROP.SIZE {crop.SIZE} does not fit") from error
+            raise UserError(f"INPUT.CROP.SIZE must fit INPUT.CROP.TYPE {crop.TYPE!r}; got {crop.SIZE}") from error
         augmentations.insert(0, crop)
     if cfg.INPUT.HFLIP_TRAIN and cfg.INPUT.RANDOM_FLIP != "none":
         kind = cfg.INPUT.RANDOM_FLIP
         if kind not in ("horizontal", "vertical"):
-            raise UserError(f"INPUT.RANDOM_FLIP is {kind!r}; set it to horizontal, vertical or none")
+            raise UserError(f"INPUT.RANDOM_FLIP must be horizontal, vertical or none; got {kind!r}")
         augmentations.append(T.RandomFlip(horizontal=kind == "horizontal", vertical=kind == "vertical"))
     return augmentations

@@ -43,8 +43,7 @@ class TrainingBatches:
     ):
         if batch_size < 1 or batch_size % world_size:
             raise UserError(
-                f"SOLVER.IMS_PER_BATCH is {batch_size}, which {world_size} processes cannot share evenly; set it to a "
-                f"multiple of {world_size}"
+                f"SOLVER.IMS_PER_BATCH must be a multiple of the number of processes, {world_size}; got {batch_size}"
             )
         self.size, self.seed, self.batch_size = size, seed, batch_size
         self.wide, self.repeat_factors, self.start = wide, repeat_factors, start

@@ -235,8 +235,8 @@ def _repeat_factors(cfg: CfgNode, dicts: list[dict]) -> np.ndarray | None:
         return None
     if name != "RepeatFactorTrainingSampler":
         raise UserError(
-            f"DATALOADER.SAMPLER_TRAIN is {name!r}; set it to TrainingSampler or RepeatFactorTrainingSampler, or use "
-            "Detectron2's own build_detection_train_loader"
+            f"DATALOADER.SAMPLER_TRAIN must be TrainingSampler or RepeatFactorTrainingSampler; got {name!r}. For "
+            "others use Detectron2's build_detection_train_loader"
         )
     return RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
         dicts, cfg.DATALOADER.REPEAT_THRESHOLD, cfg.DATALOADER.REPEAT_SQRT

@@ -64,7 +64,7 @@ class AdetDatasetMapper:
         keep_ground_truth: bool = False,
     ):
         if instance_mask_format not in ("polygon", "bitmask"):
-            raise UserError(f"INPUT.MASK_FORMAT is {instance_mask_format!r}; set it to polygon or bitmask")
+            raise UserError(f"INPUT.MASK_FORMAT must be polygon or bitmask; got {instance_mask_format!r}")
         if recompute_boxes and not use_instance_mask:
             raise ValueError("boxes can be recomputed from masks only with use_instance_mask=True")
         self.is_train = is_train
@@ -81,7 +81,7 @@ class AdetDatasetMapper:
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict:
         if cfg.MODEL.KEYPOINT_ON:
-            raise UserError("MODEL.KEYPOINT_ON: key points need Detectron2's own mapper; set it to False")
+            raise UserError("MODEL.KEYPOINT_ON must be False, because key points need Detectron2's mapper; got True")
         return {
             "is_train": is_train,
             "augmentations": build_augmentation(cfg, is_train),

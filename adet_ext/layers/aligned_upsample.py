@@ -34,7 +34,7 @@ def aligned_upsample(x: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
     h, w = x.shape[-2:]
     if (h, w) != ((height + 1) // 2, (width + 1) // 2):
         raise ValueError(
-            f"size is {height} x {width}; a map of {h} x {w} enlarges to {2 * h} x {2 * w}, or one row or column less"
+            f"size must be {2 * h} x {2 * w}, or one row or column less, for a map of {h} x {w}; got {height} x {width}"
         )
     x = F.pad(x, (0, 1, 0, 1), mode="replicate")
     x = F.interpolate(x, size=(2 * h + 1, 2 * w + 1), mode="bilinear", align_corners=True)

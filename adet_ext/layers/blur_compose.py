@@ -63,9 +63,9 @@ def blur_conv2d(
     """
     check_blur(taps, stride, blur_padding)
     if method not in METHODS:
-        raise ValueError(f"method is {method!r}; it takes {', '.join(METHODS)}")
+        raise ValueError(f"method must be one of {', '.join(METHODS)}; got {method!r}")
     if method == "folded" and tuple(dilation) != (1, 1):
-        raise ValueError(f"dilation is {tuple(dilation)}; method 'folded' takes (1, 1)")
+        raise ValueError(f"dilation must be (1, 1) for method 'folded'; got {tuple(dilation)}")
     if (
         bias is not None and blur_padding == "zeros"
     ):  # at the border the bias is blurred with zeros, so it is not a constant

@@ -46,9 +46,11 @@ class BlurConv2d(nn.Conv2d):
     ):
         super().__init__(in_channels, out_channels, kernel_size, **kwargs)
         if isinstance(self.padding, str) or self.padding_mode != "zeros":
-            raise ValueError(f"padding is {self.padding!r} of {self.padding_mode}; BlurConv2d takes numbers, of zeros")
+            raise ValueError(
+                f"padding must be numbers, and padding_mode zeros; got {self.padding!r} and {self.padding_mode}"
+            )
         if method not in METHODS:
-            raise ValueError(f"method is {method!r}; it takes {', '.join(METHODS)}")
+            raise ValueError(f"method must be one of {', '.join(METHODS)}; got {method!r}")
         self.blur = BlurPool2d(taps=taps, stride=stride, padding=blur_padding)
         self.method = method
         self.norm = norm
@@ -61,7 +63,7 @@ class BlurConv2d(nn.Conv2d):
     ) -> "BlurConv2d":
         """Return the layer that replaces a strided convolution and shares its parameters, norm and activation."""
         if conv.stride[0] != conv.stride[1]:
-            raise ValueError(f"stride is {conv.stride}; BlurConv2d takes one number for both directions")
+            raise ValueError(f"stride must be the same in both directions; got {conv.stride}")
         layer = cls(
             conv.in_channels,
             conv.out_channels,

@@ -168,7 +168,7 @@ def test_a_mapper_may_decline_images(shapes):
 
 
 def test_a_batch_that_processes_cannot_share_is_refused(shapes):
-    with pytest.raises(UserError, match="IMS_PER_BATCH is 4.*multiple of 3"):
+    with pytest.raises(UserError, match="IMS_PER_BATCH must be a multiple .* 3; got 4"):
         build_train_loader(config(), rank=0, world_size=3)
 
 

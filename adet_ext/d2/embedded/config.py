@@ -144,7 +144,7 @@ def _takes_config(args: tuple, kwargs: dict) -> bool:
 def _explicit_arguments(from_config: Callable, args: tuple, kwargs: dict) -> dict:
     parameters = inspect.signature(from_config).parameters
     if next(iter(parameters), None) != "cfg":
-        raise TypeError(f"the first argument of {from_config.__qualname__} has to be named cfg")
+        raise TypeError(f"the first argument of {from_config.__qualname__} must be named cfg")
     if any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters.values()):
         return from_config(*args, **kwargs)
     known = {name: value for name, value in kwargs.items() if name in parameters}

@@ -84,7 +84,7 @@ def maybe_add_gradient_clipping(
     if not clip.ENABLED:
         return optimizer
     if clip.CLIP_TYPE not in ("value", "norm"):
-        raise ValueError(f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE is {clip.CLIP_TYPE!r}; set it to 'value' or 'norm'")
+        raise ValueError(f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE must be 'value' or 'norm'; got {clip.CLIP_TYPE!r}")
     base = type(optimizer) if isinstance(optimizer, torch.optim.Optimizer) else optimizer
 
     def step(self, closure=None):
@@ -148,7 +148,7 @@ class WarmupParamScheduler(CompositeParamScheduler):
         elif warmup_method == "constant":
             warmup = ConstantParamScheduler(first)
         else:
-            raise ValueError(f"SOLVER.WARMUP_METHOD is {warmup_method!r}; set it to 'linear' or 'constant'")
+            raise ValueError(f"SOLVER.WARMUP_METHOD must be 'linear' or 'constant'; got {warmup_method!r}")
         super().__init__(
             [warmup, scheduler],
             lengths=[warmup_length, 1 - warmup_length],
@@ -163,7 +163,7 @@ class LRMultiplier(LRScheduler):
         self, optimizer: torch.optim.Optimizer, multiplier: ParamScheduler, max_iter: int, last_iter: int = -1
     ):
         if not isinstance(multiplier, ParamScheduler):
-            raise ValueError(f"multiplier has to be an fvcore ParamScheduler, not {type(multiplier).__name__}")
+            raise ValueError(f"multiplier must be an fvcore ParamScheduler; got {type(multiplier).__name__}")
         self._multiplier = multiplier
         self._max_iter = max_iter
         super().__init__(optimizer, last_epoch=last_iter)

@@ -181,7 +181,7 @@ class DefaultTrainer(TrainerBase):
             results[name] = inference_on_dataset(model, data_loader, evaluator)
             if comm.is_main_process():
                 assert isinstance(results[name], Mapping), (
-                    f"an evaluator has to return a dictionary in the first process, not {results[name]!r}"
+                    f"an evaluator must return a dictionary in the first process; got {results[name]!r}"
                 )
                 logger.info("Evaluation results for %s in csv format:", name)
                 print_csv_format(results[name])

@@ -69,7 +69,7 @@ class PeriodicWriter(HookBase):
     def __init__(self, writers: list[EventWriter], period: int = 20):
         for writer in writers:
             if not isinstance(writer, EventWriter):
-                raise TypeError(f"a writer has to derive from EventWriter; got {type(writer).__name__}")
+                raise TypeError(f"a writer must derive from EventWriter; got {type(writer).__name__}")
         self._writers = writers
         self._period = period
 
@@ -154,13 +154,13 @@ class EvalHook(HookBase):
         results = self._function()
         if results:
             if not isinstance(results, Mapping):
-                raise ValueError(f"an evaluation has to return a dictionary; got {type(results).__name__}")
+                raise ValueError(f"an evaluation must return a dictionary; got {type(results).__name__}")
             for name, value in flatten_results_dict(results).items():
                 try:
                     value = float(value)
                 except (TypeError, ValueError, RuntimeError):  # ValueError: a tensor of several numbers
                     raise ValueError(
-                        f"an evaluation has to return numbers, in dictionaries as deep as need be; "
+                        f"an evaluation must return numbers, in dictionaries as deep as need be; "
                         f"under {name!r} it returned {value!r}"
                     ) from None
                 self.trainer.storage.put_scalar(name, value, smoothing_hint=False)

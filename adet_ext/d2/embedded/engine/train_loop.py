@@ -62,7 +62,7 @@ class TrainerBase:
             if hook is None:
                 continue
             if not isinstance(hook, HookBase):
-                raise TypeError(f"a hook has to derive from HookBase; got {type(hook).__name__}")
+                raise TypeError(f"a hook must derive from HookBase; got {type(hook).__name__}")
             hook.trainer = weakref.proxy(self)  # hook and trainer do not keep each other alive
             self._hooks.append(hook)
 
@@ -109,7 +109,7 @@ class TrainerBase:
             hook.after_step()
 
     def run_step(self) -> None:
-        raise NotImplementedError(f"{type(self).__name__} has to define run_step()")
+        raise NotImplementedError(f"{type(self).__name__} must define run_step()")
 
     def state_dict(self) -> dict[str, Any]:
         """Return the iteration and, by class name, the state of the first hook of each class with a state."""

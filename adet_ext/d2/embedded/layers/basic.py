@@ -60,7 +60,7 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: floa
     of its class by more than ``iou_threshold``.
     """
     if boxes.shape[-1] != 4:
-        raise AssertionError(f"boxes are N x 4, not {tuple(boxes.shape)}")
+        raise AssertionError(f"boxes must be N x 4; got {tuple(boxes.shape)}")
     # Classes are separated by an offset, which half precision could not represent.
     return torchvision.ops.batched_nms(boxes.float(), scores, idxs, iou_threshold)
 

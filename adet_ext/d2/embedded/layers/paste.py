@@ -21,7 +21,7 @@ def paste_masks_in_image(
     are computed for one box at a time.
     """
     if masks.shape[-1] != masks.shape[-2]:
-        raise AssertionError(f"masks are square, not {tuple(masks.shape[-2:])}")
+        raise AssertionError(f"masks must be square; got {tuple(masks.shape[-2:])}")
     if isinstance(boxes, Boxes):
         boxes = boxes.tensor
     if len(boxes) != len(masks):

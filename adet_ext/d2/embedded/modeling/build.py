@@ -39,7 +39,7 @@ class Backbone(nn.Module):
     """
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        raise NotImplementedError(f"{type(self).__name__} has to define forward")
+        raise NotImplementedError(f"{type(self).__name__} must define forward")
 
     @property
     def size_divisibility(self) -> int:

@@ -38,7 +38,7 @@ class FPN(Backbone):
         if not in_features:
             raise AssertionError("a feature pyramid needs at least one input feature (MODEL.FPN.IN_FEATURES)")
         if fuse_type not in ("sum", "avg"):
-            raise AssertionError(f"fuse_type is '{fuse_type}'; it has to be 'sum' or 'avg'")
+            raise AssertionError(f"fuse_type must be 'sum' or 'avg'; got '{fuse_type}'")
         shapes = bottom_up.output_shape()
         strides = [shapes[name].stride for name in in_features]
         for finer, coarser in pairwise(strides):

@@ -39,7 +39,7 @@ class _Residual(CNNBlockBase):
                 weight_init.c2_msra_fill(layer)
 
     def branch(self, x: Tensor) -> Tensor:
-        raise NotImplementedError(f"{type(self).__name__} has to define branch")
+        raise NotImplementedError(f"{type(self).__name__} must define branch")
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C, H, W) to (N, ``out_channels``, H / stride, W / stride)."""
@@ -178,7 +178,7 @@ class ResNet(Backbone):
         self._out_feature_channels = {"stem": channels}
         for name, blocks in zip(self.stage_names, stages):
             if not blocks or not all(isinstance(block, CNNBlockBase) for block in blocks):
-                raise AssertionError(f"{name} has to be a non-empty list of CNNBlockBase")
+                raise AssertionError(f"{name} must be a non-empty list of CNNBlockBase")
             stage = nn.Sequential(*blocks)
             self.add_module(name, stage)
             self.stages.append(stage)
@@ -194,7 +194,7 @@ class ResNet(Backbone):
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Map images (N, 3, H, W) to feature maps (N, C, H / stride, W / stride) by name."""
         if x.dim() != 4:
-            raise AssertionError(f"a ResNet takes N x C x H x W, not {tuple(x.shape)}")
+            raise AssertionError(f"the input of a ResNet must be N x C x H x W; got {tuple(x.shape)}")
         x = self.stem(x)
         outputs = {"stem": x} if "stem" in self._out_features else {}
         for name, stage in zip(self.stage_names, self.stages, strict=True):
@@ -225,7 +225,7 @@ class ResNet(Backbone):
                     own[key] = value
                     continue
                 if len(value) != num_blocks or name in kwargs:
-                    raise AssertionError(f"{key} has to have {num_blocks} values, and {name} must not be given")
+                    raise AssertionError(f"{key} must have {num_blocks} values, and {name} must not be given")
                 own[name] = value[index]
             blocks.append(block_class(in_channels=in_channels, out_channels=out_channels, **own))
             in_channels = out_channels
@@ -238,9 +238,9 @@ def build_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
     node = cfg.MODEL.RESNETS
     stem = BasicStem(in_channels=input_shape.channels, out_channels=node.STEM_OUT_CHANNELS, norm=node.NORM)
     if node.DEPTH not in _BLOCKS_PER_STAGE:
-        raise KeyError(f"MODEL.RESNETS.DEPTH is {node.DEPTH}; there are {', '.join(map(str, _BLOCKS_PER_STAGE))}")
+        raise KeyError(f"MODEL.RESNETS.DEPTH must be one of {', '.join(map(str, _BLOCKS_PER_STAGE))}; got {node.DEPTH}")
     if node.RES5_DILATION not in (1, 2):
-        raise AssertionError(f"MODEL.RESNETS.RES5_DILATION is {node.RES5_DILATION}; it has to be 1 or 2")
+        raise AssertionError(f"MODEL.RESNETS.RES5_DILATION must be 1 or 2; got {node.RES5_DILATION}")
     if len(node.DEFORM_ON_PER_STAGE) != 4:
         raise AssertionError(
             f"MODEL.RESNETS.DEFORM_ON_PER_STAGE must have 4 values, one a stage; got {list(node.DEFORM_ON_PER_STAGE)}"
@@ -249,7 +249,7 @@ def build_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
     plain = {"RES2_OUT_CHANNELS": 64, "DEFORM_ON_PER_STAGE": [False] * 4, "RES5_DILATION": 1, "NUM_GROUPS": 1}
     for key, value in plain.items() if basic else ():
         if node[key] != (type(node[key])(value) if isinstance(value, list) else value):
-            raise AssertionError(f"MODEL.RESNETS.{key} has to be {value} with DEPTH {node.DEPTH}, not {node[key]}")
+            raise AssertionError(f"MODEL.RESNETS.{key} must be {value} with DEPTH {node.DEPTH}; got {node[key]}")
 
     stages = []
     in_channels, out_channels = node.STEM_OUT_CHANNELS, node.RES2_OUT_CHANNELS

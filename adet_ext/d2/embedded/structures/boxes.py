@@ -54,7 +54,7 @@ class Boxes:
         if tensor.numel() == 0:
             tensor = tensor.reshape(-1, 4)
         if tensor.dim() != 2 or tensor.shape[1] != 4:
-            raise AssertionError(f"boxes are N x 4, not {tuple(tensor.shape)}")
+            raise AssertionError(f"boxes must be N x 4; got {tuple(tensor.shape)}")
         self.tensor = tensor
 
     @property

@@ -34,7 +34,7 @@ class BitMasks:
         else:
             tensor = torch.as_tensor(tensor, dtype=torch.bool, device="cpu")
         if tensor.dim() != 3:
-            raise AssertionError(f"bit masks are N x H x W, not {tuple(tensor.shape)}")
+            raise AssertionError(f"bit masks must be N x H x W; got {tuple(tensor.shape)}")
         self.image_size = tensor.shape[1:]
         self.tensor = tensor
 
@@ -108,7 +108,7 @@ class PolygonMasks:
 
     def __init__(self, polygons: list[list[np.ndarray | Tensor | Sequence[float]]]):
         if not isinstance(polygons, list):
-            raise ValueError(f"polygons are a list (instances) of lists (parts), not a {type(polygons).__name__}")
+            raise ValueError(f"polygons must be a list (instances) of lists (parts); got {type(polygons).__name__}")
         self.polygons = [self._check(index, parts) for index, parts in enumerate(polygons)]
 
     @staticmethod
@@ -174,7 +174,7 @@ class PolygonMasks:
                 raise AssertionError(f"a selection of shape {index.shape} for {len(self)} instances")
             index = np.flatnonzero(index)
         elif index.size and not np.issubdtype(index.dtype, np.integer):
-            raise ValueError(f"instances are selected by integers or booleans, not {index.dtype}")
+            raise ValueError(f"instances must be selected by integers or booleans; got {index.dtype}")
         for i in index.tolist():
             if not -len(self) <= i < len(self):
                 raise IndexError(f"there are {len(self)} instances, from 0 on; got number {i}")

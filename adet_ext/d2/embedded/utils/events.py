@@ -136,7 +136,7 @@ class EventWriter:
     """Write the new values of the active storage at each call of :meth:`write`."""
 
     def write(self) -> None:
-        raise NotImplementedError(f"{type(self).__name__} has to define write()")
+        raise NotImplementedError(f"{type(self).__name__} must define write()")
 
     def close(self) -> None:
         """Finish writing. It is called once, after the last :meth:`write`."""
