@@ -18,7 +18,7 @@ from ..data.lvis import lvis_splits, prepare_lvis
 from ..data.prepare_panoptic import annotated_images, coco_splits, prepare_panoptic
 from ..data.register import register_dataset
 from ..data.validate import validate_coco
-from ..errors import UserError
+from ..errors import UserError, one_line
 from ..utils.files import make_folder
 from ..utils.image_io import read_as, write_image
 from ..visualize import drawing
@@ -36,7 +36,14 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="List, check, prepare and draw data sets.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("list", help="names of the registered data sets, and whether their files are here")
+    _add_validate(commands)
+    _add_prepare_panoptic(commands)
+    _add_prepare_lvis(commands)
+    _add_draw(commands)
+    return parser
 
+
+def _add_validate(commands) -> None:
     check = commands.add_parser("validate", help="check a data set in COCO format; exit status 1 if it has errors")
     check.add_argument("name", metavar="NAME", help="what the data set is called; only for the report")
     check.add_argument("images", metavar="IMAGES", help="the folder of its images")
@@ -44,6 +51,8 @@ def build_parser() -> argparse.ArgumentParser:
     check.add_argument("--allow-outside", action="store_true", help=_OUTSIDE)
     check.add_argument("--examples", type=int, default=5, metavar="N", help="cases shown of each kind of problem (5)")
 
+
+def _add_prepare_panoptic(commands) -> None:
     stuff = commands.add_parser(
         "prepare-panoptic", help="make the label maps of stuff that panoptic models learn from; can be started again"
     )
@@ -61,6 +70,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     stuff.add_argument("--workers", type=int, default=os.cpu_count(), metavar="N", help="processes (as many as cores)")
 
+
+def _add_prepare_lvis(commands) -> None:
     lvis = commands.add_parser(
         "prepare-lvis", help="make LVIS annotations of COCO's categories, on which models of COCO get their AP*"
     )
@@ -72,6 +83,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     lvis.add_argument("--files", nargs=2, metavar=("JSON", "OUTPUT"), help="another LVIS file, and what to make of it")
 
+
+def _add_draw(commands) -> None:
     pictures = commands.add_parser("draw", help="draw annotations, or what the training loader yields, as PNG files")
     pictures.add_argument("--config-file", default="", metavar="FILE", help="a YAML file, or a packaged config's name")
     pictures.add_argument(
@@ -92,7 +105,6 @@ def build_parser() -> argparse.ArgumentParser:
     pictures.add_argument("--output-dir", default="./data_pictures", metavar="DIR", help="where the pictures go")
     pictures.add_argument("--num", type=int, default=16, metavar="N", help="how many images to draw (16)")
     pictures.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config overrides, at the end")
-    return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -141,7 +153,7 @@ def _validate(arguments: argparse.Namespace) -> int:
 
 def _prepare_panoptic(arguments: argparse.Namespace) -> int:
     if arguments.workers < 1:
-        raise UserError(f"--workers is {arguments.workers}; it has to be at least 1")
+        raise UserError(f"--workers must be 1 or more; got {arguments.workers}")
     root = os.path.expanduser(arguments.root or os.environ.get("DETECTRON2_DATASETS", "datasets"))
     sets = [arguments.files] if arguments.files else list(coco_splits(root, arguments.splits))
     totals = [annotated_images(annotations) for annotations, _, _ in sets]  # what is missing is said at once
@@ -169,7 +181,7 @@ def _prepare_lvis(arguments: argparse.Namespace) -> int:
 def draw(arguments: argparse.Namespace) -> int:
     """Draw ``arguments.num`` images into ``arguments.output_dir``, and a contact sheet of them."""
     if arguments.num < 1:
-        raise UserError(f"--num is {arguments.num}; it has to be at least 1")
+        raise UserError(f"--num must be 1 or more; got {arguments.num}")
     cfg = _config(arguments)
     folder = make_folder(arguments.output_dir)
     records = _loaded(cfg) if arguments.source == "dataloader" else _annotated(cfg)
@@ -200,7 +212,7 @@ def _config(arguments: argparse.Namespace) -> CfgNode:
         try:
             cfg.merge_from_list(arguments.opts)
         except (AssertionError, KeyError, ValueError, TypeError) as error:
-            raise UserError(f"the command line ({' '.join(arguments.opts)}): {' '.join(str(error).split())}") from error
+            raise UserError(f"the command line ({' '.join(arguments.opts)}): {one_line(error)}") from error
     for name, images, annotations in arguments.dataset:
         register_dataset(name, images, annotations, allow_outside=arguments.allow_outside)
     if arguments.dataset:
@@ -258,8 +270,8 @@ def _picture(image: np.ndarray, record: dict, names: Sequence[str]) -> np.ndarra
 
 
 def _label_map(labels: np.ndarray, scale: int) -> np.ndarray:
-    colours = np.array([(40, 40, 40), *drawing.PALETTE], np.uint8)
-    picture = colours[np.where(labels > 0, 1 + (labels - 1) % len(drawing.PALETTE), 0)]
+    colors = np.array([(40, 40, 40), *drawing.PALETTE], np.uint8)
+    picture = colors[np.where(labels > 0, 1 + (labels - 1) % len(drawing.PALETTE), 0)]
     picture[labels == 255] = 255  # not labelled
     return picture.repeat(scale, 0).repeat(scale, 1)
 

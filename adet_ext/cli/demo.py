@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None, predictor: Predictor | None = None) 
     """
     arguments = parse_with_overrides(build_parser(), argv)
     if arguments.batch_size < 1:
-        raise UserError(f"--batch-size is {arguments.batch_size}; it has to be at least 1")
+        raise UserError(f"--batch-size must be 1 or more; got {arguments.batch_size}")
     if not arguments.json and (arguments.no_draw or not arguments.output):
         raise UserError("there is nothing to write: give --output, or --json, or both")
     # What can be wrong with the paths is found before minutes go into loading a model.

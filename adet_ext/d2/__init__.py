@@ -1,10 +1,10 @@
-"""The door to Detectron2: the one place of the package that imports it.
+"""The door to Detectron2: the only place of the package that imports it.
 
-Each module beside this one hands on names under Detectron2's own spelling, either Detectron2's objects or
-those of the embedded engine in :mod:`adet_ext.d2.embedded`. Code above the door cannot tell which it got.
+The modules beside this one export Detectron2's names. They are Detectron2's objects or those of the embedded engine in
+:mod:`adet_ext.d2.embedded`. The rest of the package does not ask which.
 
-``ADET_EXT_ENGINE`` chooses: ``auto`` (the default) takes Detectron2 where it imports and the embedded engine
-elsewhere, ``detectron2`` insists on the former, ``embedded`` on the latter.
+``ADET_EXT_ENGINE`` chooses the engine: ``auto`` (the default) takes Detectron2 if it can be imported, else the embedded
+engine; ``detectron2`` and ``embedded`` demand one of the two.
 """
 
 import importlib
@@ -14,13 +14,13 @@ import os
 
 __all__ = ["ENGINE", "REASON", "DETECTRON2_ERROR"]
 
-# What has to work before Detectron2 counts as usable: its compiled operators break first when it was
-# built for another torch, and they are not imported by ``import detectron2`` alone.
+# Detectron2 is usable only if these import. Its compiled operators fail if it was built for another torch, and
+# ``import detectron2`` does not import them.
 _PROBES = ("detectron2", "detectron2._C", "detectron2.modeling", "detectron2.data", "detectron2.engine")
 
 
 def _probe_detectron2() -> str:
-    """Return "" where Detectron2 imports as a whole, else the reason why not, as one sentence."""
+    """Return "" if Detectron2 can be imported completely, else the reason as one sentence."""
     if importlib.util.find_spec("detectron2") is None:
         return "Detectron2 is not installed"
     for name in _PROBES:
@@ -36,7 +36,7 @@ def _choose() -> tuple[str, str, str]:
     """Return (engine, why it was chosen, what is wrong with Detectron2 or "")."""
     wish = os.environ.get("ADET_EXT_ENGINE", "auto").strip().lower() or "auto"
     if wish not in ("auto", "detectron2", "embedded"):
-        raise ValueError(f"ADET_EXT_ENGINE is {wish!r}; set it to auto, detectron2 or embedded")
+        raise ValueError(f"ADET_EXT_ENGINE must be auto, detectron2 or embedded; got {wish!r}")
     if wish == "embedded":
         return "embedded", "ADET_EXT_ENGINE=embedded", ""
     problem = _probe_detectron2()

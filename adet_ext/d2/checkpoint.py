@@ -1,7 +1,7 @@
-"""Saving and loading of models and of training state.
+"""Save and load models and training state.
 
-Detectron2's checkpointer unpickles whatever it is given and writes over the file it replaces; here it reads and
-writes as the embedded one does.
+Detectron2's checkpointer unpickles any file and overwrites the file that it replaces. Here it reads and writes as the
+embedded one does.
 """
 
 from . import ENGINE
@@ -14,7 +14,7 @@ if ENGINE == "detectron2":
     from .safe_files import SafeFiles
 
     class DetectionCheckpointer(SafeFiles, _Detectron2Checkpointer):
-        """Detectron2's, with files that cannot run code and that survive a crash."""
+        """Detectron2's checkpointer, with files that cannot run code and that survive a crash."""
 else:
     from .embedded.checkpoint import DetectionCheckpointer, PeriodicCheckpointer
 

@@ -25,7 +25,7 @@ def read_checkpoint(path: str) -> dict[str, Any]:
     if path.endswith(".pkl"):
         content = _as_dict(_read_pickle(path), path, "it")
         if "model" not in content or "__author__" not in content:
-            # Caffe2: detectors keep their tensors under "blobs", classifiers do not.
+            # Caffe2's detectors have their tensors under "blobs", its classifiers do not.
             blobs = _as_dict(content.get("blobs", content), path, "'blobs'")
             weights = {name: value for name, value in blobs.items() if not str(name).endswith("_momentum")}
             content = {"model": weights, "__author__": "Caffe2", "matching_heuristics": True}
@@ -45,7 +45,7 @@ def _as_dict(value: Any, path: str, what: str) -> dict:
 
 
 def _checked_model(model: Any, path: str) -> OrderedDict[str, Any]:
-    """Return the tensors of a model by name, and the versions of its modules if they are on record.
+    """Return the tensors of a model by name, and the versions of its modules if the file has them.
 
     Raises:
         ValueError: a name is not a text, or a value is not a dense tensor or an array of numbers.
@@ -68,7 +68,7 @@ def _checked_model(model: Any, path: str) -> OrderedDict[str, Any]:
 
 
 def _unusable(value: Any) -> str:
-    """What keeps a value from being a weight; "" for a weight."""
+    """Return why a value cannot be a weight; "" if it can."""
     if isinstance(value, np.ndarray):
         return "" if value.dtype.kind in "biuf" else f"an array of {value.dtype}"
     if not isinstance(value, torch.Tensor):
@@ -98,7 +98,7 @@ class _Refused(Exception):
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Builds numpy arrays and plain containers, and nothing else."""
+    """Unpickle numpy arrays and plain containers, and nothing else."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _PICKLED:
@@ -107,7 +107,7 @@ class _ArrayUnpickler(pickle.Unpickler):
 
 
 def _check_pickle(file: BinaryIO, size: int) -> None:
-    """Refuse places in the unpickler's memory that no file of this size can need: it allocates them all at once."""
+    """Refuse memo indices that no file of this size can need, because the unpickler allocates all of them."""
     for opcode, argument, _ in pickletools.genops(file):
         if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > size:
             raise pickle.UnpicklingError(f"it asks for memory place {argument} in a file of {size} bytes")
@@ -137,7 +137,7 @@ def _read_safetensors(path: str) -> dict[str, torch.Tensor]:
 
 
 def _check_archive(path: str) -> None:
-    """Refuse records that are compressed or overlap: their sizes need have nothing to do with the file's."""
+    """Refuse records that are compressed or overlap, because their sizes may exceed the file's."""
     with zipfile.ZipFile(path) as archive:
         records = archive.infolist()
     if sum(record.file_size for record in records) > os.path.getsize(path):
@@ -145,7 +145,7 @@ def _check_archive(path: str) -> None:
 
 
 def _read_torch(path: str) -> Any:
-    # Training state holds numpy numbers (best metrics), under either of numpy's two names for their maker.
+    # Training state has numpy numbers (best metrics), which numpy pickles under one of two names.
     numbers = [(function, ".".join(where)) for where, function in NUMPY.items()]
     try:
         if zipfile.is_zipfile(path):
@@ -153,7 +153,7 @@ def _read_torch(path: str) -> Any:
         with torch.serialization.safe_globals(numbers):
             return as_arrays(torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:  # garbage makes torch raise almost anything
-        # Left behind, they would fail the next file's loading too.
+        # Otherwise the next file would fail to load too.
         getattr(torch._utils, "_sparse_tensors_to_validate", []).clear()
         message = str(error)
         if isinstance(error, pickle.UnpicklingError) and ("GLOBAL " in message or "Unsupported" in message):

@@ -1,4 +1,4 @@
-"""Let Detectron2's deformable convolutions run on a CPU, where it has no kernel of its own, by torchvision's."""
+"""Let torchvision's operators serve Detectron2's deformable convolutions on a CPU, for which it has no kernels."""
 
 import functools
 from collections.abc import Callable
@@ -11,7 +11,7 @@ __all__ = ["serve_cpu"]
 
 
 def serve_cpu() -> None:
-    """Replace the two functions that DeformConv and ModulatedDeformConv call; tensors on GPUs go where they went."""
+    """Replace the two functions that DeformConv and ModulatedDeformConv call. GPU tensors are handled as before."""
     if hasattr(deform_conv.deform_conv, "__wrapped__"):
         return
     plain, modulated = deform_conv.deform_conv, deform_conv.modulated_deform_conv

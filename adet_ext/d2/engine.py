@@ -1,6 +1,6 @@
 """Training loop, hooks, default trainer, and the start of jobs of several processes.
 
-``launch`` is the same with either engine: Detectron2's does not know processes that torchrun has started.
+``launch`` is the same for both engines, because Detectron2's does not support processes of torchrun.
 """
 
 from . import ENGINE
@@ -23,13 +23,13 @@ if ENGINE == "detectron2":
     _create_ddp_model = _defaults.create_ddp_model
 
     def create_ddp_model(model, **kwargs):
-        """Detectron2's, which by itself binds every model to a GPU, also those on the CPU."""
+        """Call Detectron2's function, but do not bind models on the CPU to a GPU."""
         if not next(model.parameters()).is_cuda:
             kwargs.setdefault("device_ids", None)
         return _create_ddp_model(model, **kwargs)
 
     class DefaultTrainer(_defaults.DefaultTrainer):
-        """Detectron2's, which also trains in several processes on the CPU."""
+        """Detectron2's trainer, which can also train in several processes on the CPU."""
 
         def __init__(self, cfg):
             with mock.patch.object(_defaults, "create_ddp_model", create_ddp_model):

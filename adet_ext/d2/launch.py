@@ -17,12 +17,12 @@ from ..utils.stopping import Terminated
 from .utils import comm
 
 DEFAULT_TIMEOUT = timedelta(minutes=30)
-# How long processes may take to stop after SIGTERM before they are killed.
+# Seconds that processes may take to stop after SIGTERM before they are killed.
 _PATIENCE = 20
 
 
 def started_by_torchrun() -> bool:
-    """Whether the environment says which process of which job this is, as torchrun's does."""
+    """Whether the environment describes the job and the process, as torchrun's does."""
     return all(name in os.environ for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR"))
 
 
@@ -43,7 +43,7 @@ def join_torchrun(main_func: Callable, args: tuple = (), timeout: timedelta = DE
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"the processes cannot meet at tcp://{where} (--dist-url): {reason}") from error
     comm.create_local_process_group(processes)
-    comm.synchronize()  # nobody goes on, and possibly times out, before all have come
+    comm.synchronize()  # wait for all processes, so that none times out later
     try:
         return main_func(*args)
     finally:
@@ -61,16 +61,16 @@ def launch(
 ) -> Any:
     """Run ``main_func(*args)`` in ``num_gpus_per_machine`` processes here; call it on every machine.
 
-    Processes talk through NCCL, each on a GPU of its own, or through gloo where there is no GPU. One process in total
-    is this one, and so is none: ``--num-gpus 0`` asks for the CPU. In a process that torchrun has started, nothing is
-    started: it joins the job described by its environment, and the counts given here are ignored.
+    Processes communicate by NCCL, each with its own GPU, or by gloo if there is no GPU. A job of one or zero processes
+    runs in this process; ``--num-gpus 0`` means the CPU. A process that torchrun has started joins the job of its
+    environment instead, and the counts given here are ignored.
 
     Args:
-        dist_url: where the processes meet, ``tcp://host:port``; "auto" finds a free port (one machine).
+        dist_url: where the processes connect, ``tcp://host:port``; "auto" finds a free port (one machine).
 
     Raises:
         UserError: counts, address or port do not fit, or a process raised one.
-        Terminated: SIGTERM came here or in a process; all processes have stopped.
+        Terminated: SIGTERM arrived here or in a process; all processes have stopped.
     """
     if started_by_torchrun():
         return join_torchrun(main_func, args, timeout)
@@ -97,7 +97,7 @@ def launch(
 
 
 def _check_job(processes: int, machines: int, rank: int, dist_url: str | None) -> Any:
-    """Refuse counts and addresses that do not describe a job; return the address, or None for one process."""
+    """Check counts and address of a job, and return the address, or None for one process."""
     if processes < 0:
         raise UserError(f"--num-gpus must be 0 (one process on the CPU) or more; got {processes}")
     if machines < 1 or not 0 <= rank < machines:
@@ -144,7 +144,7 @@ def _free_port() -> int:
 
 def _is_free(port: int) -> bool:
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # one left by a run that has ended is free
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # allow a port that an ended run has left
         try:
             probe.bind(("", port))
             probe.listen()
@@ -154,7 +154,7 @@ def _is_free(port: int) -> bool:
 
 
 def _wait(job: mp.ProcessContext, sentences: Any) -> None:
-    """Wait for the processes; pass on the first one's error, and SIGTERM to all of them."""
+    """Wait for the processes. Raise the first error, and pass SIGTERM on to all of them."""
     try:
         while not job.join():
             pass
@@ -179,7 +179,7 @@ def _wait(job: mp.ProcessContext, sentences: Any) -> None:
 
 
 def _terminated(sentences: Any) -> Terminated:
-    """With what a process says about the checkpoint, if it came so far."""
+    """Return the error for SIGTERM, with what a process says about the checkpoint, if it does."""
     return Terminated() if sentences.empty() else Terminated(sentences.get())
 
 
@@ -195,7 +195,7 @@ def _worker(
     environment = {**environment, "RANK": first_rank + local_rank, "LOCAL_RANK": local_rank}
     os.environ.update({name: str(value) for name, value in environment.items()})
     if "OMP_NUM_THREADS" not in os.environ:
-        # As many threads as cores in every process would have them wait for each other most of the time.
+        # With as many threads as cores in every process, they would wait for each other most of the time.
         torch.set_num_threads(max(torch.get_num_threads() // environment["LOCAL_WORLD_SIZE"], 1))
     try:
         join_torchrun(main_func, args, timeout)

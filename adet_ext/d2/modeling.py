@@ -1,4 +1,4 @@
-"""Registries of model parts, the backbones, and what turns raw outputs into results."""
+"""Registries of model parts, backbones, and post-processing."""
 
 from typing import Any
 
@@ -63,7 +63,7 @@ else:
 
 
 def _explain_conflicts(registry: Registry) -> None:
-    """Name both packages where this one and another, such as AdelaiDet's adet, register the same name."""
+    """Name both packages if this one and another, such as AdelaiDet's adet, register the same name."""
     register, ours = registry._do_register, __name__.partition(".")[0]
 
     def checked(name: str, obj: Any) -> None:
@@ -75,7 +75,7 @@ def _explain_conflicts(registry: Registry) -> None:
                     f"the packages {owners[0]} and {owners[1]} both register {name!r} in the registry "
                     f"{registry._name}; import only one of them in a process"
                 )
-            del registry._obj_map[name]  # our own module is imported again, after an import that failed
+            del registry._obj_map[name]  # our module is imported again after a failed import
         register(name, obj)
 
     registry._do_register = checked

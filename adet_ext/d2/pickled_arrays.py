@@ -1,7 +1,7 @@
-"""Numpy's arrays and numbers out of a pickle, without numpy's own unpickling: malformed states crash it.
+"""Read numpy's arrays and numbers from a pickle without numpy's unpickling, which malformed states crash.
 
-A pickle makes an object in two steps, creation and state. Stand-ins take both steps; :func:`as_arrays` then puts
-arrays into their places.
+A pickle makes an object in two steps, creation and state. Stand-ins record both; :func:`as_arrays` then replaces
+them by arrays.
 """
 
 import pickle
@@ -64,14 +64,14 @@ def _scalar(dtype: Any, data: Any = b"") -> np.generic:
 
 
 def encode_latin1(text: str, encoding: str) -> bytes:
-    """How Python 2's strings, and so all arrays of that time, go through a pickle."""
+    """Return the bytes of a string of Python 2, whose pickles also have arrays as strings."""
     if encoding not in ("latin1", "latin-1"):
         raise pickle.UnpicklingError(f"unexpected encoding {encoding}")
     return text.encode("latin1")
 
 
 def _empty_bytes(*arguments: Any) -> bytes:
-    """How the oldest protocols write b""."""
+    """Return b"", as the oldest protocols write it."""
     if arguments:
         raise pickle.UnpicklingError("bytes of something are not loaded")
     return b""
@@ -90,7 +90,7 @@ NUMPY = {
 
 
 def as_arrays(tree: Any, _seen: dict[int, Any] | None = None) -> Any:
-    """Put the arrays into their places in dictionaries, lists and tuples; return the whole."""
+    """Replace the stand-ins in dictionaries, lists and tuples by arrays, and return the whole."""
     seen = {} if _seen is None else _seen
     if isinstance(tree, _Array):
         return tree.array

@@ -1,4 +1,4 @@
-"""The file side of a checkpointer, which serves both engines: safe against code and against crashes."""
+"""Checkpoint files of both engines, safe against code and crashes."""
 
 import os
 from typing import Any
@@ -12,21 +12,21 @@ from .checkpoint_files import read_checkpoint
 
 
 class SafeFiles:
-    """Goes before fvcore's or Detectron2's checkpointer in a class's bases.
+    """A mixin for fvcore's or Detectron2's checkpointer, and their first base.
 
     Every file is written beside its final name and renamed, so that a crash or a full disk leaves the last good one.
-    Nothing that is loaded can run code: what tries to raises ``ValueError``. A path may be a URL (http://, https://,
-    detectron2://, catalog://), kept in iopath's cache; a query ``?matching_heuristics=True`` matches names by their
-    ends, as Detectron2's own .pkl files do by themselves.
+    Files cannot run code; those that try raise ``ValueError``. A path may be a URL (http://, https://,
+    detectron2://, catalog://), kept in iopath's cache. A query ``?matching_heuristics=True`` matches names by their
+    ends, as is always done for Detectron2's .pkl files.
     """
 
     _match_by_ends = False
 
     def save(self, name: str, **kwargs: Any) -> None:
-        """Write model, checkpointables and ``kwargs`` to ``<save_dir>/<name>.pth`` and tag it the last.
+        """Write model, checkpointables and ``kwargs`` to ``<save_dir>/<name>.pth`` and tag it as the last.
 
         Raises:
-            UserError: it cannot be written, because the disk is full for example; earlier files are untouched.
+            UserError: it cannot be written, for example because the disk is full. Earlier files are not changed.
         """
         if not self.save_dir or not self.save_to_disk:
             return
@@ -38,19 +38,19 @@ class SafeFiles:
         data.update(kwargs)
         path = os.path.join(self.save_dir, basename)
         self.logger.info("Saving checkpoint to %s", path)
-        # Not "*.pth": a half-written file must not look like a checkpoint.
+        # Not "*.pth", because an unfinished file must not look like a checkpoint.
         with written_beside(path, suffix=".tmp", durable=True) as beside, open(beside, "wb") as file:
             torch.save(data, file)
         self.tag_last_checkpoint(basename)
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
-        """Name the file that a resumed run starts from."""
+        """Record the file that a resumed run starts from."""
         path = os.path.join(self.save_dir, "last_checkpoint")
         with written_beside(path, suffix=".tmp", durable=True) as beside, open(beside, "w", encoding="utf-8") as file:
             file.write(last_filename_basename)
 
     def get_checkpoint_file(self) -> str:
-        """The file that ``last_checkpoint`` names; "" where there is none.
+        """Return the file that ``last_checkpoint`` names, or "" if there is none.
 
         Raises:
             ValueError: it does not name a file of this folder.
@@ -78,7 +78,7 @@ class SafeFiles:
             FileNotFoundError: there is no such file.
             OSError: a URL cannot be fetched.
             ValueError: the file is not a checkpoint, does not fit, or would run code.
-            UserError: what a checkpointable says about its part.
+            UserError: a checkpointable refuses its part.
         """
         if not path:
             return super().load(path, checkpointables)
@@ -96,7 +96,7 @@ class SafeFiles:
             if path in str(error) or self.save_dir and self.save_dir in str(error):
                 raise
             raise UserError(f"{path}: {error}") from error
-        except Exception as error:  # a part of the wrong kind makes its reader raise almost anything
+        except Exception as error:  # parts of the wrong type raise errors of any type
             reason = " ".join(str(error).split())
             if path in reason or local in reason:
                 raise
@@ -105,7 +105,7 @@ class SafeFiles:
     def _load_file(self, f: str) -> dict[str, Any]:
         checkpoint = read_checkpoint(f)
         model = checkpoint["model"]
-        if any("_orig_mod." in name for name in model):  # torch.compile puts its prefix before names
+        if any("_orig_mod." in name for name in model):  # torch.compile adds a prefix to names
             checkpoint["model"] = {name.replace("_orig_mod.", ""): value for name, value in model.items()}
         if self._match_by_ends:
             checkpoint["matching_heuristics"] = True
@@ -118,7 +118,7 @@ class SafeFiles:
             return os.path.expanduser(path)
         try:
             return self.path_manager.get_local_path(path)
-        except Exception as error:  # every handler has its own kind
+        except Exception as error:  # handlers raise errors of different types
             raise OSError(
                 f"{path} could not be fetched ({type(error).__name__}: {error}); download it by hand and give "
                 "its path as MODEL.WEIGHTS, or set MODEL.WEIGHTS to '' to start from scratch"

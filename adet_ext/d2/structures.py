@@ -1,4 +1,4 @@
-"""What flows between data, models and evaluation: boxes, instances, images and masks."""
+"""Boxes, instances, images and masks, which data, models and evaluation exchange."""
 
 from . import ENGINE
 

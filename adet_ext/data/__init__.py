@@ -1,4 +1,4 @@
-"""Data sets, what checks and registers them, the mapper, and the loaders of training and evaluation."""
+"""Data sets: reading, checking, registering, mapping, and the loaders of training and evaluation."""
 
 from . import lvis, shapes  # register the built-in data sets
 from .loader import build_test_loader, build_train_loader

@@ -1,4 +1,4 @@
-"""The form of one annotation of a COCO file, and the annotation as every reader after validation gets it."""
+"""Check the form of one annotation of a COCO file, and hold it for the later checks."""
 
 import dataclasses
 import math
@@ -21,16 +21,16 @@ __all__ = [
     "type_name",
 ]
 
-# Numbers beyond this are no pixels; ids beyond 64 bits are no ids. JSON has no limit of its own.
+# Larger numbers cannot be pixels. Ids must fit 64 bits. JSON has no limit of its own.
 _LARGEST = 1e15
 _LARGEST_ID = 2**63 - 1
-# Keys that evaluators read if they are there, as a detection's.
+# Keys of detections, which evaluators also read from annotations.
 _READ_BY_EVALUATORS = {"ignore", "rle", "score"}
 
 
 @dataclasses.dataclass
 class Kept:
-    """A well-formed annotation on its way through the checks; ``raw`` is the file's own and never changed."""
+    """A well-formed annotation during the checks. ``raw`` is the file's own and is never changed."""
 
     raw: dict
     image: dict
@@ -53,12 +53,12 @@ class Kept:
 
     @property
     def has_sound_area(self) -> bool:
-        """Whether the file's own area can be one: evaluators ignore objects of an area below 0 or above 1e10."""
+        """Whether the file's area is possible. Evaluators ignore objects of an area below 0 or above 1e10."""
         area = self.raw.get("area")
         return is_finite(area) and 0 < area <= self.image["width"] * self.image["height"] + 1
 
     def area(self) -> float:
-        """As COCO counts it: of the mask where there is one, else of the box."""
+        """Return the area as COCO defines it: that of the mask, or of the box if there is no mask."""
         if isinstance(self.segmentation, dict):
             return float(rle_area(self.segmentation["counts"], self.image["height"], self.image["width"]))
         if self.segmentation:
@@ -66,7 +66,7 @@ class Kept:
         return float(self.box[2] * self.box[3])
 
     def needs_repair(self) -> bool:
-        """Whether an evaluator that reads the file itself would see something else than training does."""
+        """Whether an evaluator that reads the file would get another annotation than training does."""
         raw = self.raw
         return (
             self.dropped
@@ -93,7 +93,7 @@ class Kept:
 
 
 def form_problem(entry: Any) -> str:
-    """Return what is wrong with the form of an annotation, as the end of a sentence; "" for a sound one."""
+    """Return what is wrong with the form of an annotation, as the end of a sentence; "" if nothing is."""
     if not isinstance(entry, dict):
         return f"is a {type_name(entry)}, not an object"
     missing = [key for key in ("id", "image_id", "category_id", "bbox") if key not in entry]
@@ -118,7 +118,7 @@ def form_problem(entry: Any) -> str:
 
 
 def is_int(value: Any) -> bool:
-    """Whether JSON's ``value`` is a whole number (in Python, True is one too)."""
+    """Whether JSON's ``value`` is a whole number. In Python, True is an int too."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
@@ -128,36 +128,36 @@ def is_id(value: Any) -> bool:
 
 
 def is_text(value: Any) -> bool:
-    """Whether ``value`` is a text that a file and a terminal take: no NUL, no half of a surrogate pair."""
+    """Whether ``value`` is a text without NUL and without half a surrogate pair, so that it can be printed."""
     return isinstance(value, str) and "\0" not in value and not any("\ud800" <= c <= "\udfff" for c in value)
 
 
 def is_number(value: Any) -> bool:
-    """Whether JSON's ``value`` is a number; NaN and infinity are."""
+    """Whether JSON's ``value`` is a number. NaN and infinity are numbers."""
     return type(value) is float or type(value) is int
 
 
 def is_finite(value: Any) -> bool:
-    """Whether ``value`` is a number that can be one of pixels: neither NaN nor infinite nor astronomical."""
+    """Whether ``value`` is a number of possible size for pixels: not NaN, infinite or above 1e15."""
     return is_number(value) and -_LARGEST < value < _LARGEST
 
 
 def are_finite(values: list) -> bool:
-    """Whether all of a list's values are :func:`is_finite`; faster than one by one."""
+    """Whether all values of a list are :func:`is_finite`. This is faster than one by one."""
     if not set(map(type, values)) <= {int, float}:
         return False
-    # NaN compares with nothing, and shows in the sum.
+    # min and max do not show NaN; the sum does.
     return not values or (-_LARGEST < min(values) and max(values) < _LARGEST and sum(values) == sum(values))
 
 
 def type_name(value: Any) -> str:
-    """What JSON calls the type of ``value``."""
+    """Return JSON's name for the type of ``value``."""
     names = {list: "list", dict: "object", str: "text", bool: "truth value", int: "number", float: "number"}
     return names.get(type(value), "null" if value is None else type(value).__name__)
 
 
 def short(value: Any) -> str:
-    """``value`` in at most 80 characters."""
+    """Return ``value`` as a text of at most 80 characters."""
     if is_int(value) and not -_LARGEST_ID <= value <= _LARGEST_ID:
         return f"a number of {math.ceil(value.bit_length() * math.log10(2))} digits"
     try:
@@ -168,5 +168,5 @@ def short(value: Any) -> str:
 
 
 def plain(value: Any) -> str:
-    """Return a text as it is where it fits one line, and anything else as :func:`short` does."""
+    """Return a printable text of at most 300 characters as it is, and anything else as :func:`short` does."""
     return value if isinstance(value, str) and value.isprintable() and len(value) <= 300 else short(value)

@@ -1,6 +1,6 @@
-"""The augmentations that a config asks for, and a crop that knows of instances.
+"""Build the augmentations of a config, including a crop around an instance.
 
-Shapes: H, W image height and width; R instances. Boxes are (x0, y0, x1, y1) in pixels, edges not centres.
+Shapes: H, W image height and width; R instances. Boxes are (x0, y0, x1, y1) in pixels, edges not centers.
 """
 
 import numpy as np
@@ -13,19 +13,19 @@ __all__ = ["InstanceCropTransform", "RandomCropWithInstance", "ResizeShorterSide
 
 
 class InstanceCropTransform(T.CropTransform):
-    """fvcore's crop with its own clipping of polygons, which needs no shapely.
+    """fvcore's crop, with polygon clipping that does not need shapely.
 
-    Pieces of a polygon that the crop separates stay joined along its border, by lines without area.
+    If the crop cuts a polygon in pieces, they stay joined by lines along the border, which have no area.
     """
 
     def apply_polygons(self, polygons: list[np.ndarray]) -> list[np.ndarray]:
-        """Clip float [points, 2] polygons to the crop and shift them; those left without area are dropped."""
+        """Clip float [points, 2] polygons to the crop and shift them. Drop those without area."""
         clipped = (clip_polygon(p, self.x0, self.y0, self.x0 + self.w, self.y0 + self.h) for p in polygons)
         return [p - (self.x0, self.y0) for p in clipped if len(p) >= 3 and (np.ptp(p, axis=0) > 1e-6).all()]
 
 
 def clip_polygon(points: np.ndarray, x0: float, y0: float, x1: float, y1: float) -> np.ndarray:
-    """Return the part of a polygon [points, 2] within a rectangle (Sutherland and Hodgman), maybe empty."""
+    """Return the part of a polygon [points, 2] within a rectangle (Sutherland and Hodgman). It may be empty."""
     points = np.asarray(points, np.float64).reshape(-1, 2)
     inside = (points >= (x0, y0)).all() and (points <= (x1, y1)).all()
     if inside:
@@ -44,7 +44,7 @@ def _clip_half(points: np.ndarray, axis: int, limit: float, sign: int) -> np.nda
     crosses = (distance >= 0) != (next_distance >= 0)
     share = np.divide(distance, distance - next_distance, out=np.zeros_like(distance), where=crosses)
     crossing = points + share[:, None] * (following - points)
-    crossing[:, axis] = limit  # exactly, so that what runs along the border is seen to do so
+    crossing[:, axis] = limit  # set exactly, so that the next step recognizes points on the border
     both = np.stack([points, crossing], 1).reshape(-1, 2)
     return both[np.stack([distance >= 0, crosses], 1).reshape(-1)]
 
@@ -58,7 +58,7 @@ def _without_spikes(points: np.ndarray) -> np.ndarray:
         i %= len(corners)
         before, here, after = corners[i - 1], corners[i], corners[(i + 1) % len(corners)]
         ax, ay, bx, by = before[0] - here[0], before[1] - here[1], after[0] - here[0], after[1] - here[1]
-        back = ax * by - ay * bx == 0 and ax * bx + ay * by >= 0  # also two corners in one place
+        back = ax * by - ay * bx == 0 and ax * bx + ay * by >= 0  # also removes equal corners
         if back:
             del corners[i]
             i, unchanged = max(i - 1, 0), 0
@@ -68,7 +68,7 @@ def _without_spikes(points: np.ndarray) -> np.ndarray:
 
 
 class ResizeShorterSide(T.ResizeShortestEdge):
-    """Detectron2's resize, whose result has at least a pixel a side: 30000 x 1 pixels would be resized to 1333 x 0."""
+    """Detectron2's resize, with at least one pixel a side. It would resize 30000 x 1 pixels to 1333 x 0."""
 
     def get_transform(self, image: np.ndarray) -> T.Transform:
         transform = super().get_transform(image)
@@ -79,12 +79,12 @@ class ResizeShorterSide(T.ResizeShortestEdge):
 
 
 class RandomCropWithInstance(T.RandomCrop):
-    """A crop of random place that holds the centre of a random instance.
+    """A crop at a random place that contains the center of a random instance.
 
     Args:
         crop_type, crop_size: as for Detectron2's ``RandomCrop``.
-        crop_instance: whether instances may be cut. False: the crop grows until each instance lies wholly inside
-            or wholly outside, to the full image if need be.
+        crop_instance: whether instances may be cut. False: the crop grows until every instance is entirely inside
+            or outside, if necessary to the full image.
     """
 
     def __init__(self, crop_type: str, crop_size: tuple[float, float], crop_instance: bool = True):
@@ -93,7 +93,7 @@ class RandomCropWithInstance(T.RandomCrop):
         self.input_args = ("image", "boxes")
 
     def get_transform(self, image: np.ndarray, boxes: np.ndarray | None) -> InstanceCropTransform:
-        """``boxes``: float [R, 4], or None; without any instance the crop lies anywhere."""
+        """``boxes``: float [R, 4] or None. Without instances the crop may be anywhere."""
         height, width = image.shape[:2]
         crop_h, crop_w = (int(v) for v in self.get_crop_size((height, width)))
         if boxes is None or not len(boxes):
@@ -110,11 +110,11 @@ class RandomCropWithInstance(T.RandomCrop):
         return InstanceCropTransform(x0, y0, x1 - x0, y1 - y0)
 
 
-def _start(twice_centre: float, crop: int, length: int) -> int:
-    """Draw where along one axis a crop may start so that it lies in the image and holds the centre."""
-    centre = twice_centre / 2
-    low = max(int(np.ceil(centre)) - crop, 0)
-    high = min(int(np.floor(centre)), length - crop)
+def _start(twice_center: float, crop: int, length: int) -> int:
+    """Draw where along one axis a crop may start so that it is in the image and contains the center."""
+    center = twice_center / 2
+    low = max(int(np.ceil(center)) - crop, 0)
+    high = min(int(np.floor(center)), length - crop)
     return int(np.random.randint(low, max(low, high) + 1))
 
 
@@ -135,29 +135,29 @@ def _grown(window: np.ndarray, boxes: np.ndarray) -> np.ndarray:
 
 
 def build_augmentation(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
-    """Return crop (training), resize of the shorter side, and flip (training), as ``cfg.INPUT`` has them.
+    """Return the augmentations of ``cfg.INPUT``: crop (training), resize of the shorter side, flip (training).
 
     Raises:
-        UserError: ``INPUT.IS_ROTATE``, which would turn boxes into other boxes, or an ill-formed range or crop.
+        UserError: ``INPUT.IS_ROTATE`` is on, which is not supported, or a range or the crop does not fit.
     """
     if not is_train:
         return [ResizeShorterSide(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, "choice")]
     if cfg.INPUT.IS_ROTATE:
-        raise UserError("INPUT.IS_ROTATE: random rotation is not supported, boxes would no longer fit; set it to False")
+        raise UserError("INPUT.IS_ROTATE must be False, because rotated boxes would not fit; got True")
     sizes, style = cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING
     if style == "range" and len(sizes) != 2:
-        raise UserError(f"INPUT.MIN_SIZE_TRAIN: sampling from a range takes two sizes, got {tuple(sizes)}")
+        raise UserError(f"INPUT.MIN_SIZE_TRAIN must be two sizes for sampling from a range; got {tuple(sizes)}")
     augmentations: list[T.Augmentation] = [ResizeShorterSide(sizes, cfg.INPUT.MAX_SIZE_TRAIN, style)]
     if cfg.INPUT.CROP.ENABLED:
         try:
             crop = RandomCropWithInstance(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE, cfg.INPUT.CROP.CROP_INSTANCE)
         except AssertionError as error:
             crop = cfg.INPUT.CROP
-            raise UserError(f"INPUT.CROP.TYPE {crop.TYPE!r} with INPUT.CROP.SIZE {crop.SIZE} does not fit") from error
+            raise UserError(f"INPUT.CROP.SIZE must fit INPUT.CROP.TYPE {crop.TYPE!r}; got {crop.SIZE}") from error
         augmentations.insert(0, crop)
     if cfg.INPUT.HFLIP_TRAIN and cfg.INPUT.RANDOM_FLIP != "none":
         kind = cfg.INPUT.RANDOM_FLIP
         if kind not in ("horizontal", "vertical"):
-            raise UserError(f"INPUT.RANDOM_FLIP is {kind!r}; set it to horizontal, vertical or none")
+            raise UserError(f"INPUT.RANDOM_FLIP must be horizontal, vertical or none; got {kind!r}")
         augmentations.append(T.RandomFlip(horizontal=kind == "horizontal", vertical=kind == "vertical"))
     return augmentations

@@ -1,4 +1,4 @@
-"""Registering a data set under a name that may be taken already, and files that live as long as the process."""
+"""Register a data set under a name that may be taken, and make folders that live as long as the process."""
 
 import atexit
 import os
@@ -13,10 +13,10 @@ __all__ = ["class_names_of", "name_of", "process_folder", "replace_dataset"]
 
 
 def replace_dataset(name: str, load: Callable[[], list[dict]], metadata: dict) -> None:
-    """Register ``load`` and ``metadata`` under ``name``; what was registered there before is forgotten.
+    """Register ``load`` and ``metadata`` under ``name``, and forget what was registered there before.
 
-    The catalogs refuse a second registration, which a notebook cell that runs twice, or an import under two
-    names, would otherwise meet.
+    The catalogs refuse a second registration. It happens when a notebook cell runs twice, or when a module is imported
+    under two names.
     """
     if name in DatasetCatalog:
         DatasetCatalog.remove(name)
@@ -27,7 +27,7 @@ def replace_dataset(name: str, load: Callable[[], list[dict]], metadata: dict) -
 
 
 def process_folder() -> str:
-    """Make a folder for this process alone, removed at its end: what is in it can never be stale."""
+    """Make a folder for this process alone. It is removed when the process ends, so its files are never stale."""
     folder, owner = tempfile.mkdtemp(prefix="adet_ext_"), os.getpid()
 
     def remove() -> None:
@@ -39,10 +39,10 @@ def process_folder() -> str:
 
 
 def class_names_of(metadata: Any, kind: str = "thing_classes") -> list[str]:
-    """The class names a data set's metadata holds, or [] where it holds none (names are then numbers)."""
+    """Return the class names of a data set's metadata, or [] if it has none."""
     return list(getattr(metadata, kind, None) or [])
 
 
 def name_of(names: Sequence[str], index: int) -> str:
-    """The name of a class; ``class 7`` where the names do not reach that far."""
+    """Return the name of a class, or ``class 7`` if there is no name for it."""
     return names[index] if 0 <= index < len(names) else f"class {index}"

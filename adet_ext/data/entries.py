@@ -8,7 +8,7 @@ from .annotation_form import are_finite, is_finite, is_id, is_int, is_text, shor
 
 __all__ = ["BOX", "FLAG", "ID", "IDS", "NUMBER", "POLYGONS", "SEGMENTS", "SIZE", "TEXT", "Rule", "check_entries"]
 
-# Whether a value fits, and the words for what does.
+# A check of a value, and what the value must be, in words.
 Rule = tuple[Callable[[Any], bool], str]
 
 

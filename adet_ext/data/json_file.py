@@ -1,4 +1,4 @@
-"""The one reader of JSON annotation files, for validation, training, evaluation and preparation alike."""
+"""Read JSON annotation files. Validation, training, evaluation and preparation use this one reader."""
 
 import json
 import locale
@@ -47,13 +47,13 @@ def parse_json(content: bytes, path: str) -> Any:
         place = f"line {error.lineno}: {error.msg}"
     except RecursionError:
         place = "its lists are nested too deeply"
-    except ValueError as error:  # bytes that are no text, and numbers of thousands of digits
+    except ValueError as error:  # bytes that are not text, and numbers of thousands of digits
         place = str(error).partition(";")[0]
     raise UserError(f"{path}: this is not JSON ({place}); check that it is the right file and complete")
 
 
 def reads_alike_everywhere(content: bytes) -> bool:
-    """Whether a plain ``json.load(open(path))``, as the evaluators call it, reads ``content`` as :func:`parse_json`."""
+    """Whether ``json.load(open(path))``, as evaluators call it, reads ``content`` as :func:`parse_json` does."""
     if content.startswith((b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")) or b"\x00" in content[:4]:
         return False
     return content.isascii() or locale.getpreferredencoding(False).lower().replace("-", "") == "utf8"

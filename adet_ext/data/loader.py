@@ -1,11 +1,9 @@
 """Data loaders of training and evaluation.
 
-The training stream is a pure function of the data set, the seed and the batch size of all processes together:
-neither the number of processes, nor that of workers, nor an interruption changes which images make up batch i, or
-how they are augmented. For that, indices are shuffled, grouped by aspect ratio and cut into batches before anything
-is loaded, and every sample is augmented from a seed of its own.
+Training reads the batches of :class:`~.batches.TrainingBatches`. Every sample is augmented from its own seed, so that
+the numbers of processes and workers, and an interruption, do not change the result.
 
-Letters: B images of a batch over all processes; P processes ("ranks"); n images of the data set.
+n: images of the data set.
 """
 
 import contextlib
@@ -27,99 +25,28 @@ from ..d2.data import (
     trivial_batch_collator,
 )
 from ..d2.utils import comm
-from ..errors import UserError
+from ..errors import UserError, one_line
+from .batches import TrainingBatches
 from .mapper import AdetDatasetMapper
 
-__all__ = ["TrainingBatches", "build_test_loader", "build_train_loader", "dataset_dicts"]
+__all__ = ["build_test_loader", "build_train_loader", "dataset_dicts"]
 
 logger = logging.getLogger(__name__)
 
 _MAPPER_TRIES = 10
 
 
-class TrainingBatches:
-    """The endless stream of batches: lists of (position, index), B / P of them for each rank.
-
-    ``position`` counts the samples of all processes from the start of training; ``index`` is that of the image.
-
-    Args:
-        size: n.
-        seed: not negative; the same for all ranks.
-        batch_size: B, a multiple of ``world_size``.
-        wide: bool [n], whether an image is wider than high; a batch holds images of one kind. None: no grouping.
-        repeat_factors: float [n], how often an image comes in an epoch on average; None: once.
-        start: number of batches to pass over.
-    """
-
-    def __init__(
-        self,
-        size: int,
-        seed: int,
-        batch_size: int,
-        *,
-        wide: np.ndarray | None = None,
-        repeat_factors: np.ndarray | None = None,
-        start: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
-    ):
-        if batch_size < 1 or batch_size % world_size:
-            raise UserError(
-                f"SOLVER.IMS_PER_BATCH is {batch_size}, which {world_size} processes cannot share evenly; set it to a "
-                f"multiple of {world_size}"
-            )
-        self.size, self.seed, self.batch_size = size, seed, batch_size
-        self.wide, self.repeat_factors, self.start = wide, repeat_factors, start
-        per_rank = batch_size // world_size
-        self.slice = slice(rank * per_rank, (rank + 1) * per_rank)
-
-    def epoch(self, number: int) -> list[int]:
-        """Indices of one pass over the data, shuffled; with repeat factors, their fractions rounded at random."""
-        rng = np.random.RandomState([self.seed, number])
-        if self.repeat_factors is None:
-            return rng.permutation(self.size).tolist()
-        whole = np.floor(self.repeat_factors)
-        times = (whole + (rng.random_sample(self.size) < self.repeat_factors - whole)).astype(np.int64)
-        return rng.permutation(np.repeat(np.arange(self.size), times)).tolist()
-
-    def _samples(self) -> Iterator[tuple[int, int]]:
-        position = number = 0
-        while True:
-            for index in self.epoch(number):
-                yield position, index
-                position += 1
-            number += 1
-
-    def _global_batches(self) -> Iterator[list[tuple[int, int]]]:
-        open_batches: tuple[list, list] = ([], [])
-        wide = np.zeros(self.size, bool) if self.wide is None else self.wide
-        kinds = wide.astype(int).tolist()
-        for sample in self._samples():
-            batch = open_batches[kinds[sample[1]]]
-            batch.append(sample)
-            if len(batch) == self.batch_size:
-                yield batch.copy()
-                batch.clear()
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        batches = self._global_batches()
-        for _ in range(self.start):
-            next(batches)
-        for batch in batches:
-            yield batch[self.slice]
-
-
 class _Failure:
-    """A UserError on its way from a worker: torch would wrap its sentence in the worker's traceback."""
+    """The message of a UserError from a worker. torch would wrap the error in the worker's traceback."""
 
     def __init__(self, message: str):
         self.message = message
 
 
 class _Samples(torchdata.Dataset):
-    """Maps (position, index) to a mapped dict, augmented from ``seed`` and ``position`` alone.
+    """Map (position, index) to a mapped dict, augmented from ``seed`` and ``position`` alone.
 
-    Where the mapper returns None, another image, drawn from the same seed, takes the place.
+    If the mapper returns None, another image is drawn from the same seed.
     """
 
     def __init__(self, dataset: torchdata.Dataset, mapper: Callable[[dict], dict | None], seed: int):
@@ -156,7 +83,7 @@ class _Mapped(torchdata.Dataset):
 
 
 class _Loader(torchdata.DataLoader):
-    """A DataLoader that raises the UserErrors of its workers as they were."""
+    """A DataLoader that raises the UserErrors of its workers unchanged."""
 
     def __iter__(self) -> Iterator[list[dict]]:
         for batch in super().__iter__():
@@ -168,15 +95,15 @@ class _Loader(torchdata.DataLoader):
 
 @contextlib.contextmanager
 def _seeded(seed: int, position: int) -> Iterator[None]:
-    """Seed python's, NumPy's and torch's generators from (seed, position), and put them back afterwards.
+    """Seed python's, NumPy's and torch's generators from (seed, position), and restore their states at the end.
 
-    Put back, because without workers this runs in the training process, whose own stream must not notice.
+    Without workers this runs in the training process, whose own random numbers must not change.
     """
     state = random.getstate(), np.random.get_state(), torch.get_rng_state()
     words = np.random.SeedSequence([seed, position]).generate_state(3).tolist()
     random.seed(words[0])
     np.random.seed(words[1])
-    torch.default_generator.manual_seed(words[2])  # the CPU's alone; torch.manual_seed would touch the GPUs' too
+    torch.default_generator.manual_seed(words[2])  # of the CPU only; torch.manual_seed would also seed the GPUs
     try:
         yield
     finally:
@@ -197,11 +124,11 @@ def build_train_loader(
 
     Args:
         mapper: :class:`AdetDatasetMapper` of ``cfg`` by default.
-        start_iter: how many batches to pass over, without loading them.
-        rank, world_size: this process and the number of all; what is running by default.
+        start_iter: how many batches to skip, without loading them.
+        rank, world_size: this process and their number; by default those of the running job.
 
-    With ``cfg.SEED`` below 0 a random seed is drawn that all ranks share; a resumed run continues the stream only if
-    ``cfg.SEED`` is set and the same.
+    With ``cfg.SEED`` below 0, a random seed is drawn that all ranks share. A resumed run continues the stream only with
+    the same ``cfg.SEED``, 0 or above.
 
     Raises:
         UserError: no image to train on, a batch size that processes cannot share, or an unknown sampler.
@@ -226,7 +153,7 @@ def build_train_loader(
         batch_sampler=batches,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         collate_fn=trivial_batch_collator,
-        # Its own, or starting to iterate would draw from the global one, at another point in a resumed run.
+        # Otherwise iterating would draw from the global generator, at another point in a resumed run.
         generator=torch.Generator(),
     )
 
@@ -234,11 +161,11 @@ def build_train_loader(
 def build_test_loader(
     cfg: CfgNode, dataset_name: str, mapper: Callable[[dict], dict] | None = None, batch_size: int = 1
 ) -> torchdata.DataLoader:
-    """Return a loader of every image of ``dataset_name`` once, shared out among the processes in order.
+    """Return a loader that gives every image of ``dataset_name`` once, divided among the processes in order.
 
     Args:
         mapper: :class:`AdetDatasetMapper` of ``cfg`` in inference mode by default.
-        batch_size: images of a batch in each process; 1 is what timings in papers use.
+        batch_size: images of a batch in each process. Timings in papers use 1.
     """
     dicts = dataset_dicts((dataset_name,), "the data set to evaluate", filter_empty=False)
     mapper = mapper or AdetDatasetMapper(cfg, is_train=False)
@@ -255,7 +182,7 @@ def dataset_dicts(names: Iterable[str], key: str, filter_empty: bool) -> list[di
     """Load the data sets ``names`` as one list of dicts.
 
     Args:
-        key: the config key, or whatever else the names come from; errors start with it.
+        key: the config key that the names come from, or other words for it; errors start with it.
         filter_empty: leave out images without annotations other than crowds.
 
     Raises:
@@ -272,15 +199,15 @@ def dataset_dicts(names: Iterable[str], key: str, filter_empty: bool) -> list[di
         )
     try:
         return get_detection_dataset_dicts(names, filter_empty=filter_empty)
-    except AssertionError as error:  # how Detectron2 says that nothing is left, among other things
+    except AssertionError as error:  # Detectron2 raises it if no image is left, among other reasons
         filtered = (
             " (images without annotations other than crowds are left out, see DATALOADER.FILTER_EMPTY_ANNOTATIONS)"
         )
         raise UserError(
-            f"{key}: {', '.join(names)} cannot be used: {' '.join(str(error).split()).rstrip('.')}"
+            f"{key}: {', '.join(names)} cannot be used: {one_line(error).rstrip('.')}"
             f"{filtered if filter_empty else ''}; check the annotation file, and that iscrowd is 0 for single objects"
         ) from error
-    except ImportError as error:  # Detectron2's own reader of LVIS files takes a package for it
+    except ImportError as error:  # Detectron2's reader of LVIS files needs the lvis package
         raise UserError(
             f"{key}: {', '.join(names)} cannot be read without a package that does not import ({error}); install it, "
             "for LVIS by pip install --no-deps lvis"
@@ -295,7 +222,7 @@ def dataset_dicts(names: Iterable[str], key: str, filter_empty: bool) -> list[di
 
 
 def _wide(dicts: list[dict]) -> np.ndarray | None:
-    """Return bool [n]; None where sizes are unknown before loading, as in plain semantic data sets."""
+    """Return bool [n], or None if sizes are unknown before loading, as in semantic data sets."""
     if any("width" not in d or "height" not in d for d in dicts):
         logger.info("Images are not grouped by aspect ratio: the data set does not say their sizes.")
         return None
@@ -308,8 +235,8 @@ def _repeat_factors(cfg: CfgNode, dicts: list[dict]) -> np.ndarray | None:
         return None
     if name != "RepeatFactorTrainingSampler":
         raise UserError(
-            f"DATALOADER.SAMPLER_TRAIN is {name!r}; set it to TrainingSampler or RepeatFactorTrainingSampler, or use "
-            "Detectron2's own build_detection_train_loader"
+            f"DATALOADER.SAMPLER_TRAIN must be TrainingSampler or RepeatFactorTrainingSampler; got {name!r}. For "
+            "others use Detectron2's build_detection_train_loader"
         )
     return RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
         dicts, cfg.DATALOADER.REPEAT_THRESHOLD, cfg.DATALOADER.REPEAT_SQRT

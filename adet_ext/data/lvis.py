@@ -1,8 +1,8 @@
-"""LVIS annotations of COCO's categories, against which "AP*" measures the masks of a model trained on COCO.
+"""LVIS annotations of COCO's categories. "AP*" compares the masks of a model trained on COCO with them.
 
-LVIS outlines COCO's images anew, more finely, and is federated: an image's annotations are complete for some
-categories, known to be none for others (``neg_category_ids``), and say nothing, or not all, about the rest. Plain LVIS
-files have 1230 categories of their own; :func:`prepare_lvis` keeps those that are COCO's, under COCO's ids.
+LVIS has finer outlines on COCO's images. It is federated: the annotations of an image are complete for some categories,
+absent for certain for others (``neg_category_ids``), and missing or incomplete for the rest. LVIS files have 1230
+categories; :func:`prepare_lvis` keeps those that COCO has too, under COCO's ids.
 """
 
 import functools
@@ -25,7 +25,7 @@ from .register import num_classes_of
 
 __all__ = ["Cocofied", "coco_ids_of_synsets", "prepare_lvis", "read_lvis_file", "register_lvis_dataset"]
 
-# WordNet's synsets of COCO's 80 categories, in COCO's order, as LVIS's authors chose them: a cow is "beef".
+# WordNet's synsets of COCO's 80 categories, in COCO's order. LVIS's authors chose them; a cow is "beef".
 _SYNSETS = """
 person.n.01 bicycle.n.01 car.n.01 motorcycle.n.01 airplane.n.01 bus.n.01 train.n.01 truck.n.01 boat.n.01
 traffic_light.n.01 fireplug.n.01 stop_sign.n.01 parking_meter.n.01 bench.n.01
@@ -62,7 +62,7 @@ class Cocofied(NamedTuple):
 
 
 def coco_ids_of_synsets() -> dict[str, int]:
-    """WordNet synset -> id in COCO's files, of the 80 categories."""
+    """Return the id in COCO's files of each of the 80 WordNet synsets."""
     ids = MetadataCatalog.get("coco_2017_val").thing_dataset_id_to_contiguous_id
     return dict(zip(_SYNSETS, sorted(ids, key=ids.__getitem__)))
 
@@ -71,7 +71,7 @@ def read_lvis_file(path: str) -> dict:
     """Return the content of an LVIS annotation file (v0.5 or v1).
 
     Raises:
-        UserError: it is not there, not whole, or of another format; the sentence says where.
+        UserError: it is missing, incomplete or of another format, with the place.
     """
     content = read_json(path)
     for part, rules in _RULES.items():
@@ -88,10 +88,10 @@ def read_lvis_file(path: str) -> dict:
 
 
 def prepare_lvis(source: str, target: str) -> Cocofied:
-    """Write to ``target`` the annotations of ``source``, plain LVIS, that are of COCO's categories, under COCO's ids.
+    """Write the annotations of ``source``, an LVIS file, that are of COCO's categories, to ``target`` with COCO's ids.
 
-    Annotations are numbered anew, from 1; categories of which an image has or lacks nothing for certain are left out.
-    ``target`` is written beside its place and renamed: a run that was killed leaves what was there before.
+    Annotations are numbered again from 1. Categories that no image names are left out. ``target`` is written beside its
+    place and renamed, so that a killed run leaves the old file.
 
     Raises:
         UserError: ``source`` is not LVIS's or has none of the categories; ``target`` cannot be written.
@@ -127,20 +127,20 @@ def prepare_lvis(source: str, target: str) -> Cocofied:
 
 
 def lvis_splits(root: str, splits: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """(plain annotations, those of COCO's categories) of splits such as "v0.5_val", under ``root``/lvis."""
+    """Yield the paths (LVIS file, file of COCO's categories) of splits such as "v0.5_val", under ``root``/lvis."""
     for split in splits:
         stem = os.path.join(root, "lvis", f"lvis_{split}")
         yield f"{stem}.json", f"{stem}_cocofied.json"
 
 
 def register_lvis_dataset(name: str, images: str, annotations: str, classes_of: str = "coco_2017_val") -> None:
-    """Register LVIS annotations under ``name``, to be evaluated as such; the file is read when it is needed.
+    """Register LVIS annotations under ``name``, to be evaluated by LVIS. The file is read at each load.
 
     Args:
         name: what ``DATASETS.TEST`` calls it. Registering a name again replaces what it stood for.
-        images: the folder with COCO's folders of images (train2017, val2017) in it; where the annotations have no
-            ``coco_url``, the one that their file names start from.
-        annotations: the file, its category ids those of ``classes_of``: for COCO's, one of :func:`prepare_lvis`.
+        images: the folder that contains COCO's image folders (train2017, val2017). For annotations without a
+            ``coco_url``: the folder that their file names start from.
+        annotations: the file, with the category ids of ``classes_of``; for COCO's, :func:`prepare_lvis` makes it.
         classes_of: the registered data set whose classes the model has.
 
     Raises:
@@ -162,7 +162,7 @@ def register_lvis_dataset(name: str, images: str, annotations: str, classes_of: 
 
 
 def _load(images: str, annotations: str, class_of: dict[int, int], classes_of: str) -> list[dict]:
-    """The data set's dicts, by ascending image id."""
+    """Return the data set's dicts, by ascending image id."""
     remedy = "'python -m adet_ext data prepare-lvis' makes annotations of COCO's categories out of plain LVIS ones"
     if "://" not in annotations and not os.path.exists(annotations):
         raise UserError(f"{annotations}: there is no such file; {remedy}")
@@ -203,13 +203,13 @@ def _load(images: str, annotations: str, class_of: dict[int, int], classes_of: s
 
 
 def _file_name(images: str, image: dict) -> str:
-    # LVIS's own file_name is that of COCO 2014, whose files have other names and folders than 2017's.
+    # LVIS's file_name is that of COCO 2014. The names and folders of 2017 differ.
     name = image["coco_url"].split("/")[-2:] if "coco_url" in image else [image["file_name"]]
     return os.path.join(images, *name)
 
 
 def _register_built_in() -> None:
-    """Detectron2 has these names already; the embedded engine's COCO sets are read from the same folder."""
+    """Register the built-in names, which Detectron2 already has. They are read from the folder of the COCO sets."""
     root = os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets"))
     for name, file in _BUILT_IN.items():
         if name not in DatasetCatalog:

@@ -1,4 +1,4 @@
-"""From a dataset dict to what the models take: Detectron2's mapping, with the ground truth of BlendMask's bases.
+"""Map a data set dict to a model's input, as Detectron2 does, and add the labels of BlendMask's bases.
 
 Shapes: H, W image height and width before the augmentations; H', W' after them; R instances.
 """
@@ -15,7 +15,7 @@ from ..d2.config import CfgNode, configurable
 from ..d2.data import detection_utils as utils
 from ..d2.data import transforms as T
 from ..d2.structures import BitMasks, BoxMode, Instances, PolygonMasks
-from ..errors import UserError
+from ..errors import UserError, one_line
 from ..utils.image_io import read_as, read_labels
 from .augmentation import build_augmentation
 from .mask_checks import rle_area
@@ -27,25 +27,25 @@ logger = logging.getLogger(__name__)
 
 
 class AdetDatasetMapper:
-    """Reads an image, augments it with its annotations, and makes tensors of both.
+    """Read an image, augment it together with its annotations, and make tensors of both.
 
-    Deterministic given the state of NumPy's global generator. Adds to the dict:
+    The result depends only on the state of NumPy's global generator. Added to the dict are:
 
     - ``image``: uint8 [3, H', W'] in ``image_format``;
     - ``instances`` (training): Instances with ``gt_boxes``, ``gt_classes`` and, with ``use_instance_mask``,
       ``gt_masks``; crowds are left out. Masks are PolygonMasks or BitMasks as ``instance_mask_format`` says;
       an image with RLE masks, which polygons cannot hold, gets BitMasks in either case;
-    - ``sem_seg``: int64 [H', W'], where the dict has ``sem_seg_file_name``;
-    - ``basis_sem`` (training, with ``make_basis_sem``): int64 [H', W'], 0 where nothing is, else class + 1. All
+    - ``sem_seg``: int64 [H', W'], if the dict has ``sem_seg_file_name``;
+    - ``basis_sem`` (training, with ``make_basis_sem``): int64 [H', W'], 0 for nothing, else class + 1. All
       annotations are drawn in the order of the file, later ones over earlier ones.
 
     Args:
-        is_train: whether to give ground truth; inference gives the image (and ``sem_seg``) alone.
+        is_train: whether to give ground truth. Inference gives only the image and ``sem_seg``.
         augmentations: augmentations or transforms, applied in order.
         image_format: "BGR", "RGB" or another mode that Pillow knows.
         use_instance_mask: whether to give ``gt_masks``.
         instance_mask_format: "polygon" or "bitmask".
-        recompute_boxes: fit the boxes to the masks again; for augmentations that cut instances.
+        recompute_boxes: fit the boxes to the masks again, for augmentations that cut instances.
         make_basis_sem: whether to give ``basis_sem``.
         keep_ground_truth: give ``instances`` and ``basis_sem`` in inference too.
     """
@@ -64,7 +64,7 @@ class AdetDatasetMapper:
         keep_ground_truth: bool = False,
     ):
         if instance_mask_format not in ("polygon", "bitmask"):
-            raise UserError(f"INPUT.MASK_FORMAT is {instance_mask_format!r}; set it to polygon or bitmask")
+            raise UserError(f"INPUT.MASK_FORMAT must be polygon or bitmask; got {instance_mask_format!r}")
         if recompute_boxes and not use_instance_mask:
             raise ValueError("boxes can be recomputed from masks only with use_instance_mask=True")
         self.is_train = is_train
@@ -81,7 +81,7 @@ class AdetDatasetMapper:
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict:
         if cfg.MODEL.KEYPOINT_ON:
-            raise UserError("MODEL.KEYPOINT_ON: key points need Detectron2's own mapper; set it to False")
+            raise UserError("MODEL.KEYPOINT_ON must be False, because key points need Detectron2's mapper; got True")
         return {
             "is_train": is_train,
             "augmentations": build_augmentation(cfg, is_train),
@@ -93,7 +93,7 @@ class AdetDatasetMapper:
         }
 
     def __call__(self, dataset_dict: dict) -> dict:
-        """Return a new dict; ``dataset_dict`` stays as it is.
+        """Return a new dict. ``dataset_dict`` is not changed.
 
         Raises:
             UserError: the image is missing, broken or of another size than the dict says, or an annotation lacks
@@ -110,7 +110,7 @@ class AdetDatasetMapper:
             if sem_seg.shape != image.shape[:2]:
                 raise UserError(
                     f"{where}: its semantic labels {name} are {sem_seg.shape[1]} x {sem_seg.shape[0]} pixels, the "
-                    f"image {image.shape[1]} x {image.shape[0]}; make them anew"
+                    f"image {image.shape[1]} x {image.shape[0]}; make them again"
                 )
 
         annotations = None
@@ -127,7 +127,7 @@ class AdetDatasetMapper:
             record["sem_seg"] = torch.from_numpy(aug_input.sem_seg.astype(np.int64))
         if annotations is not None:
             if self.make_basis_sem:
-                # Before the instances: their transforms change the annotations in place.
+                # This must come before the instances, whose transforms change the annotations in place.
                 labels = draw_semantic(annotations, image.shape[:2], where)
                 labels = np.ascontiguousarray(transforms.apply_segmentation(labels))
                 record["basis_sem"] = torch.from_numpy(labels.astype(np.int64))
@@ -150,7 +150,7 @@ class AdetDatasetMapper:
                 mask_format = "bitmask"
         annotations = [utils.transform_instance_annotations(a, transforms, shape) for a in annotations]
         instances = utils.annotations_to_instances(annotations, shape, mask_format=mask_format)
-        if self.use_instance_mask and not instances.has("gt_masks"):  # no instance at all
+        if self.use_instance_mask and not instances.has("gt_masks"):  # no instances
             empty_bits = mask_format == "bitmask"
             instances.gt_masks = BitMasks(torch.zeros(0, *shape)) if empty_bits else PolygonMasks([])
         if self.recompute_boxes:
@@ -159,9 +159,9 @@ class AdetDatasetMapper:
 
 
 def draw_semantic(annotations: list[dict], shape: tuple[int, int], where: str = "an image") -> np.ndarray:
-    """Draw annotations in their order, as class + 1 on 0: uint8 [H, W], or float32 where classes exceed that.
+    """Draw annotations in their order, as class + 1 on 0: uint8 [H, W], or float32 for classes from 255 on.
 
-    float32, because labels are resized with the augmentations of images, which know no other wide type.
+    The augmentations of images also resize labels, and support no other type of more than 8 bits.
     """
     highest = max((a["category_id"] for a in annotations), default=0)
     labels = np.zeros(shape, np.uint8 if highest < 255 else np.float32)
@@ -186,9 +186,9 @@ def _has_mask(annotation: dict) -> bool:
 
 
 def _own(annotation: dict, shape: tuple[int, int], where: str) -> dict:
-    """Return a copy with float coordinates, x0 y0 x1 y1 boxes and compressed RLE, safe to change in place.
+    """Return a copy with float coordinates, x0 y0 x1 y1 boxes and compressed RLE, which may be changed in place.
 
-    Floats matter: transforms write into the arrays they get, and would cut whole numbers off.
+    Transforms write into the arrays that they get; in integer arrays they would cut off fractions.
     """
     annotation = dict(annotation)
     box = _finite(annotation["bbox"])
@@ -206,7 +206,7 @@ def _own(annotation: dict, shape: tuple[int, int], where: str) -> dict:
 
 
 def _own_code(code: dict, shape: tuple[int, int], where: str) -> dict:
-    """Return a compressed copy; decoding wrong runs would read and write past the image."""
+    """Return a compressed copy. Runs are checked first: decoding wrong ones would read and write past the image."""
     if tuple(code["size"]) != tuple(shape):
         raise UserError(
             f"{where}: an annotation's RLE mask has size {list(code['size'])} (height, width), the image "
@@ -220,7 +220,7 @@ def _own_code(code: dict, shape: tuple[int, int], where: str) -> dict:
 
 
 def _finite(numbers: Sequence[float]) -> np.ndarray | None:
-    """Return a float64 vector, or None where something in it is not a finite number."""
+    """Return a float64 vector, or None if it has something other than finite numbers."""
     try:
         vector = np.array(numbers, np.float64)
     except (OverflowError, ValueError, TypeError):  # a number of hundreds of digits, a text, a list
@@ -229,7 +229,7 @@ def _finite(numbers: Sequence[float]) -> np.ndarray | None:
 
 
 def _near(numbers: Sequence[float], shape: tuple[int, int], where: str) -> np.ndarray:
-    """Return a polygon without what is far out of the image; drawing that would take all memory."""
+    """Return a polygon without its parts far outside the image, which would take all memory to draw."""
     polygon = _finite(numbers)
     if polygon is None or len(polygon) < 6 or len(polygon) % 2:
         raise UserError(
@@ -238,7 +238,7 @@ def _near(numbers: Sequence[float], shape: tuple[int, int], where: str) -> np.nd
     if not reaches_far(polygon, *shape):
         return polygon
     near = clip_far(polygon, *shape)
-    # A polygon with nothing in the image stays a polygon, which sets no pixel there.
+    # A polygon outside the image becomes one that sets no pixel.
     return near if len(near) >= 6 else np.zeros(6)
 
 
@@ -254,12 +254,11 @@ def _read(file_name: str, read: Callable[[str], np.ndarray], where: str) -> np.n
         raise UserError(f"{where}: there is no such file; restore it, or take it out of the annotations") from error
     except UserError:
         raise
-    # Pillow raises SyntaxError, ValueError, struct errors and more for broken files, and OSError for cut ones.
+    # For broken files Pillow raises SyntaxError, ValueError, struct errors and more; for cut ones OSError.
     except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(
-            f"{where}: this is not an image, or only a part of one ({reason}); replace it, or take it out of the "
-            "annotations"
+            f"{where}: this is not an image, or only a part of one ({one_line(error)}); replace it, or take it out "
+            "of the annotations"
         ) from error
 
 
@@ -267,7 +266,7 @@ def _check_size(record: dict, image: np.ndarray, where: str) -> None:
     height, width = image.shape[:2]
     expected = record.setdefault("width", width), record.setdefault("height", height)
     if expected != (width, height):
-        turned = "; the annotations seem to be made before the file's EXIF turn" if expected == (height, width) else ""
+        turned = "; the annotations seem to ignore the file's EXIF rotation" if expected == (height, width) else ""
         raise UserError(
             f"{where}: the file is {width} x {height} pixels, its annotations say {expected[0]} x {expected[1]}"
             f"{turned}; correct the width and height in the annotation file"

@@ -1,4 +1,4 @@
-"""Geometry of annotations, many at a time: areas and crossings of polygons, soundness of run-length codes.
+"""Check the geometry of many annotations at once: areas and crossings of polygons, run-length codes.
 
 Letters: Q polygons, n corners of one. Coordinates are in pixels.
 """
@@ -10,16 +10,15 @@ import numpy as np
 
 __all__ = ["crossing_polygons", "polygon_areas", "rle_area"]
 
-# Looked at in one go, which bounds the memory.
+# Checked at once, to bound the memory.
 _EDGES_AT_ONCE = 200_000
 _PAIRS_AT_ONCE = 500_000
 
 
 def polygon_areas(polygons: Sequence[Sequence[float]]) -> np.ndarray:
-    """Return the area of each flat (x, y, x, y, ...) polygon, float64 [Q]; NaN where a coordinate is not finite.
+    """Return the area of each flat (x, y, x, y, ...) polygon, float64 [Q], or NaN if a coordinate is not finite.
 
-    Self-crossing polygons count the parts that turn the other way against the rest, never below zero. Every
-    polygon has at least one corner.
+    In polygons that cross themselves, areas of opposite orientation cancel out. Every polygon has at least one corner.
 
     Raises:
         TypeError, ValueError: something in a polygon is not a number.
@@ -31,23 +30,23 @@ def polygon_areas(polygons: Sequence[Sequence[float]]) -> np.ndarray:
     x, y = flat[0::2], flat[1::2]
     starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
     follower = _followers(counts)
-    # Relative to a corner of the polygon itself: products of large coordinates would eat the digits.
+    # Relative to the first corner, because products of large coordinates would lose digits.
     x, y = x - np.repeat(x[starts], counts), y - np.repeat(y[starts], counts)
     with np.errstate(invalid="ignore"):
         return np.abs(np.add.reduceat(x * y[follower] - x[follower] * y, starts)) / 2
 
 
 def crossing_polygons(polygons: Sequence[Sequence[float]], max_pairs: int) -> tuple[list[int], int]:
-    """Find the polygons of which two edges cross each other in their interiors.
+    """Find the polygons that have two edges which cross in their interiors.
 
-    Only edges that share some x are compared, so that the work for an outline is far from n squared.
+    Only edges that overlap in x are compared, which takes far less than n squared steps for an outline.
 
     Args:
         polygons: flat (x, y, x, y, ...), finite.
-        max_pairs: stop after about so many pairs of edges.
+        max_pairs: stop after about this many pairs of edges.
 
     Returns:
-        The positions of the crossing polygons, ascending, and how many polygons were looked at (from the start).
+        The ascending positions of the crossing polygons, and how many polygons were checked, from the first on.
     """
     crossing: list[int] = []
     start = pairs = 0
@@ -64,12 +63,12 @@ def crossing_polygons(polygons: Sequence[Sequence[float]], max_pairs: int) -> tu
 
 
 def _crossing(polygons: Sequence[Sequence[float]], max_pairs: int, most_of_one: int) -> tuple[np.ndarray, int, int]:
-    """The same for some polygons at once, at least for the first; also returns the number of pairs compared."""
+    """Do the same for some polygons at once, at least for the first. Also return the number of pairs compared."""
     counts = np.array([len(p) // 2 for p in polygons])
     first = np.fromiter(itertools.chain.from_iterable(polygons), np.float64, count=2 * int(counts.sum())).reshape(-1, 2)
     second = first[_followers(counts)]
     owner = np.repeat(np.arange(len(polygons)), counts)
-    # Polygons side by side, so that only edges of the same one share some x.
+    # Move the polygons side by side, so that only edges of the same one overlap in x.
     low, high = np.minimum(first[:, 0], second[:, 0]), np.maximum(first[:, 0], second[:, 0])
     starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
     left, right = np.minimum.reduceat(low, starts), np.maximum.reduceat(high, starts)
@@ -83,7 +82,7 @@ def _crossing(polygons: Sequence[Sequence[float]], max_pairs: int, most_of_one: 
     by_polygon = np.cumsum(np.bincount(owner, partners, len(polygons)))
     looked_at = max(1, int(np.searchsorted(by_polygon, max_pairs, side="right")))
     partners[owner >= looked_at] = 0
-    if by_polygon[0] > most_of_one:  # an outline of tens of thousands of points, which would take minutes
+    if by_polygon[0] > most_of_one:  # it has tens of thousands of points, which would take minutes
         partners[owner == 0] = 0
     crossing = np.zeros(len(polygons), bool)
     totals = np.cumsum(partners)
@@ -96,7 +95,7 @@ def _crossing(polygons: Sequence[Sequence[float]], max_pairs: int, most_of_one: 
         j = i + 1 + np.arange(len(i)) - np.repeat(np.cumsum(times) - times, times)
         near = (bottom[i] <= top[j]) & (bottom[j] <= top[i])
         i, j = i[near], j[near]
-        # Edges i and j: the ends of each lie on two sides of the other. Neighbours share a corner: side 0.
+        # Edges i and j cross if the ends of each are on different sides of the other. Neighbors share a corner: side 0.
         apart = _sides(first[i], second[i], first[j], second[j]) & _sides(first[j], second[j], first[i], second[i])
         crossing[owner[i[apart]]] = True
         start = end
@@ -104,7 +103,7 @@ def _crossing(polygons: Sequence[Sequence[float]], max_pairs: int, most_of_one: 
 
 
 def _sides(a: np.ndarray, b: np.ndarray, p: np.ndarray, q: np.ndarray) -> np.ndarray:
-    """Whether points p and q lie on different sides of the line through a and b; all [pairs, 2]."""
+    """Return whether p and q are on different sides of the line through a and b; all [pairs, 2]."""
     direction, to_p, to_q = b - a, p - a, q - a
     side_p = direction[:, 0] * to_p[:, 1] - direction[:, 1] * to_p[:, 0]
     side_q = direction[:, 0] * to_q[:, 1] - direction[:, 1] * to_q[:, 0]
@@ -112,7 +111,7 @@ def _sides(a: np.ndarray, b: np.ndarray, p: np.ndarray, q: np.ndarray) -> np.nda
 
 
 def _followers(counts: np.ndarray) -> np.ndarray:
-    """For the corners of polygons one after another, the index of the next corner of the same polygon."""
+    """Return, for each corner of consecutive polygons, the index of the next corner of the same polygon."""
     follower = np.arange(1, counts.sum() + 1)
     ends = np.cumsum(counts)
     follower[ends - 1] = ends - counts
@@ -137,8 +136,10 @@ def rle_area(counts: str | bytes | Sequence[int], height: int, width: int) -> in
 
 
 def _runs(counts: str | bytes) -> np.ndarray:
-    """Decode COCO's text form: groups of 5 bits, low ones first, bit 5 = "goes on"; from the fourth number on they
-    are differences to the number two before."""
+    """Decode COCO's text form: groups of 5 bits, low ones first; bit 5 means that another group follows.
+
+    From the fourth number on, a number is the difference to the one two places before.
+    """
     code = np.frombuffer(counts.encode("utf-8", "surrogatepass") if isinstance(counts, str) else counts, np.uint8)
     code = code.astype(np.int64) - 48
     if not len(code) or (code < 0).any() or (code > 63).any() or code[-1] & 32:

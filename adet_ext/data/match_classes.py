@@ -9,7 +9,7 @@ __all__ = ["match_classes"]
 def match_classes(checked: CheckedCoco, classes: list[str]) -> CheckedCoco:
     """Return ``checked`` with the class indices of ``classes``.
 
-    Classes that the file does not have are added without annotations, so that a detection of one is a false one.
+    Classes that the file does not have are added without annotations. A detection of such a class is a false one.
 
     Raises:
         UserError: the file has a category that ``classes`` does not have, or a name stands for two classes.

@@ -1,8 +1,8 @@
-"""From COCO's panoptic PNGs to the semantic label maps that panoptic models learn stuff from.
+"""Make semantic label maps of stuff, which panoptic models learn from, out of COCO's panoptic PNGs.
 
-A panoptic PNG codes a segment's id in each pixel's colour. The label map made of it is 8-bit grey: 0 for any thing, 1
-and up for the stuff classes in the order of the annotation file's categories, 255 where nothing is labelled. For COCO
-these are the files that Detectron2's data sets ``coco_2017_{train,val}_panoptic_separated`` expect, pixel for pixel.
+A panoptic PNG stores a segment's id in the color of each pixel. The label map is 8-bit gray: 0 for any thing, 1 and up
+for the stuff classes in the order of the annotation file's categories, 255 for no label. For COCO these are the files
+that Detectron2's data sets ``coco_2017_{train,val}_panoptic_separated`` expect, pixel for pixel.
 """
 
 import collections
@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from ..errors import UserError
+from ..errors import UserError, one_line
 from ..utils.files import make_folder, written_beside
 from ..utils.segment_ids import rgb2id
 from .annotation_form import plain, short
@@ -26,10 +26,10 @@ from .json_file import read_json
 
 __all__ = ["Prepared", "prepare_panoptic"]
 
-UNLABELLED = 255
+UNLABELED = 255
 _ARCHIVES = (
     "COCO's panoptic_annotations_trainval2017.zip holds the JSON files and two more archives, panoptic_train2017.zip "
-    "and panoptic_val2017.zip, which have to be unpacked too"
+    "and panoptic_val2017.zip, which must be unpacked too"
 )
 
 
@@ -40,7 +40,7 @@ _RULES = {
 
 
 class Prepared(NamedTuple):
-    """What a call did: label maps written, found finished, and what could not be made, with the reasons."""
+    """Result of a call: label maps written, those already finished, and those that could not be made, with reasons."""
 
     written: int
     finished: int
@@ -62,19 +62,19 @@ def prepare_panoptic(
     workers: int = 1,
     tick: Callable[[], None] = lambda: None,
 ) -> Prepared:
-    """Make the label map of every annotated image; those that are there and in order are left as they are.
+    """Make the label map of every annotated image, except for those that are already finished.
 
-    A map is written beside its place and renamed, so a run that was killed can be started again and goes on. One file
-    that cannot be read does not stop the others.
+    A map is written beside its place and renamed, so that a killed run can be started again and goes on. A file that
+    cannot be read does not stop the others.
 
     Args:
         panoptic_json, panoptic_root: COCO's annotations and the folder of its PNGs.
-        sem_seg_root: where the maps go, under the names of the PNGs; made where it is missing.
-        workers: processes.
+        sem_seg_root: the folder of the maps, which have the names of the PNGs. It is made if it is missing.
+        workers: number of processes.
         tick: called after each file.
 
     Raises:
-        UserError: the annotations, or some of their PNGs, are not there, or the folder cannot be written to.
+        UserError: the annotations or some of their PNGs are missing, or the folder cannot be written to.
     """
     tasks = _tasks(panoptic_json, panoptic_root, sem_seg_root)
     make_folder(sem_seg_root)
@@ -90,7 +90,7 @@ def prepare_panoptic(
 
 
 def annotated_images(panoptic_json: str) -> int:
-    """How many images a file annotates, which is how often ``tick`` will be called."""
+    """Return how many images a file annotates. ``tick`` is called that often."""
     return len(_annotations(panoptic_json)["annotations"])
 
 
@@ -118,7 +118,7 @@ def _annotations(path: str) -> dict:
 def _tasks(panoptic_json: str, panoptic_root: str, sem_seg_root: str) -> list[_Task]:
     content = _annotations(panoptic_json)
     stuff = [c["id"] for c in content["categories"] if not c["isthing"]]
-    if len(stuff) >= UNLABELLED:
+    if len(stuff) >= UNLABELED:
         raise UserError(f"{panoptic_json}: {len(stuff)} stuff classes do not fit into 8 bits; 254 do")
     label_of = {c["id"]: 0 for c in content["categories"]} | {c: i for i, c in enumerate(stuff, start=1)}
     sizes = {i["id"]: (i["width"], i["height"]) for i in content["images"]}
@@ -151,25 +151,24 @@ def _outcomes(tasks: list[_Task], workers: int) -> Iterator[str]:
     if workers <= 1:
         yield from map(_prepare, tasks)
         return
-    # Forked workers have the libraries loaded already; elsewhere each of them has to.
+    # Forked workers already have the libraries loaded.
     method = "fork" if "fork" in multiprocessing.get_all_start_methods() else None
-    quiet = (signal.SIGINT, signal.SIG_IGN)  # an interrupt is the parent's to answer
+    quiet = (signal.SIGINT, signal.SIG_IGN)  # the parent handles an interrupt
     with multiprocessing.get_context(method).Pool(workers, signal.signal, quiet) as pool:
         yield from pool.imap_unordered(_prepare, tasks, chunksize=max(1, min(32, len(tasks) // (4 * workers))))
 
 
 def _prepare(task: _Task) -> str:
-    """ "written", "finished", or what is wrong with the source."""
+    """Return "written", "finished", or what is wrong with the source."""
     if _is_finished(task):
         return "finished"
     try:
         with Image.open(task.source) as image:
             if image.mode not in ("RGB", "RGBA"):
-                return f"{task.source}: its colours code no ids (mode {image.mode})"
+                return f"{task.source}: its colors are not ids (mode {image.mode})"
             ids = rgb2id(np.asarray(image))
     except Exception as error:  # Pillow raises many kinds for broken files
-        reason = " ".join(str(error).split()) or type(error).__name__
-        return f"{task.source}: not an image, or only a part of one ({reason}); unpack or download it again"
+        return f"{task.source}: not an image, or only a part of one ({one_line(error)}); unpack or download it again"
     if task.size is not None and ids.shape != task.size[::-1]:
         width, height = task.size
         return f"{task.source}: {ids.shape[1]} x {ids.shape[0]} pixels, the annotations say {width} x {height}"
@@ -180,26 +179,26 @@ def _prepare(task: _Task) -> str:
     lost = [listed[i] for i in np.flatnonzero(np.bincount(places.reshape(-1), minlength=len(listed) + 1)[1:] == 0)]
     if lost:
         return f"{task.source}: segments {lost[:3]} of the annotations are not in it; it belongs to other annotations"
-    labels = np.array([UNLABELLED, *task.labels.values()], np.uint8)[places]
+    labels = np.array([UNLABELED, *task.labels.values()], np.uint8)[places]
     with written_beside(task.target) as beside:
         Image.fromarray(labels).save(beside)
     return "written"
 
 
 def _is_finished(task: _Task) -> bool:
-    """Whether the label map is there whole, of the right size, and with just the labels it has to have."""
+    """Whether the label map exists, is complete, and has the right size and exactly the right labels."""
     try:
         with Image.open(task.target) as image, Image.open(task.source) as source:
             if image.mode != "L" or image.size != source.size:
                 return False
             present = set(np.flatnonzero(np.bincount(np.asarray(image).reshape(-1))).tolist())
-    except Exception:  # not there, or broken: it is made anew, and what is wrong with the source is said then
+    except Exception:  # missing or broken: it is made again, and problems of the source are reported then
         return False
-    return present - {UNLABELLED} == set(task.labels.values())
+    return present - {UNLABELED} == set(task.labels.values())
 
 
 def _remove_remains(folder: str) -> None:
-    """Remove half-written files of processes that are no more."""
+    """Remove unfinished files of processes that have ended."""
     for name in os.listdir(folder):
         match = re.fullmatch(r"\..+\.(\d+)\.part\.png", name)
         if match and not _is_alive(int(match[1])):
@@ -217,7 +216,7 @@ def _is_alive(process: int) -> bool:
 
 
 def coco_splits(root: str, splits: Iterable[str]) -> Iterator[tuple[str, str, str]]:
-    """(annotations, folder of PNGs, folder of label maps) of COCO's splits such as "val2017", under ``root``/coco."""
+    """Yield (annotations, folder of PNGs, folder of label maps) of COCO's splits, as "val2017", in ``root``/coco."""
     for split in splits:
         yield (
             os.path.join(root, "coco", "annotations", f"panoptic_{split}.json"),

@@ -1,4 +1,4 @@
-"""Registering any COCO-format data set under a name, for ``--dataset NAME IMAGES ANNOTATIONS`` and for scripts."""
+"""Register a COCO-format data set under a name, for ``--dataset NAME IMAGES ANNOTATIONS`` and for scripts."""
 
 import functools
 import json
@@ -12,19 +12,31 @@ from ..d2.data import DatasetCatalog, MetadataCatalog
 from ..errors import UserError
 from ..utils.files import written_beside
 from .catalog import process_folder, replace_dataset
+from .json_file import read_json
 from .match_classes import match_classes
 from .validate import CheckedCoco, validate_coco
 
-__all__ = ["check_registered", "num_classes_of", "register_dataset"]
+__all__ = ["check_registered", "count_without_mask", "num_classes_of", "refresh_dataset", "register_dataset"]
 
 logger = logging.getLogger(__name__)
 
 
-class _Kept(NamedTuple):
-    """What validation found, for the loads to come; pickled, because a data set's objects take five times as much."""
+class _Set(NamedTuple):
+    """The arguments of :func:`register_dataset`."""
 
-    state: tuple[int, int]
+    name: str
+    images: str
+    annotations: str
+    classes: list[str] | None
+    allow_outside: bool
+
+
+class _Kept(NamedTuple):
+    """What validation found, for later loads; pickled, because a data set's objects take five times as much."""
+
+    state: tuple[int, ...]
     classes: list[str]
+    metadata: dict
     dataset_dicts: bytes
 
 
@@ -37,14 +49,15 @@ def register_dataset(
     """Check a COCO-format data set, register it, and return its class names.
 
     Class names and their number come from the file. Registering a name again replaces what it stood for. Training and
-    evaluation read the same checked annotations; there is no converted copy to go stale.
+    evaluation read the same checked annotations. If the file changes, the next load and the next evaluation check it
+    again.
 
     Args:
-        name: what ``DATASETS.TRAIN`` and ``DATASETS.TEST`` call it.
+        name: its name in ``DATASETS.TRAIN`` and ``DATASETS.TEST``.
         images: the folder that the file names in the annotation file start from.
         annotations: the annotation file.
-        classes: the class names of the model in their order, those of the training set for example; the file's
-            categories are matched with them by name. None: the file's own, by ascending category id.
+        classes: the class names of the model in their order, for example those of the training set. The file's
+            categories are matched with them by name. None: those of the file, by ascending category id.
         allow_outside: accept image files outside ``images``.
 
     Raises:
@@ -52,26 +65,10 @@ def register_dataset(
     """
     if not name:
         raise UserError(f"a data set needs a name: --dataset NAME {images} {annotations}")
-    checked = _checked(images, annotations, classes, allow_outside)
-    json_file = annotations
-    if checked.repaired is not None:
-        # Evaluators read a file. This one lives as long as the process, so the next run cannot find an old one.
-        json_file = os.path.join(process_folder(), os.path.basename(annotations))
-        with written_beside(json_file) as beside, open(beside, "w", encoding="utf-8") as file:
-            json.dump(checked.repaired, file)
-    _keep(name, annotations, checked)
-    replace_dataset(
-        name,
-        functools.partial(_load, name, images, annotations, checked.classes, classes, allow_outside),
-        {
-            "json_file": json_file,
-            "image_root": images,
-            "evaluator_type": "coco",
-            "thing_classes": checked.classes,
-            "thing_dataset_id_to_contiguous_id": checked.category_ids,
-            "has_masks": checked.has_masks,
-        },
-    )
+    asked = _Set(name, images, annotations, None if classes is None else list(classes), allow_outside)
+    kept, checked = _check(asked)
+    _kept[name] = kept
+    replace_dataset(name, functools.partial(_load, asked, kept.classes), kept.metadata)
     found = checked.report.warnings
     if found:
         kinds = "; ".join(f"{f.kind}: {f.count}" for f in found)
@@ -83,57 +80,112 @@ def register_dataset(
     return checked.classes
 
 
-def _keep(name: str, annotations: str, checked: CheckedCoco) -> None:
-    _kept[name] = _Kept(_state(annotations), checked.classes, pickle.dumps(checked.dataset_dicts, -1))
+def _check(asked: _Set) -> tuple[_Kept, CheckedCoco]:
+    """Validate a set, write the copy that evaluators need if they need one, and return what to keep.
+
+    Raises:
+        UserError: see :func:`register_dataset`.
+    """
+    state = _state(asked.annotations)  # before reading, so that the next load notices a change during the check
+    checked = validate_coco(asked.annotations, asked.images, allow_outside=asked.allow_outside)
+    checked.report.raise_for_errors()
+    if asked.classes is not None:
+        checked = match_classes(checked, asked.classes)
+    json_file = asked.annotations
+    if checked.repaired is not None:
+        # Evaluators read a file. This one is removed with the process, so the next run cannot find an old one.
+        json_file = os.path.join(process_folder(), os.path.basename(asked.annotations))
+        with written_beside(json_file) as beside, open(beside, "w", encoding="utf-8") as file:
+            json.dump(checked.repaired, file)
+    metadata = {
+        "json_file": json_file,
+        "image_root": asked.images,
+        "evaluator_type": "coco",
+        "thing_classes": checked.classes,
+        "thing_dataset_id_to_contiguous_id": checked.category_ids,
+        "has_masks": checked.has_masks,
+    }
+    return _Kept(state, checked.classes, metadata, pickle.dumps(checked.dataset_dicts, -1)), checked
 
 
-def _state(path: str) -> tuple[int, int]:
-    """What changes when the file does."""
+def _state(path: str) -> tuple[int, ...]:
+    """Return values that change when the file does, even if its size and its time are kept."""
     try:
         found = os.stat(path)
     except OSError:
-        return 0, 0
-    return found.st_mtime_ns, found.st_size
+        return ()
+    return found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino
 
 
-def _checked(images: str, annotations: str, classes: Sequence[str] | None, allow_outside: bool) -> CheckedCoco:
-    checked = validate_coco(annotations, images, allow_outside=allow_outside)
-    checked.report.raise_for_errors()
-    return checked if classes is None else match_classes(checked, list(classes))
+def _load(asked: _Set, expected: list[str]) -> list[dict]:
+    """Return the data set's dicts: those that registering checked, or checked again if the file has changed."""
+    _refresh(asked, expected)
+    return pickle.loads(_kept[asked.name].dataset_dicts)
 
 
-def _load(
-    name: str,
-    images: str,
-    annotations: str,
-    expected: list[str],
-    classes: Sequence[str] | None,
-    allow_outside: bool,
-) -> list[dict]:
-    """Return the data set's dicts: those that registering checked, or checked again after the file has changed."""
-    if name not in _kept or _kept[name].state != _state(annotations):
-        _keep(name, annotations, _checked(images, annotations, classes, allow_outside))
+def refresh_dataset(name: str) -> None:
+    """Check a set of :func:`register_dataset` again if its file has changed, and update its metadata.
+
+    Sets that were registered in another way are left as they are: their files are read each time.
+
+    Raises:
+        UserError: the changed file has errors or other classes.
+    """
+    load = DatasetCatalog[name] if name in DatasetCatalog else None
+    if isinstance(load, functools.partial) and load.func is _load:
+        _refresh(*load.args)
+
+
+def _refresh(asked: _Set, expected: list[str]) -> None:
+    name = asked.name
+    if name not in _kept or _kept[name].state != _state(asked.annotations):
+        kept, _ = _check(asked)
+        _kept[name] = kept
+        metadata = MetadataCatalog.get(name)
+        for key, value in kept.metadata.items() if kept.classes == expected else ():
+            if metadata.get(key) != value:
+                if key in metadata.as_dict():  # the catalog does not change what is there
+                    delattr(metadata, key)
+                setattr(metadata, key, value)
     if _kept[name].classes != expected:
         raise UserError(
-            f"{annotations}: its categories have changed since {name} was registered (from {', '.join(expected)} to "
-            f"{', '.join(_kept[name].classes)}); register it again"
+            f"{asked.annotations}: its categories have changed since {name} was registered (from "
+            f"{', '.join(expected)} to {', '.join(_kept[name].classes)}); register it again"
         )
-    return pickle.loads(_kept[name].dataset_dicts)
 
 
 def check_registered(name: str) -> None:
-    """Raise UserError unless a data set is registered under ``name``."""
+    """Raise UserError unless a data set is registered under ``name`` and its file, if it has changed, still fits."""
     if name not in DatasetCatalog:
         raise UserError(
             f"there is no data set {name!r}; register it with --dataset NAME IMAGES ANNOTATIONS, or see "
             "'python -m adet_ext data list'"
         )
+    refresh_dataset(name)
+
+
+def count_without_mask(name: str) -> tuple[int, int]:
+    """Return how many annotations of a data set have no mask, and how many there are.
+
+    They are counted in the file that evaluators compare with, or in the loaded data set if it names none.
+
+    Raises:
+        UserError: the file is missing or not JSON.
+    """
+    json_file = MetadataCatalog.get(name).get("json_file")
+    if json_file:
+        content = read_json(str(json_file))
+        annotations = content.get("annotations") if isinstance(content, dict) else None
+    else:
+        annotations = [a for record in DatasetCatalog.get(name) for a in record.get("annotations", ())]
+    masks = [a.get("segmentation") for a in annotations or () if isinstance(a, dict)]
+    return sum(mask is None or not len(mask) for mask in masks), len(masks)  # an array has no truth value
 
 
 def num_classes_of(dataset_names: Sequence[str]) -> int:
-    """Return how many thing classes the data sets have; 0 if none of them says so.
+    """Return how many thing classes the data sets have, or 0 if their metadata do not say.
 
-    Sets registered by a JSON file alone say so once they are loaded, which this does where it has to.
+    The metadata of sets registered by a JSON file alone are complete after loading, so these are loaded here.
 
     Raises:
         UserError: a name is not registered, or the sets' classes differ.

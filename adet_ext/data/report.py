@@ -1,4 +1,4 @@
-"""What a check of a data set found: sentences, grouped by kind, a few examples of each and the count of all."""
+"""The findings of a check of a data set, grouped by kind, with a few examples and the count of each."""
 
 import dataclasses
 
@@ -9,7 +9,7 @@ __all__ = ["Finding", "Report"]
 
 @dataclasses.dataclass
 class Finding:
-    """One kind of problem: what it is and what is done about it, how often, and the first few cases."""
+    """One kind of problem: its name, whether it is an error, how often it occurs, and the first cases."""
 
     kind: str
     is_error: bool
@@ -21,8 +21,8 @@ class Report:
     """Findings about one file.
 
     Args:
-        subject: the file's name, with which every sentence starts.
-        max_examples: cases kept of each kind; all are counted.
+        subject: the file's name. Every sentence starts with it.
+        max_examples: how many cases of each kind are kept. All are counted.
     """
 
     def __init__(self, subject: str, max_examples: int = 5):
@@ -32,11 +32,11 @@ class Report:
         self._findings: dict[str, Finding] = {}
 
     def error(self, kind: str, sentence: str) -> None:
-        """Note something that keeps the data set from being used."""
+        """Add something that prevents the use of the data set."""
         self._add(kind, True, sentence)
 
     def warning(self, kind: str, sentence: str) -> None:
-        """Note something that is worked around."""
+        """Add something that is left out or adjusted."""
         self._add(kind, False, sentence)
 
     def _add(self, kind: str, is_error: bool, sentence: str) -> None:
@@ -62,7 +62,7 @@ class Report:
         return not self.errors
 
     def count(self, kind: str) -> int:
-        """How often ``kind`` was found."""
+        """Return how often ``kind`` was found."""
         return self._findings[kind].count if kind in self._findings else 0
 
     def raise_for_errors(self) -> None:
@@ -85,7 +85,7 @@ class Report:
                     lines.append(f"    ... and {finding.count - len(finding.examples)} more")
         lines += self.notes
         verdict = f"{_kinds(self.errors, 'error')}, {_kinds(self.warnings, 'warning')}"
-        return "\n".join([*lines, f"{self.subject}: {verdict if lines else 'nothing to complain about'}"])
+        return "\n".join([*lines, f"{self.subject}: {verdict if lines else 'no problems found'}"])
 
 
 def _kinds(findings: list[Finding], name: str) -> str:

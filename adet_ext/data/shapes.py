@@ -1,8 +1,7 @@
-"""The built-in "shapes" data set: pictures of overlapping shapes, made from (seed, index) whenever one is read.
+"""The built-in "shapes" data set: pictures of overlapping shapes, made from (seed, index) when they are read.
 
-Nothing is downloaded and nothing is kept on disk. Images and label maps have file names that start with
-``shapes://``, and the path manager of the package (Detectron2's own where it is installed) knows how to read
-them, so that mappers, evaluators and scripts treat the data set like any other:
+Nothing is downloaded or kept on disk. The file names of images and label maps start with ``shapes://``. The path
+manager (Detectron2's if it is installed) can read them, so that the data set is used like any other:
 
     shapes://seed0-128x128-n2000/images/000123.png      RGB
     shapes://seed0-128x128-n2000/sem_seg/000123.png     0: things, 1..3: stuff classes
@@ -29,9 +28,9 @@ from ..utils.files import written_beside
 from .catalog import process_folder, replace_dataset
 from .shapes_content import (
     PREFIX,
-    STUFF_COLOURS,
+    STUFF_COLORS,
     STUFF_IDS,
-    THING_COLOURS,
+    THING_COLORS,
     ShapesSpec,
     coco_instances,
     coco_panoptic,
@@ -54,7 +53,7 @@ IGNORE_LABEL = 255
 
 
 def shapes_coco_json(name_or_spec: str | ShapesSpec) -> dict:
-    """Return the ground truth of a split, or of a registered shapes data set, in COCO's instances format."""
+    """Return the ground truth of a split or a registered shapes data set in COCO's instances format."""
     return coco_instances(_spec_of(name_or_spec))
 
 
@@ -70,13 +69,13 @@ def _spec_of(name_or_spec: str | ShapesSpec) -> ShapesSpec:
 def register_shapes(
     name: str, num_images: int, size: int | tuple[int, int] = 128, seed: int = 0, panoptic: bool = False
 ) -> ShapesSpec:
-    """Register a shapes data set under ``name``, in place of what was registered there.
+    """Register a shapes data set under ``name``, and forget what was registered there before.
 
     Args:
-        num_images: how many; image i does not depend on it.
+        num_images: number of images. Image i does not depend on it.
         size: side in pixels, or (height, width).
         seed: splits with different seeds share no image.
-        panoptic: also give semantic and panoptic labels, and be evaluated by PQ.
+        panoptic: also give semantic and panoptic labels, and evaluate PQ.
     """
     height, width = (size, size) if isinstance(size, int) else size
     spec = ShapesSpec(num_images, height, width, seed)
@@ -85,7 +84,7 @@ def register_shapes(
         "json_file": f"{spec.root}/instances.json",
         "evaluator_type": "coco",
         "thing_classes": list(THING_CLASSES),
-        "thing_colors": [list(c) for c in THING_COLOURS],
+        "thing_colors": [list(c) for c in THING_COLORS],
         "thing_dataset_id_to_contiguous_id": {i + 1: i for i in range(len(THING_CLASSES))},
     }
     if panoptic:
@@ -96,7 +95,7 @@ def register_shapes(
             panoptic_json=f"{spec.root}/panoptic.json",
             sem_seg_root=f"{spec.root}/sem_seg",
             stuff_classes=["things", *STUFF_CLASSES],
-            stuff_colors=[[60, 60, 60], *(list(c) for c in STUFF_COLOURS)],
+            stuff_colors=[[60, 60, 60], *(list(c) for c in STUFF_COLORS)],
             stuff_dataset_id_to_contiguous_id={0: 0, **{c: s + 1 for s, c in enumerate(STUFF_IDS)}},
             ignore_label=IGNORE_LABEL,
         )
@@ -119,8 +118,8 @@ def _parse(path: str) -> tuple[ShapesSpec, str]:
 def _png(array: np.ndarray) -> bytes:
     import cv2
 
-    pixels = array[..., ::-1] if array.ndim == 3 else array  # OpenCV takes colours as BGR
-    # Read back at once: packing would only cost time.
+    pixels = array[..., ::-1] if array.ndim == 3 else array  # OpenCV takes colors as BGR
+    # It is read back at once, so compression would only cost time.
     return cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 0])[1].tobytes()
 
 
@@ -142,7 +141,7 @@ def _content(path: str) -> bytes:
 
 
 class _ShapesHandler(PathHandler):
-    """Reads ``shapes://`` paths. A local copy, where one is asked for, lives as long as the process: never stale."""
+    """Read ``shapes://`` paths. A local copy is removed when the process ends, so it is never stale."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -175,7 +174,7 @@ class _ShapesHandler(PathHandler):
         return io.BytesIO(content) if "b" in mode else io.StringIO(content.decode())
 
     def _get_local_path(self, path: str, force: bool = False, **kwargs) -> str:
-        if self._owner != os.getpid():  # none yet, or that of the process this one was forked from
+        if self._owner != os.getpid():  # none yet, or it belongs to the parent process
             self._folder, self._owner = process_folder(), os.getpid()
         local = os.path.join(self._folder, path[len(PREFIX) :].rstrip("/"))
         if self._isdir(path):

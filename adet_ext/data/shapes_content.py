@@ -1,4 +1,4 @@
-"""What one split of the "shapes" data set holds: images, labels, dataset dicts and COCO ground truth.
+"""The content of a split of the "shapes" data set: images, labels, dataset dicts and COCO ground truth.
 
 Shapes: H, W image height and width. Everything is a function of a :class:`ShapesSpec`; nothing is stored.
 """
@@ -24,11 +24,11 @@ __all__ = [
 ]
 
 PREFIX = "shapes://"
-# Dataset ids as a COCO file has them: things from 1, stuff after them.
+# Category ids as in a COCO file: things from 1, then stuff.
 STUFF_IDS = tuple(range(len(THING_CLASSES) + 1, len(THING_CLASSES) + len(STUFF_CLASSES) + 1))
 STUFF_SEGMENT = 100  # segment ids: instance k of an image is k + 1, stuff class s is 100 + s
-THING_COLOURS = ((230, 60, 50), (40, 150, 230), (250, 190, 0), (50, 200, 110), (170, 90, 250), (250, 130, 30))
-STUFF_COLOURS = ((120, 120, 130), (160, 200, 200), (200, 180, 160))
+THING_COLORS = ((230, 60, 50), (40, 150, 230), (250, 190, 0), (50, 200, 110), (170, 90, 250), (250, 130, 30))
+STUFF_COLORS = ((120, 120, 130), (160, 200, 200), (200, 180, 160))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +55,7 @@ class ShapesSpec:
         return f"{self.root}/{kind}/{index:06d}.png"
 
     def _rng(self, index: int, purpose: int) -> np.random.RandomState:
-        # Layout and paint have a stream each: labels are made without painting.
+        # Layout and paint have separate random streams, so labels are made without painting.
         return np.random.RandomState([self.seed, self.height, self.width, index, purpose])
 
     def scene(self, index: int) -> Scene:
@@ -81,7 +81,7 @@ def shapes_labels(spec: ShapesSpec, index: int) -> tuple[np.ndarray, np.ndarray,
 
 
 def dense_labels(scene: Scene, stuff: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[dict]]:
-    """The labels of :func:`shapes_labels` for any scene; instances that do not show make no segment."""
+    """Return the labels of :func:`shapes_labels` for any scene. Instances without visible pixels have no segment."""
     sem_seg = stuff + np.uint8(1)
     panoptic = stuff.astype(np.int32) + STUFF_SEGMENT
     categories = {STUFF_SEGMENT + s: category for s, category in enumerate(STUFF_IDS)}
@@ -117,7 +117,7 @@ def encode(mask: np.ndarray) -> dict:
 
 
 def shapes_dicts(spec: ShapesSpec, panoptic: bool = False) -> list[dict]:
-    """Return the data set as Detectron2 dicts; masks are RLE of the visible parts, boxes tight around them.
+    """Return the data set as Detectron2 dicts; masks are RLE of the visible parts, and boxes are tight.
 
     With ``panoptic``, each has ``sem_seg_file_name``, ``pan_seg_file_name`` and ``segments_info`` as well.
     """
@@ -131,7 +131,7 @@ def shapes_dicts(spec: ShapesSpec, panoptic: bool = False) -> list[dict]:
             "width": spec.width,
             "annotations": [
                 {
-                    # Floats: coordinates are scaled in place, which would cut whole numbers off.
+                    # Floats, because transforms scale coordinates in place.
                     "bbox": [float(v) for v in tight_box(mask)],
                     "bbox_mode": BoxMode.XYWH_ABS,
                     "category_id": shape.category,
@@ -190,8 +190,8 @@ def _image_entry(record: dict) -> dict:
 
 def _categories() -> list[dict]:
     names = THING_CLASSES + STUFF_CLASSES
-    colours = THING_COLOURS + STUFF_COLOURS
+    colors = THING_COLORS + STUFF_COLORS
     return [
-        {"id": i + 1, "name": name, "isthing": int(i < len(THING_CLASSES)), "color": list(colours[i])}
+        {"id": i + 1, "name": name, "isthing": int(i < len(THING_CLASSES)), "color": list(colors[i])}
         for i, name in enumerate(names)
     ]

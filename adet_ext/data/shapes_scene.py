@@ -1,8 +1,8 @@
-"""Scenes of the built-in "shapes" data set: what is in them, where, and how they are painted.
+"""Scenes of the built-in "shapes" data set: layout and painting.
 
 Shapes: H, W canvas size in pixels; R instances of a scene, bottom-most first; h, w the patch of one instance.
-Coordinates are continuous pixels: the centre of the top-left pixel is (0.5, 0.5). Everything random comes from a
-legacy ``numpy.random.RandomState``, whose streams are frozen, so that a scene is the same under every NumPy.
+Coordinates are continuous pixels: the center of the top-left pixel is (0.5, 0.5). Random numbers come from
+``numpy.random.RandomState``, whose streams NumPy has frozen, so that a scene is the same in every version.
 """
 
 import colorsys
@@ -27,16 +27,16 @@ __all__ = [
 THING_CLASSES = ("circle", "square", "triangle", "star", "ring", "cross")
 STUFF_CLASSES = ("noise", "gradient", "stripes")
 
-# Rasterised at this many times the resolution, then averaged: coverage, that is, anti-aliased edges.
+# Shapes are rasterized at this many times the resolution and averaged, which gives anti-aliased edges.
 _OVERSAMPLING = 4
-# An instance has to show at least this part of itself and this many pixels (at 128 x 128), else it is left out.
+# An instance is left out if a smaller part of it, or fewer pixels (at 128 x 128), are visible.
 _MIN_VISIBLE, _MIN_PIXELS = 0.45, 60.0
 _PLACEMENT_TRIES = 8
 
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """One instance: its class, centre (pixels), diameter (pixels), turn (radians), height over width, and paint."""
+    """One instance: its class, center (pixels), diameter (pixels), turn (radians), height over width, and paint."""
 
     category: int
     x: float
@@ -44,18 +44,18 @@ class Shape:
     diameter: float
     angle: float
     aspect: float
-    colour: tuple[float, float, float]
+    color: tuple[float, float, float]
     shade: tuple[float, float]
 
 
 @dataclasses.dataclass(frozen=True)
 class Patch:
-    """Where a shape falls on the canvas: coverage in [0, 1], float32 [h, w], with its top-left pixel."""
+    """A shape on the canvas: coverage in [0, 1], float32 [h, w], and its top-left pixel."""
 
     top: int
     left: int
     coverage: np.ndarray
-    full_area: float  # in pixels, with what lies outside the canvas
+    full_area: float  # in pixels, including the part outside the canvas
 
     @property
     def window(self) -> tuple[slice, slice]:
@@ -108,19 +108,19 @@ def _on_circle(count: int, radius: float, start: float = 0.0) -> np.ndarray:
     return radius * np.stack([np.cos(angles), np.sin(angles)], 1)
 
 
-def rasterise(shape: Shape, height: int, width: int) -> Patch | None:
-    """Return the part of ``shape`` on the canvas, or None where there is none."""
+def rasterize(shape: Shape, height: int, width: int) -> Patch | None:
+    """Return the part of ``shape`` on the canvas, or None if there is none."""
     import cv2
 
     cos, sin = np.cos(shape.angle), np.sin(shape.angle)
     turn = np.array([[cos, sin], [-sin, cos]])
     stretch = shape.diameter / 2 * np.array([shape.aspect**-0.5, shape.aspect**0.5])
     rings = [points * stretch @ turn + (shape.x, shape.y) for points in outlines(shape.category)]
-    # Inner outlines lie within the first one.
+    # Inner outlines are inside the first one.
     (x0, y0), (x1, y1) = np.floor(rings[0].min(0)).astype(int), np.ceil(rings[0].max(0)).astype(int)
     k = _OVERSAMPLING
     large = np.zeros(((y1 - y0) * k, (x1 - x0) * k), np.uint8)
-    # fillPoly's points are pixel centres, in 1/16 of a pixel.
+    # fillPoly's points are pixel centers, in 1/16 of a pixel.
     corners = [np.round(((ring - (x0, y0)) * k - 0.5) * 16).astype(np.int32) for ring in rings]
     cv2.fillPoly(large, corners, 255, shift=4)
     coverage = cv2.resize(large, (x1 - x0, y1 - y0), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
@@ -132,19 +132,19 @@ def rasterise(shape: Shape, height: int, width: int) -> Patch | None:
 
 
 def compose(shapes: Iterable[Shape], height: int, width: int) -> Scene:
-    """Lay ``shapes`` over one another, bottom-most first. Hidden ones stay, with an empty mask and patch."""
+    """Compose ``shapes``, bottom-most first. Hidden ones stay, with an empty mask and patch."""
     shapes = tuple(shapes)
     free = np.ones((height, width), bool)
     patches, masks = [], []
     for shape in reversed(shapes):
-        patch = rasterise(shape, height, width) or Patch(0, 0, np.zeros((0, 0), np.float32), 0.0)
+        patch = rasterize(shape, height, width) or Patch(0, 0, np.zeros((0, 0), np.float32), 0.0)
         patches.append(patch)
         masks.append(_claim(free, patch))
     return Scene(height, width, shapes, tuple(patches[::-1]), tuple(masks[::-1]))
 
 
 def _claim(free: np.ndarray, patch: Patch) -> np.ndarray:
-    """Return the free pixels under ``patch`` as a mask [H, W], and take them out of ``free``."""
+    """Return the free pixels under ``patch`` as a mask [H, W], and remove them from ``free``."""
     mask = np.zeros(free.shape, bool)
     covered = patch.coverage >= 0.5
     mask[patch.window] = covered & free[patch.window]
@@ -153,10 +153,10 @@ def _claim(free: np.ndarray, patch: Patch) -> np.ndarray:
 
 
 def random_scene(rng: np.random.RandomState, height: int, width: int) -> Scene:
-    """Return 2 to 6 shapes, 0.14 to 0.55 of the shorter side large, each of them visibly there.
+    """Return 2 to 6 visible shapes of 0.14 to 0.55 of the shorter side.
 
-    Placed from the top-most down, so that what a shape still shows is known when it is placed; one that would
-    show too little is tried elsewhere, and left out after some tries.
+    Shapes are placed from the top down, so that the visible part of each is known when it is placed. A shape with too
+    small a visible part is tried elsewhere, and left out after some tries.
     """
     unit = min(height, width)
     free = np.ones((height, width), bool)
@@ -167,7 +167,7 @@ def random_scene(rng: np.random.RandomState, height: int, width: int) -> Scene:
             margin = 0.2 * shape.diameter
             x, y = rng.uniform(margin, width - margin), rng.uniform(margin, height - margin)
             placed = dataclasses.replace(shape, x=x, y=y)
-            patch = rasterise(placed, height, width)
+            patch = rasterize(placed, height, width)
             visible = np.count_nonzero((patch.coverage >= 0.5) & free[patch.window]) if patch else 0
             if visible >= max(_MIN_VISIBLE * patch.full_area, _MIN_PIXELS * (unit / 128) ** 2):
                 shapes.append(placed)
@@ -178,7 +178,7 @@ def random_scene(rng: np.random.RandomState, height: int, width: int) -> Scene:
 
 
 def _random_shape(rng: np.random.RandomState, unit: int) -> Shape:
-    """A shape at the origin; small ones are as likely as large ones per octave."""
+    """Return a shape at the origin. The logarithm of its size is evenly distributed."""
     diameter = unit * np.exp(rng.uniform(np.log(18 / 128), np.log(70 / 128)))
     return Shape(
         category=int(rng.randint(len(THING_CLASSES))),
@@ -187,28 +187,28 @@ def _random_shape(rng: np.random.RandomState, unit: int) -> Shape:
         diameter=float(diameter),
         angle=float(rng.uniform(-0.4, 0.4)),
         aspect=float(np.exp(rng.uniform(-0.2, 0.2))),
-        colour=_vivid_colour(rng),
+        color=_vivid_color(rng),
         shade=tuple(rng.uniform(-0.3, 0.3, 2).tolist()),
     )
 
 
-def _vivid_colour(rng: np.random.RandomState) -> tuple[float, float, float]:
-    """RGB in 0..255 of any hue, saturated: the strongest channel is far above the weakest."""
+def _vivid_color(rng: np.random.RandomState) -> tuple[float, float, float]:
+    """Return a saturated color of any hue, RGB in 0..255."""
     red, green, blue = colorsys.hsv_to_rgb(rng.uniform(0, 1), rng.uniform(0.6, 1), rng.uniform(0.75, 1))
     return 255 * red, 255 * green, 255 * blue
 
 
 def random_backdrop(rng: np.random.RandomState, height: int, width: int) -> Backdrop:
-    """Return one to three regions with wavy borders, each of another texture."""
+    """Return one to three regions with wavy borders and different textures."""
     kinds = rng.permutation(len(STUFF_CLASSES))[: (1, 2, 2, 3)[rng.randint(4)]]
     y, x = np.indices((height, width), np.float32) + np.float32(0.5)
     stuff = np.full((height, width), kinds[0], np.uint8)
     for kind in kinds[1:]:
         stuff[_half_plane(rng, x, y)] = kind
-    # A pixel is base + level * contrast, of its own region.
+    # A pixel is base + level * contrast of its region.
     # Backdrops are muted and shapes vivid, so that small models learn the shapes in minutes.
-    grey = rng.uniform(70, 170, (len(STUFF_CLASSES), 1))
-    base = (grey + rng.uniform(-30, 30, (len(STUFF_CLASSES), 3))).astype(np.float32)
+    gray = rng.uniform(70, 170, (len(STUFF_CLASSES), 1))
+    base = (gray + rng.uniform(-30, 30, (len(STUFF_CLASSES), 3))).astype(np.float32)
     contrast = rng.uniform(-45, 45, (len(STUFF_CLASSES), 3)).astype(np.float32)
     level = np.zeros((height, width), np.float32)
     for kind in kinds:
@@ -227,7 +227,7 @@ def _half_plane(rng: np.random.RandomState, x: np.ndarray, y: np.ndarray) -> np.
 
 
 def _texture(rng: np.random.RandomState, name: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Return float32 [H, W], about within -1 and 1."""
+    """Return float32 [H, W], mostly between -1 and 1."""
     import cv2
 
     height, width = x.shape
@@ -244,7 +244,7 @@ def _texture(rng: np.random.RandomState, name: str, x: np.ndarray, y: np.ndarray
 
 
 def _grain(rng: np.random.RandomState, height: int, width: int) -> np.ndarray:
-    """Noise of variance about 1: sums of two bytes are normal enough, at a tenth of the time."""
+    """Return noise of variance about 1. Sums of two bytes are close to normal and take a tenth of the time."""
     raw = np.frombuffer(rng.bytes(height * width * 2), np.uint8).reshape(2, height, width)
     return (raw.astype(np.float32).sum(0) - 255) / 104
 
@@ -252,7 +252,7 @@ def _grain(rng: np.random.RandomState, height: int, width: int) -> np.ndarray:
 def paint(rng: np.random.RandomState, scene: Scene, backdrop: Backdrop, steady: bool = False) -> np.ndarray:
     """Return the picture, RGB uint8 [H, W, 3].
 
-    ``steady`` is for the frames of a video: neither the brightness nor a colour changes from one to the next.
+    ``steady`` is for the frames of a video: brightness and colors stay the same between frames.
     """
     import cv2
 
@@ -266,10 +266,10 @@ def paint(rng: np.random.RandomState, scene: Scene, backdrop: Backdrop, steady: 
         light = 1 + shape.shade[0] * y[:, None] + shape.shade[1] * x  # [h, w]
         light = (light * _surface(shape, y[:, None], x)).astype(np.float32)
         under = canvas[patch.window]
-        colour = np.asarray(shape.colour, np.float32)
+        color = np.asarray(shape.color, np.float32)
         if not steady:
-            colour = _set_off(colour, under, patch.coverage)
-        under += patch.coverage[..., None] * (light[..., None] * colour - under)
+            color = _set_off(color, under, patch.coverage)
+        under += patch.coverage[..., None] * (light[..., None] * color - under)
     canvas += (_grain(rng, scene.height, scene.width) * rng.uniform(2, 8))[..., None]
     if not steady:
         canvas *= rng.uniform(0.75, 1.2)
@@ -278,10 +278,7 @@ def paint(rng: np.random.RandomState, scene: Scene, backdrop: Backdrop, steady: 
 
 
 def _surface(shape: Shape, y: np.ndarray, x: np.ndarray) -> np.ndarray | float:
-    """Brightness of a class' surface pattern, at offsets from the centre in diameters: [h, 1], [w] -> [h, w] or 1.
-
-    Objects of real classes differ in surface as much as in outline, and surfaces are what a net learns first.
-    """
+    """Return the brightness of a class' pattern at offsets from the center in diameters: [h, 1], [w] -> [h, w] or 1."""
     name = THING_CLASSES[shape.category]
     if name in ("circle", "ring"):
         return 1.0
@@ -296,7 +293,7 @@ def _surface(shape: Shape, y: np.ndarray, x: np.ndarray) -> np.ndarray | float:
     return np.where(np.abs(u) < 0.16, 0.45, 1.0)  # one arm of a cross is darker
 
 
-def _set_off(colour: np.ndarray, under: np.ndarray, coverage: np.ndarray) -> np.ndarray:
-    """Return ``colour``, or its opposite where it would hardly show on what lies under it."""
+def _set_off(color: np.ndarray, under: np.ndarray, coverage: np.ndarray) -> np.ndarray:
+    """Return ``color``, or its opposite if it is too close to the color below."""
     beneath = (under * coverage[..., None]).sum((0, 1)) / max(coverage.sum(), 1e-6)
-    return colour if np.abs(colour - beneath).max() > 45 else (colour + 128) % 256
+    return color if np.abs(color - beneath).max() > 45 else (color + 128) % 256

@@ -1,7 +1,7 @@
 """Short videos of moving shapes, with labels for every frame.
 
 Shapes: T frames; H, W frame size in pixels. Shapes drift, turn and bounce off the borders; the camera pans over the
-textured background. An instance keeps its segment id from its first frame to its last, hidden or not.
+textured background. An instance keeps its segment id in all frames, also after it was hidden.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ __all__ = ["VideoFrame", "shapes_video"]
 
 @dataclasses.dataclass(frozen=True)
 class VideoFrame:
-    """One frame: ``image`` RGB uint8 [H, W, 3]; the labels as :func:`adet_ext.data.shapes.shapes_labels` has them."""
+    """One frame: ``image`` RGB uint8 [H, W, 3]; the labels are those of :func:`adet_ext.data.shapes.shapes_labels`."""
 
     image: np.ndarray
     sem_seg: np.ndarray
@@ -27,7 +27,7 @@ class VideoFrame:
 
 
 def shapes_video(num_frames: int, size: int | tuple[int, int] = 128, seed: int = 0) -> Iterator[VideoFrame]:
-    """Yield ``num_frames`` frames of one video, a function of ``size`` (side, or height and width) and ``seed``.
+    """Yield ``num_frames`` frames of one video, which depends on ``size`` (side, or height and width) and ``seed``.
 
     Frame t does not depend on ``num_frames``.
 
@@ -41,7 +41,7 @@ def shapes_video(num_frames: int, size: int | tuple[int, int] = 128, seed: int =
     unit = min(height, width)
     scene = random_scene(rng, height, width)
     moves = [(*rng.uniform(-0.02, 0.02, 2) * unit, rng.uniform(-0.08, 0.08)) for _ in scene.shapes]
-    # A world larger than the frame, over which the camera swings.
+    # The camera moves over a world larger than the frame.
     margin = unit // 4
     world = random_backdrop(rng, height + 2 * margin, width + 2 * margin)
     pan, phase = rng.uniform(0.02, 0.06, 2), rng.uniform(0, 2 * np.pi, 2)

@@ -1,7 +1,6 @@
-"""Checking a COCO-format data set before anything is trained on it.
+"""Check a COCO-format data set before training.
 
-Errors keep the set from being used; warnings say what is left out or adjusted. Nothing is written to the user's
-files.
+Errors prevent the use of the set; warnings say what is left out or adjusted. The user's files are not changed.
 """
 
 import dataclasses
@@ -18,21 +17,21 @@ from .validate_annotations import check_annotations, check_boxes, check_masks
 
 __all__ = ["CheckedCoco", "validate_coco"]
 
-_MAX_PIXELS = 2**30  # OpenCV reads no larger image, and COCO's run lengths are 32-bit numbers
+_MAX_PIXELS = 2**30  # OpenCV reads no larger images, and COCO's run lengths are 32-bit numbers
 
 
 @dataclasses.dataclass
 class CheckedCoco:
-    """What :func:`validate_coco` found and what is left to train on.
+    """Result of :func:`validate_coco`.
 
     Attributes:
         report: errors and warnings.
-        dataset_dicts: Detectron2 dicts of all sound images with their sound annotations, by image id.
+        dataset_dicts: Detectron2 dicts of all valid images with their valid annotations, by image id.
         classes: category names by contiguous id.
         category_ids: the file's category id -> contiguous id.
-        has_masks: whether there are masks; without them the set is one for detection.
-        source: the file's content where it needs no repair, else None.
-        repaired: a COCO dict for evaluation, if evaluators would read something else from the file than training
+        has_masks: whether there are masks. Without them only boxes are trained and evaluated.
+        source: the file's content if it needs no repair, else None.
+        repaired: a COCO dict for evaluation, if evaluators would read other annotations from the file than training
             does; else None.
     """
 
@@ -53,12 +52,12 @@ def validate_coco(
     max_examples: int = 5,
     allow_outside: bool = False,
 ) -> CheckedCoco:
-    """Check the annotation file ``json_path``, whose images lie in ``image_root``.
+    """Check the annotation file ``json_path``, whose images are in ``image_root``.
 
     Args:
-        check_files: also look for the image files (one listing per folder; none is opened).
-        max_examples: sentences kept per kind of problem; all are counted.
-        allow_outside: accept file names that leave ``image_root``.
+        check_files: also look for the image files. Folders are listed once, and no image is opened.
+        max_examples: how many sentences are kept for each kind of problem. All are counted.
+        allow_outside: accept image files outside ``image_root``.
     """
     report = Report(json_path, max_examples)
     checked = CheckedCoco(report)
@@ -93,7 +92,7 @@ def validate_coco(
 def _read(json_path: str, report: Report) -> tuple[dict | None, bool]:
     """Return the parsed file if it has the three lists that a COCO file needs, else None with errors noted.
 
-    Also return whether evaluators, which read the file themselves, get the same content.
+    Also return whether evaluators, which read the file themselves, will get the same content.
     """
     try:
         content = read_bytes(json_path)
@@ -118,7 +117,7 @@ def _read(json_path: str, report: Report) -> tuple[dict | None, bool]:
 
 
 def _has_nested_extras(data: dict) -> bool:
-    """Whether there are lists or objects beside what a COCO file needs; evaluators copy them, however deep they are."""
+    """Whether there are lists or objects that COCO does not need. Evaluators copy them, however deep they are."""
     info = data.get("info")
     extras = [*info.values()] if isinstance(info, dict) else [info]
     extras += [value for category in data["categories"] if isinstance(category, dict) for value in category.values()]
@@ -126,7 +125,7 @@ def _has_nested_extras(data: dict) -> bool:
 
 
 def _categories(entries: list, report: Report) -> dict[int, str]:
-    """Return category id -> name."""
+    """Return the name of each category id."""
     names: dict[int, str] = {}
     for number, entry in enumerate(entries):
         if not isinstance(entry, dict) or not is_id(entry.get("id")) or not is_text(entry.get("name")):
@@ -149,7 +148,7 @@ def _categories(entries: list, report: Report) -> dict[int, str]:
 
 
 def _images(entries: list, image_root: str, report: Report, check_files: bool, allow_outside: bool) -> dict[Any, dict]:
-    """Return image id -> entry of all well-formed images."""
+    """Return the entries of all well-formed images by image id."""
     images: dict[Any, dict] = {}
     listings: dict[str, set[str] | None] = {}
     for number, entry in enumerate(entries):
@@ -189,7 +188,7 @@ def _image_problem(entry: Any) -> str:
     if is_int(entry["id"]) and entry["id"] < 0:
         return f"has id {entry['id']}; evaluators take whole numbers from 0 on"
     if not is_text(entry["file_name"]) or not entry["file_name"]:
-        return f"(id {plain(entry['id'])}) has file_name {short(entry['file_name'])}, which is no name"
+        return f"(id {plain(entry['id'])}) has file_name {short(entry['file_name'])}, which is not a name"
     if not all(is_int(entry[key]) and entry[key] > 0 for key in ("height", "width")):
         size = f"height {short(entry['height'])} and width {short(entry['width'])}"
         return f"(id {plain(entry['id'])}) has {size}, not positive whole numbers"
@@ -199,13 +198,13 @@ def _image_problem(entry: Any) -> str:
 
 
 def _leaves(file_name: str) -> bool:
-    """Whether the name leads out of the image folder."""
+    """Whether the file is outside the image folder."""
     path = os.path.normpath(file_name)
     return os.path.isabs(path) or path == ".." or path.startswith(".." + os.sep)
 
 
 def _with_file(entry: dict, image_root: str, listings: dict[str, set[str] | None], report: Report) -> dict:
-    """Look ``entry``'s file up and return the entry, its file name corrected where Windows wrote it."""
+    """Look for the file of ``entry`` and return the entry, with backslashes in its file name replaced."""
     folder, name = os.path.split(os.path.join(image_root, entry["file_name"]))
     is_new = folder not in listings
     names = _listing(folder, listings)
@@ -235,7 +234,7 @@ def _with_file(entry: dict, image_root: str, listings: dict[str, set[str] | None
 
 
 def _listing(folder: str, listings: dict[str, set[str] | None]) -> set[str] | None:
-    """Return the names in ``folder``, listed when first asked for; None: no such folder."""
+    """Return the names in ``folder``, which are listed once, or None if there is no such folder."""
     if folder not in listings:
         try:
             listings[folder] = set(PathManager.ls(folder or "."))

@@ -1,4 +1,4 @@
-"""The annotations of a COCO file: their form one by one, their boxes and masks all at once.
+"""Check the annotations of a COCO file: their form one by one, their boxes and masks all at once.
 
 Letters: A annotations. Boxes are COCO's (x, y, width, height) in pixels.
 """
@@ -16,13 +16,13 @@ from .report import Report
 
 __all__ = ["check_annotations", "check_boxes", "check_masks"]
 
-# COCO's own boxes reach over the border by rounding; only what lies further out is clipped.
+# COCO's boxes reach over the border by rounding errors. Only boxes that reach further are clipped.
 _TOLERANCE = 1.0
-_MIN_SIDE = 1e-3  # pixels; training's 32-bit numbers do not keep thinner boxes
-_KEPT_AREA = 0.96  # of a box within the tolerance
+_MIN_SIDE = 1e-3  # pixels; thinner boxes are lost in the 32-bit numbers of training
+_KEPT_AREA = 0.96  # of a box that reaches out by less than the tolerance
 _MIN_AREA = 1e-6
 _SMALL_AREA = 4.0  # square pixels; below this a polygon may miss every pixel
-_MAX_PAIRS = 20_000_000  # of polygon edges looked at for crossings: some seconds
+_MAX_PAIRS = 20_000_000  # of polygon edges checked for crossings, which takes some seconds
 
 _BAD_POLYGON = "fewer than 3 points, no area, or coordinates that are not finite numbers"
 
@@ -79,7 +79,7 @@ def _check_crowds(kept: list[Kept], report: Report) -> None:
 
 
 def _check_units(kept: list[Kept], report: Report) -> None:
-    """Report coordinates in 0 to 1: shares of the image's size in place of pixels."""
+    """Report coordinates from 0 to 1, which are fractions of the image's size instead of pixels."""
     large = [k for k in kept if min(k.image["width"], k.image["height"]) >= 4]
     polygons = [p for k in large if isinstance(k.segmentation, list) for p in k.segmentation if p]
     for name, numbers in (("boxes", [k.box for k in large]), ("polygons", polygons)):
@@ -105,7 +105,7 @@ def check_boxes(kept: list[Kept], report: Report) -> None:
     empty = (safe[:, 2:] <= 0).any(1)
     clipped = np.concatenate([low.clip(0, limit), high.clip(0, limit) - low.clip(0, limit)], 1)
     over = ((low < -_TOLERANCE) | (high > limit + _TOLERANCE)).any(1)
-    # A pixel is much of a narrow box: training cuts it off, and evaluation would count it.
+    # One pixel is a large part of a narrow box. Training cuts it off; evaluation would count it.
     over |= np.prod(clipped[:, 2:], axis=1) < _KEPT_AREA * np.prod(safe[:, 2:], axis=1)
     thin = (np.where(over[:, None], clipped[:, 2:], safe[:, 2:]) < _MIN_SIDE).any(1)
     for i in np.flatnonzero(~finite | empty | over | thin):
@@ -126,7 +126,7 @@ def check_boxes(kept: list[Kept], report: Report) -> None:
 def check_masks(kept: list[Kept], report: Report) -> None:
     """Drop unusable polygons and masks.
 
-    A set without any mask is one for detection; where some annotations have one, those without are dropped.
+    A set without masks is used for boxes only. If some annotations have masks, those without are dropped.
     """
     masked = any(k.segmentation is not None for k in kept)
     polygons, owners, lossy = [], [], {}
@@ -171,11 +171,11 @@ def check_masks(kept: list[Kept], report: Report) -> None:
 
 
 def _without_far_parts(k: Kept, polygons: list[list[float]], report: Report) -> list[list[float]]:
-    """Cut polygons that reach far out of the image, whose outlines would take all memory to draw."""
+    """Cut polygons that reach far out of the image. Their outlines would take all memory to draw."""
     height, width = k.image["height"], k.image["width"]
     near = []
     for polygon in polygons:
-        # A look at the extremes is enough for most polygons.
+        # The extremes are enough for most polygons.
         side = min(height, width)
         if min(polygon) >= -side and max(polygon) <= 2 * side:
             near.append(polygon)
@@ -195,14 +195,14 @@ def _without_far_parts(k: Kept, polygons: list[list[float]], report: Report) -> 
 
 def _check_pixels(k: Kept, area: float, report: Report) -> None:
     """Drop an annotation whose polygons set no pixel of the image."""
-    if not k.segmentation:  # all of it was cut off
+    if not k.segmentation:  # everything was cut off
         k.drop(report, "mask sets no pixel", f"its polygons lie outside the {k.size}")
         return
     x = [v for p in k.segmentation for v in p[0::2]]
     y = [v for p in k.segmentation for v in p[1::2]]
     height, width = k.image["height"], k.image["width"]
     within = min(*x, *y) >= -_TOLERANCE and max(x) <= width + _TOLERANCE and max(y) <= height + _TOLERANCE
-    # An outline that is traced twice has an area, and no pixel is inside by COCO's even-odd rule.
+    # An outline that is traced twice has an area, but by COCO's even-odd rule no pixel is inside.
     traced_once = len(set(zip(x, y))) >= len(x) - len(k.segmentation)
     # A polygon thinner than a pixel may pass between the pixels.
     if within and traced_once and area > _SMALL_AREA + max(max(x) - min(x), max(y) - min(y)):
@@ -213,7 +213,7 @@ def _check_pixels(k: Kept, area: float, report: Report) -> None:
 
 def _with_area(polygons: list[list[float]], areas: np.ndarray) -> list[bool]:
     sound = areas > _MIN_AREA
-    # The halves of a bow tie cancel out: it has an area all the same.
+    # The signed area of a bow tie is zero, yet it is not empty.
     flat = np.flatnonzero(~sound)
     crossing, _ = crossing_polygons([polygons[i] for i in flat], _MAX_PAIRS)
     sound[flat[crossing]] = True
@@ -221,7 +221,7 @@ def _with_area(polygons: list[list[float]], areas: np.ndarray) -> list[bool]:
 
 
 def _check_rle(k: Kept, report: Report) -> None:
-    """Check a run-length code, and compress it where it is not."""
+    """Check a run-length code, and compress it if it is not compressed."""
     size, counts = k.segmentation.get("size"), k.segmentation.get("counts")
     height, width = k.image["height"], k.image["width"]
     if not isinstance(size, list) or not isinstance(counts, (list, str)):

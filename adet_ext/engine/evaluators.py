@@ -7,6 +7,7 @@ from urllib.parse import quote
 from ..d2.config import CfgNode
 from ..d2.data import MetadataCatalog
 from ..d2.evaluation import COCOEvaluator, DatasetEvaluator, DatasetEvaluators, SemSegEvaluator
+from ..data.register import count_without_mask, refresh_dataset
 from ..errors import UserError
 from ..evaluation.lvis import LVISEvaluator
 from ..evaluation.panoptic import COCOPanopticEvaluator
@@ -43,8 +44,9 @@ def build_evaluator(cfg: CfgNode, name: str, output_folder: str | None = None) -
     are several, because their files have the same names.
 
     Raises:
-        UserError: there is no evaluator of the data set's type.
+        UserError: there is no evaluator of the data set's type, or its file has changed and no longer fits.
     """
+    refresh_dataset(name)
     kind = check_evaluator_type(name)
     if output_folder is None:
         output_folder = os.path.join(cfg.OUTPUT_DIR, "inference")
@@ -52,13 +54,10 @@ def build_evaluator(cfg: CfgNode, name: str, output_folder: str | None = None) -
             output_folder = os.path.join(output_folder, quote(name, safe=""))
     evaluators: list[DatasetEvaluator] = []
     if kind in ("coco", "coco_panoptic_seg"):
-        boxes_only = MetadataCatalog.get(name).get("has_masks") is False
-        if boxes_only:
-            logger.info("Data set %s has no masks: boxes alone are evaluated.", name)
         evaluators.append(
             COCOEvaluator(
                 name,
-                tasks=("bbox",) if boxes_only else None,
+                tasks=("bbox",) if _boxes_only(name) else None,
                 output_dir=output_folder,
                 max_dets_per_image=_detections_per_image(cfg),
                 # A ground truth converted earlier may be of other data by now, so it is never taken from there.
@@ -72,6 +71,23 @@ def build_evaluator(cfg: CfgNode, name: str, output_folder: str | None = None) -
     if kind == "coco_panoptic_seg":
         evaluators.append(COCOPanopticEvaluator(name, output_folder))
     return evaluators[0] if len(evaluators) == 1 else DatasetEvaluators(evaluators)
+
+
+def _boxes_only(name: str) -> bool:
+    """Return whether masks cannot be evaluated, and log it: sets of other registrations do not say what they have."""
+    has_masks = MetadataCatalog.get(name).get("has_masks")
+    if has_masks is not None:
+        missing, total = (0 if has_masks else 1), 1
+    else:
+        missing, total = count_without_mask(name)
+    if missing and missing == total:
+        logger.info("Data set %s has no masks: boxes alone are evaluated.", name)
+    elif missing:
+        logger.warning(
+            "%d of %d annotations of data set %s have no mask: boxes alone are evaluated. Register the set with "
+            "--dataset, or adet_ext.data.register_dataset, to leave these annotations out.", missing, total, name,
+        )  # fmt: skip
+    return missing > 0
 
 
 def _detections_per_image(cfg: CfgNode) -> int | None:

@@ -23,7 +23,7 @@ from ..d2.layers import NaiveSyncBatchNorm
 from ..d2.solver import LRMultiplier, build_optimizer, get_default_optimizer_params, maybe_add_gradient_clipping
 from ..d2.utils import EventWriter, comm, setup_logger
 from ..data.loader import build_test_loader, build_train_loader
-from ..errors import UserError
+from ..errors import UserError, one_line
 from ..utils.files import disk_problem, make_folder, remove_remains
 from ..utils.stopping import StopRequest, held_back
 from .checkpoint import HOW_TO_GO_ON, AdetCheckpointer, Diverged
@@ -214,11 +214,10 @@ class Trainer(DefaultTrainer):
             super().run_step()
         except FloatingPointError as error:
             names = ", ".join(self._trainer.data_loader.file_names)
-            what = " ".join(str(error).split())
             last = self.checkpointer.step_back(self.iter - 1) if comm.is_main_process() else ""
             raise Diverged(
-                f"{what} The batch of iteration {self.iter}: {names}. The weights were not updated with it and the "
-                f"checkpoints in {self.cfg.OUTPUT_DIR} are as they were; {HOW_TO_GO_ON}"
+                f"{one_line(error)} The batch of iteration {self.iter}: {names}. The weights were not updated with it "
+                f"and the checkpoints in {self.cfg.OUTPUT_DIR} are as they were; {HOW_TO_GO_ON}"
                 + (f" from {last}" if last else "")
             ) from error
 
@@ -227,7 +226,7 @@ class Trainer(DefaultTrainer):
         try:
             model = super().build_model(cfg)
         except (ValueError, KeyError, AssertionError) as error:  # constructors, of what does not fit together
-            raise UserError(" ".join(str(error.args[0] if error.args else error).split())) from error
+            raise UserError(one_line(error)) from error
         if comm.get_world_size() > 1 and next(model.parameters()).device.type == "cpu":
             # torch's own synchronised norm runs on GPUs alone.
             model = _with_naive_sync_norm(model)

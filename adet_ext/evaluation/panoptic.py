@@ -19,6 +19,7 @@ from PIL import Image
 from ..d2.data import MetadataCatalog
 from ..d2.embedded.evaluation.evaluator import DatasetEvaluator
 from ..d2.utils import PathManager, comm
+from ..errors import UserError
 from ..utils.segment_ids import id2rgb, rgb2id
 from .pq import PQStat, compare_segments
 
@@ -57,7 +58,12 @@ class COCOPanopticEvaluator(DatasetEvaluator):
             segment = dict(segment)
             isthing = segment.pop("isthing", None)  # without it the category id is the data set's already
             if isthing is not None:
-                table = self._thing_ids if isthing else self._stuff_ids
+                kind, table = ("thing", self._thing_ids) if isthing else ("stuff", self._stuff_ids)
+                if segment["category_id"] not in table:
+                    raise UserError(
+                        f"the {kind} classes of data set {self._metadata.name} must be those of the model; it has none "
+                        f"with index {segment['category_id']}. Evaluate on a data set of the model's classes"
+                    )
                 segment["category_id"] = table[segment["category_id"]]
             converted.append(segment)
         return ids, converted

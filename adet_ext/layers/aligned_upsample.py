@@ -1,12 +1,12 @@
-"""Enlarging by two in step with strided convolutions (thesis 5.4.3 and Table 5.5).
+"""Enlarge a map by two, aligned with strided convolutions (thesis 5.4.3 and Table 5.5).
 
 N images, C channels, h x w the map to enlarge, H x W the result.
 
-A convolution of stride 2, kernel 3 and padding 1 puts its output i over input 2 i, and gives ceil(H / 2) outputs. So
-the way back puts sample i to place 2 i and interpolates at the places between. Where H is odd, a row too many comes;
-it is cut off at the bottom (columns at the right), and nothing moves. Resizing to H x W instead stretches the map by
-H / ceil(H / 2) < 2, and shifts it by half a pixel: over five levels the errors add up, which is why others pad
-images to a multiple of the coarsest stride.
+A convolution of stride 2, kernel 3 and padding 1 centers its output i on input 2 i, and gives ceil(H / 2) outputs.
+Accordingly, sample i is put at place 2 i, and the places between are interpolated. If H is odd, the extra last row is
+cut off (columns likewise), and nothing moves. Resizing to H x W instead would stretch the map by H / ceil(H / 2) < 2
+and shift it by half a pixel. Over five levels the errors add up, so other code pads images to a multiple of the
+coarsest stride.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ __all__ = ["aligned_upsample"]
 
 
 def aligned_upsample(x: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
-    """Bilinear interpolation by two: result (2 i, 2 j) is x (i, j); beyond the last sample it is repeated.
+    """Interpolate bilinearly by two: result (2 i, 2 j) is x (i, j). Beyond the last sample it is repeated.
 
     Args:
         x: (N, C, h, w).
@@ -28,13 +28,13 @@ def aligned_upsample(x: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
         (N, C, H, W), which may be a view into a map of one row and column more.
 
     Raises:
-        ValueError: the size is not that of a map which ``x`` is every second sample of.
+        ValueError: ``x`` is not every second sample of a map of this size.
     """
     height, width = size
     h, w = x.shape[-2:]
     if (h, w) != ((height + 1) // 2, (width + 1) // 2):
         raise ValueError(
-            f"size is {height} x {width}; a map of {h} x {w} enlarges to {2 * h} x {2 * w}, or one row or column less"
+            f"size must be {2 * h} x {2 * w}, or one row or column less, for a map of {h} x {w}; got {height} x {width}"
         )
     x = F.pad(x, (0, 1, 0, 1), mode="replicate")
     x = F.interpolate(x, size=(2 * h + 1, 2 * w + 1), mode="bilinear", align_corners=True)

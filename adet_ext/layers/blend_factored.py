@@ -1,4 +1,4 @@
-"""Instance prediction of DR1Mask from bases wider than BlendMask's: vector and factored attentions (thesis 5.4.2).
+"""Instance prediction of DR1Mask: vector and factored attentions on wide bases (thesis 5.4.2).
 
 N images, C channels of the bases, D instances, K projected bases, r rank of the attentions, M their side, R the side of
 a mask.
@@ -30,16 +30,12 @@ def blend_factored(
     sampling_ratio: int = 1,
     pooler_type: str = "ROIAlignV2",
     top_interp: str = "bilinear",
-    normalise: bool = False,
+    normalize: bool = False,
 ) -> torch.Tensor:
-    """Masks by factored attention (equations 5.7 and 5.8).
+    """Compute masks by factored attention (equations 5.7 and 5.8).
 
-    The crop F of the bases is projected, R = T * F, and the attention Q_k = U_k^T diag(sigma_k) V_k, brought to the
-    crop's resolution; the mask is the sum of Q_k R_k over k. As printed, Q is multiplied as it is: "R_i and the
-    full-attention Q^i are element-wise multiplied and summed along the first dimension". A softmax is nowhere
-    mentioned there, while 4.3.2 gives it a step and an equation of its own, and calls its result scores S, not
-    attentions. "Similar to BlendMask" is what the sentence says of multiplying and summing. The components of Q that
-    figure 5.5 shows are used with either sign. ``normalise`` puts BlendMask's softmax over k in between, where K > 1.
+    The crop F of the bases is projected, R = T * F, and the attention Q_k = U_k^T diag(sigma_k) V_k is brought to the
+    crop's resolution; the mask is the sum of Q_k R_k over k.
 
     Args:
         bases: (N, C, H, W).
@@ -52,20 +48,15 @@ def blend_factored(
         scale: 1 / stride of the bases.
         sampling_ratio, pooler_type: of the crop, see :func:`crop_bases`.
         top_interp: "bilinear" or "nearest", for M -> R.
+        normalize: take BlendMask's softmax over k of the attentions, where K > 1. The printed formula has none.
 
     Returns:
         (D, R, R) mask logits.
     """
     check_crop(bases, boxes, image, size, scale, sampling_ratio, pooler_type)
-    count, channels = boxes.shape[0], bases.shape[1]
-    check_factor(u, "u", bases, ("K", "r", "M"))
-    if u.numel() == 0:
-        raise ValueError(f"u must have K, r and M above 0; got {shape_text(u.shape)}")
-    num_bases, rank, _ = u.shape
-    check_factor(v, "v", bases, tuple(u.shape))
-    check_factor(t, "t", bases, (count, num_bases * channels))
-    check_factor(sigma, "sigma", bases, (count, num_bases * rank))
+    _check_factors(bases, t, sigma, u, v, boxes.shape[0])
     check_option(top_interp, "top_interp", ("nearest", "bilinear"))
+    (num_bases, rank, _), channels = u.shape, bases.shape[1]
     dtype = bases.dtype
     for tensor in (t, sigma, u, v):
         dtype = torch.promote_types(dtype, tensor.dtype)
@@ -85,14 +76,14 @@ def blend_factored(
             image.long(),
             scale,
             pooler_type == "ROIAlignV2",
-            SOFTMAX if normalise and num_bases > 1 else AS_IS,
+            SOFTMAX if normalize and num_bases > 1 else AS_IS,
         )
     crops = crop_bases(
         bases.to(wide), boxes, image, size=size, scale=scale, sampling_ratio=sampling_ratio, pooler_type=pooler_type
     )  # (D, C, R, R)
     projected = torch.einsum("dkc,dcyx->dkyx", t.to(wide), crops)  # (D, K, R, R)
     attentions = torch.einsum("dkr,kry,krx->dkyx", sigma.to(wide), u, v)  # (D, K, R, R)
-    if normalise and num_bases > 1:
+    if normalize and num_bases > 1:
         attentions = attentions.softmax(dim=1)
     return (attentions * projected).sum(dim=1).to(dtype)
 
@@ -108,7 +99,7 @@ def blend_vector(
     sampling_ratio: int = 1,
     pooler_type: str = "ROIAlignV2",
 ) -> torch.Tensor:
-    """Masks by one weight a channel, as in YOLACT: the sum of the crop's channels, each times its weight as it is.
+    """Compute masks by one weight for each channel, as in YOLACT: the weighted sum of the crop's channels.
 
     Args:
         bases: (N, C, H, W).
@@ -120,7 +111,7 @@ def blend_vector(
     """
     check_crop(bases, boxes, image, size, scale, sampling_ratio, pooler_type)
     check_factor(embeddings, "embeddings", bases, (boxes.shape[0], bases.shape[1]))
-    # A projection to one base, whose attention is one everywhere.
+    # A projection to one basis, whose attention is one everywhere.
     ones = embeddings.new_ones((1, 1, size))
     return blend_factored(
         bases,
@@ -137,8 +128,18 @@ def blend_vector(
     )
 
 
+def _check_factors(bases, t, sigma, u, v, count: int) -> None:
+    check_factor(u, "u", bases, ("K", "r", "M"))
+    if u.numel() == 0:
+        raise ValueError(f"u must have K, r and M above 0; got {shape_text(u.shape)}")
+    num_bases, rank, _ = u.shape
+    check_factor(v, "v", bases, tuple(u.shape))
+    check_factor(t, "t", bases, (count, num_bases * bases.shape[1]))
+    check_factor(sigma, "sigma", bases, (count, num_bases * rank))
+
+
 def _fits(tensors: tuple[torch.Tensor, ...], wide: torch.dtype, size: int) -> bool:
-    """Whether the factors of a detection fit into the shared memory of a GPU; the gradient needs more of it."""
+    """Whether a GPU's shared memory can hold the factors of a detection. The gradient needs more of it."""
     bases, _, _, u, _ = tensors
     if bases.device.type != "cuda":
         return True

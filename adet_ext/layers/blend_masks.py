@@ -1,4 +1,4 @@
-"""Masks from bases, boxes and attentions (thesis 4.3.2). Letters as in :mod:`adet_ext.layers`."""
+"""Compute masks from bases, boxes and attentions (thesis 4.3.2). Letters as in :mod:`adet_ext.layers`."""
 
 import torch
 
@@ -22,7 +22,7 @@ SHARED_BYTES = 48 * 1024  # of a block on a GPU; kSharedBytes in csrc/cuda
 
 
 def fuses(operator: str, bases: torch.Tensor, sampling_ratio: int, pooler_type: str) -> bool:
-    """Whether the compiled operator takes these bases and this way of cropping."""
+    """Whether the compiled operator supports these bases and this kind of crop."""
     return sampling_ratio == 1 and pooler_type in ("ROIAlign", "ROIAlignV2") and serves(operator, bases)
 
 
@@ -41,9 +41,9 @@ def blend_masks(
 ) -> torch.Tensor:
     """Crop the bases by each box and blend each crop with its attentions (equations 4.1 to 4.4).
 
-    Compiled, it is one pass that stores neither crops nor up-sampled attentions, in either direction. It then takes
-    ``sampling_ratio`` 1 and the RoIAlign kinds, which is how BlendMask is defined; anything else is composed of
-    :func:`crop_bases` and :func:`merge_crops`, which specify it.
+    The compiled operator makes one pass in each direction and stores neither crops nor up-sampled attentions. It
+    supports ``sampling_ratio`` 1 and the RoIAlign kinds, as in BlendMask. All else is composed of :func:`crop_bases`
+    and :func:`merge_crops`, which specify the result.
 
     Args:
         bases: (N, K, H, W), contiguous or channels-last. float32, float64, or float16 and bfloat16, which are summed in
@@ -56,7 +56,7 @@ def blend_masks(
         scale: 1 / stride of the bases.
         sampling_ratio, pooler_type: of the crop, see :func:`crop_bases`.
         top_interp: "bilinear" or "nearest", for M -> R; the rule of ``F.interpolate`` with ``align_corners=False``.
-        objects: (D,) int64, the box of each mask, where boxes and image are (B, 4) and (B,); None: box d is that of
+        objects: (D,) int64, the box of each mask; boxes and image are then (B, 4) and (B,). None: box d is that of
             mask d.
 
     Returns:
@@ -74,24 +74,9 @@ def blend_masks(
     dtype = torch.promote_types(bases.dtype, attentions.dtype)
     wide = sum_dtype(dtype)
     if fuses("blend_masks", bases, sampling_ratio, pooler_type) and _fits(bases, attentions, size):
-        if objects is not None:
-            boxes, image = boxes[objects], image[objects]
-        return torch.ops.adet_ext.blend_masks(
-            bases.to(dtype),
-            attentions.to(dtype),
-            boxes.detach().to(wide),
-            image.long(),
-            size,
-            scale,
-            pooler_type == "ROIAlignV2",
-            top_interp == "nearest",
-            SOFTMAX,
-        )
-    # Every box is cropped once, however many masks have it.
-    crops = crop_bases(
-        bases.to(wide), boxes, image, size=size, scale=scale, sampling_ratio=sampling_ratio, pooler_type=pooler_type
-    )
-    crops = crops if objects is None else crops[objects]
+        options = size, scale, pooler_type == "ROIAlignV2", top_interp == "nearest", SOFTMAX
+        return _fused(bases.to(dtype), attentions.to(dtype), boxes, image, objects, *options)
+    crops = _crops(bases.to(wide), boxes, image, objects, size, scale, sampling_ratio, pooler_type)
     return merge_crops(crops, attentions.to(wide), top_interp=top_interp).to(dtype)
 
 
@@ -107,9 +92,9 @@ def assemble_masks(
     pooler_type: str = "ROIAlignV2",
     objects: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Position-sensitive assembly (FCIS) straight from the bases: :func:`crop_bases`, then :func:`assemble`.
+    """Assemble position-sensitive masks (FCIS) from the bases: :func:`crop_bases`, then :func:`assemble`.
 
-    Compiled, only the basis that a part of the mask comes from is read there, one in ``side`` squared.
+    The compiled operator reads, for each part of a mask, only the basis that it comes from.
 
     Args:
         bases: (N, side^2, H, W).
@@ -123,26 +108,29 @@ def assemble_masks(
     check_range(side, "side", 1, 4096)
     check_shape(bases, "bases", ("N", side * side, "H", "W"))
     _check_objects(objects, boxes)
-    wide = sum_dtype(bases.dtype)
     if fuses("blend_masks", bases, sampling_ratio, pooler_type):
-        if objects is not None:
-            boxes, image = boxes[objects], image[objects]
-        return torch.ops.adet_ext.blend_masks(
-            bases,
-            bases.new_empty((0, side * side, side, side)),
-            boxes.detach().to(wide),
-            image.long(),
-            size,
-            scale,
-            pooler_type == "ROIAlignV2",
-            True,
-            ONE_HOT,
-        )
-    crops = crop_bases(
-        bases.to(wide), boxes, image, size=size, scale=scale, sampling_ratio=sampling_ratio, pooler_type=pooler_type
-    )
-    crops = crops if objects is None else crops[objects]
+        attentions = bases.new_empty((0, side * side, side, side))
+        options = size, scale, pooler_type == "ROIAlignV2", True, ONE_HOT
+        return _fused(bases, attentions, boxes, image, objects, *options)
+    wide = sum_dtype(bases.dtype)
+    crops = _crops(bases.to(wide), boxes, image, objects, size, scale, sampling_ratio, pooler_type)
     return assemble(crops, side).to(bases.dtype)
+
+
+def _fused(bases, attentions, boxes, image, objects, *options) -> torch.Tensor:
+    """Call the compiled operator; ``options``: R, scale, whether aligned, whether nearest, the weighting."""
+    if objects is not None:
+        boxes, image = boxes[objects], image[objects]
+    boxes = boxes.detach().to(sum_dtype(bases.dtype))
+    return torch.ops.adet_ext.blend_masks(bases, attentions, boxes, image.long(), *options)
+
+
+def _crops(bases, boxes, image, objects, size, scale, sampling_ratio, pooler_type) -> torch.Tensor:
+    """Crop the bases once for each box, even if several masks have it: (D, K, R, R)."""
+    crops = crop_bases(
+        bases, boxes, image, size=size, scale=scale, sampling_ratio=sampling_ratio, pooler_type=pooler_type
+    )
+    return crops if objects is None else crops[objects]
 
 
 def _check_objects(objects: torch.Tensor | None, boxes: torch.Tensor) -> int:
@@ -155,7 +143,7 @@ def _check_objects(objects: torch.Tensor | None, boxes: torch.Tensor) -> int:
 
 
 def _fits(bases: torch.Tensor, attentions: torch.Tensor | None, size: int) -> bool:
-    """Whether a GPU's shared memory holds what the gradient of the attentions needs: a row of R for each basis."""
+    """Whether a GPU's shared memory can hold a row of R for each basis, which the gradient of attentions needs."""
     if bases.device.type != "cuda" or attentions is None:
         return True
     if not (torch.is_grad_enabled() and attentions.requires_grad):
@@ -166,7 +154,7 @@ def _fits(bases: torch.Tensor, attentions: torch.Tensor | None, size: int) -> bo
 
 
 def check_call(bases, boxes, image, scale, weighting) -> None:
-    """What the kernels of both blend operators check."""
+    """Check what the kernels of both blend operators check."""
     check_range(weighting, "weighting", 0, 2)
     check_crop(bases, boxes, image, 1, scale)
     check_boxes(boxes, bases, exact=True)

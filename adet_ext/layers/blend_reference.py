@@ -1,6 +1,6 @@
-"""Blending step by step in plain PyTorch: crop, then merge (thesis 4.3.2, equations 4.1 to 4.4).
+"""Blend step by step in plain PyTorch: crop, then merge (thesis 4.3.2, equations 4.1 to 4.4).
 
-It specifies blend_masks and blend_factored, and replaces them where they are not built. Letters as in
+This specifies blend_masks and blend_factored, and replaces them if they are not built. Letters as in
 :mod:`adet_ext.layers`.
 """
 
@@ -22,11 +22,13 @@ from .checks import (
     shape_text,
 )
 
-__all__ = ["crop_bases", "merge_crops", "assemble", "one_hot_attentions"]
+__all__ = ["assemble", "crop_bases", "merge_crops", "near_boxes", "one_hot_attentions"]
+
+_REACH = 1024  # cells
 
 
 def check_crop(bases, boxes, image, size, scale, sampling_ratio=1, pooler_type="ROIAlignV2") -> None:
-    """Check what all functions that crop take: (N, K, H, W) bases, (D, 4) boxes, (D,) images."""
+    """Check the arguments of all functions that crop: (N, K, H, W) bases, (D, 4) boxes, (D,) images."""
     check_floating(bases, "bases")
     check_shape(bases, "bases", ("N", "K", "H", "W"))
     check_boxes(boxes, bases, exact=False)
@@ -43,7 +45,7 @@ def check_crop(bases, boxes, image, size, scale, sampling_ratio=1, pooler_type="
 
 
 def check_factor(t: torch.Tensor, name: str, bases: torch.Tensor, sides: Sequence[int | str]) -> None:
-    """A floating-point tensor of that shape on the device of the bases."""
+    """Check that ``t`` is a floating-point tensor of that shape on the device of the bases."""
     check_floating(t, name)
     check_shape(t, name, sides)
     check_device(t, name, bases)
@@ -63,11 +65,11 @@ def crop_bases(
 
     Args:
         bases: (N, K, H, W).
-        boxes: (D, 4), absolute (x0, y0, x1, y1) in pixels of the network's input; may leave the image. What the
-            RoIAlign kinds crop by a box that is not finite is zero.
+        boxes: (D, 4), absolute (x0, y0, x1, y1) in pixels of the network's input; may leave the image. A box that is
+            not finite crops zeros. With ``sampling_ratio`` 0 and with ROIPool, boxes are clipped by :func:`near_boxes`.
         image: (D,) the image of each box.
         scale: 1 / stride of the bases.
-        sampling_ratio: samples a bin and direction, for the RoIAlign kinds.
+        sampling_ratio: samples a bin and direction, for the RoIAlign kinds; 0: one a cell.
         pooler_type: "ROIAlignV2", "ROIAlign" (no half-pixel correction) or "ROIPool" (nearest).
 
     Returns:
@@ -77,23 +79,43 @@ def crop_bases(
         RuntimeError: an image is out of range.
     """
     check_crop(bases, boxes, image, size, scale, sampling_ratio, pooler_type)
-    image = torch.arange(bases.shape[0], device=image.device).gather(0, image.long())  # RoIAlign reads anywhere
-    dtype, bases = bases.dtype, bases.float() if bases.dtype == torch.bfloat16 else bases  # torchvision takes none
-    rois = torch.cat([image[:, None].to(boxes.dtype), boxes], dim=1).to(bases.dtype)  # (D, 5)
+    image = torch.arange(bases.shape[0], device=image.device).gather(0, image.long())  # RoIAlign does not check it
+    dtype = bases.dtype
+    if dtype == torch.bfloat16:  # torchvision does not support it
+        bases = bases.float()
+    finite = boxes.isfinite().all(dim=1)[:, None, None, None]  # torchvision does not check this
+    if sampling_ratio == 0 or pooler_type == "ROIPool":
+        boxes = near_boxes(boxes, *bases.shape[-2:], scale)
+    rois = torch.cat([image[:, None].to(boxes.dtype), boxes], dim=1).to(bases.dtype).nan_to_num(0, 0, 0)  # (D, 5)
     if pooler_type == "ROIPool":
-        return roi_pool(bases, rois, size, scale).to(dtype)
-    finite = boxes.isfinite().all(dim=1)[:, None, None, None]  # no such rule in RoIAlign: it reads anywhere
-    rois = rois.nan_to_num(0, 0, 0)
-    crops = roi_align(bases, rois, size, scale, sampling_ratio, aligned=pooler_type == "ROIAlignV2")
+        crops = roi_pool(bases, rois, size, scale)
+    else:
+        crops = roi_align(bases, rois, size, scale, sampling_ratio, aligned=pooler_type == "ROIAlignV2")
     return crops.masked_fill(~finite, 0).to(dtype)
+
+
+def near_boxes(boxes: torch.Tensor, height: int, width: int, scale: float = 1.0) -> torch.Tensor:
+    """Clip boxes to 1024 cells outside a map of ``height`` x ``width`` cells.
+
+    RoIAlign with one sample a cell keeps a table of all samples of a box, which for 100,000 cells a side takes all
+    memory. ROIPool counts cells in 32 bits.
+
+    Args:
+        boxes: (D, 4), (x0, y0, x1, y1). NaN is kept.
+        scale: cells of the map in one unit of the boxes.
+    """
+    x, y = boxes[:, 0::2], boxes[:, 1::2]  # (D, 2) each
+    x = x.clamp(-_REACH / scale, (width + _REACH) / scale)
+    y = y.clamp(-_REACH / scale, (height + _REACH) / scale)
+    return torch.stack([x, y], dim=2).flatten(1)  # (D, 4): x0, y0, x1, y1
 
 
 def merge_crops(crops: torch.Tensor, attentions: torch.Tensor, *, top_interp: str = "bilinear") -> torch.Tensor:
     """Weight the cropped bases by the instances' attentions and add them up (equations 4.2 to 4.4).
 
-    Several bases: softmax over them. A single one: sigmoids on the basis and on the attention (section 4.4.1,
-    "Number of bases"), whose product is a probability already; its logit is returned, so that one rule, sigmoid of
-    the result, gives the mask in all cases.
+    Attentions of several bases are normalized by a softmax over the bases. For a single basis, the mask is the product
+    of the sigmoids of basis and attention (section 4.4.1, "Number of bases"). Its logit is returned, so that the
+    sigmoid of the result is the mask in all cases.
 
     Args:
         crops: (D, K, R, R).
@@ -103,7 +125,7 @@ def merge_crops(crops: torch.Tensor, attentions: torch.Tensor, *, top_interp: st
     Returns:
         (D, R, R) mask logits.
     """
-    if attentions.shape[0] == 0:  # PyTorch's nearest interpolation of no meta tensors raises
+    if attentions.shape[0] == 0:  # PyTorch's nearest interpolation of empty meta tensors raises
         return crops.sum(dim=1) + attentions.sum()
     resized = F.interpolate(attentions, crops.shape[-2:], mode=top_interp)  # (D, K, R, R)
     if crops.shape[1] == 1:
@@ -114,18 +136,18 @@ def merge_crops(crops: torch.Tensor, attentions: torch.Tensor, *, top_interp: st
 
 
 def one_hot_attentions(num_instances: int, side: int, like: torch.Tensor) -> torch.Tensor:
-    """Attentions of the assembler (FCIS): basis ``i * side + j`` alone at cell (i, j): (D, side^2, side, side).
+    """Return the attentions of the assembler (FCIS): (D, side^2, side, side).
 
-    They are weights, not logits: cell by cell one basis has weight one.
+    They are weights, not logits. In cell (i, j), basis ``i * side + j`` has weight one and the others zero.
     """
     eye = torch.eye(side * side, dtype=like.dtype, device=like.device)
     return eye.view(1, side * side, side, side).expand(num_instances, -1, -1, -1)
 
 
 def assemble(crops: torch.Tensor, side: int) -> torch.Tensor:
-    """Position-sensitive assembly (FCIS): each of side x side parts of the mask comes from its own basis.
+    """Assemble position-sensitive masks (FCIS): each of side x side parts of a mask comes from its own basis.
 
-    The blender with fixed one-hot attentions and nearest interpolation. (D, side^2, R, R) -> (D, R, R).
+    This is blending with fixed one-hot attentions and nearest interpolation. (D, side^2, R, R) -> (D, R, R).
     """
     if crops.shape[0] == 0:
         return crops.sum(dim=1)

@@ -1,10 +1,10 @@
-"""The outermost outputs of a blurred convolution, each from rows and columns mixed for it (thesis equation 3.4).
+"""Compute the outermost outputs of a blurred convolution from mixed rows and columns (thesis equation 3.4).
 
 N images, C input and O output channels, H and W size of the input, K side of the kernel, M taps of the blur, s stride.
 
-An output of the blur is a weighted sum of M rows of the convolution, some of them twice where the blur's padding
-mirrors, and each of those is the kernel on K rows of the input, some of them zeros. The kernel is the same in all: the
-output is the kernel on K weighted sums of input rows.
+An output of the blur is a weighted sum of M rows of the convolution. The blur's padding may mirror some of them. Each
+row of the convolution is the kernel applied to K rows of the input, some of them zeros. The kernel is the same for all,
+so the output is the kernel applied to K weighted sums of input rows.
 """
 
 from collections.abc import Sequence
@@ -18,16 +18,16 @@ __all__ = ["Side", "write_border"]
 
 
 class Side:
-    """One direction of a map.
+    """One direction of a map, rows or columns.
 
     Attributes:
-        out: how many outputs there are.
-        inner: those that no border touches: a convolution of the blurred input gives them.
-        edge: the others, before and after them; a range where there are any.
+        out: the number of outputs.
+        inner: the outputs that do not depend on a border. A convolution of the blurred input computes them.
+        edge: ranges of the outputs before and after these, without empty ranges.
     """
 
     def __init__(self, size: int, kernel: int, padding: int, dilation: int, taps: int, stride: int, blur_padding: str):
-        """``padding``, ``dilation``: the convolution's; ``blur_padding``: see :func:`~.blur_pool.blur_pool2d`."""
+        """``padding``, ``dilation``: of the convolution. ``blur_padding``: see :func:`~.blur_pool.blur_pool`."""
         self.size, self.kernel, self.padding, self.dilation = size, kernel, padding, dilation
         self.taps, self.stride, self.blur_padding = taps, stride, blur_padding
         self.conv = size + 2 * padding - dilation * (kernel - 1)
@@ -38,12 +38,12 @@ class Side:
         self.edge = [part for part in (range(start), range(self.inner.stop, self.out)) if part]
 
     def mix(self, x: Tensor, axis: int, outputs: Sequence[range]) -> Tensor:
-        """What the kernel meets at ``outputs``, K rows each, side by side instead of the rows of ``axis``.
+        """Return the K mixed rows that the kernel needs for each of ``outputs``, in place of the rows of ``axis``.
 
-        x is (N, H, W, C): its channels are dense where models are channels-last, and rows are copied whole.
+        x is (N, H, W, C). In channels-last models its channels are dense, and whole rows are copied.
         """
         x, between = self._near(x, axis) if outputs is self.edge else (x, 0)
-        # Everything is made on the device: a copy from the host would wait for it, and end the capture of a graph.
+        # Everything is made on the device. A copy from the host would make it wait, and end the capture of a graph.
         line = torch.cat([x.new_full((1,), value) for value in binomial_filter(self.taps)])
         tap, step = (torch.arange(n, device=x.device) for n in (self.taps, self.kernel))
         output = torch.cat([torch.arange(part.start, part.stop, device=x.device) for part in outputs])
@@ -62,7 +62,7 @@ class Side:
         return (rows * weight.view(-1, self.taps, *[1] * (x.dim() - axis - 1))).sum(axis + 1)
 
     def _near(self, x: Tensor, axis: int) -> tuple[Tensor, int]:
-        """The ends of ``x`` that the outputs at the edge are made of, together, and how much lay between them."""
+        """Return the two ends of ``x`` that the edge depends on, joined, and the size of the part between them."""
         reach = self.taps + self.dilation * (self.kernel - 1)
         between = self.size - 2 * reach
         if between <= 0:
@@ -73,9 +73,9 @@ class Side:
 def write_border(
     out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, rows: Side, columns: Side, groups: int
 ) -> None:
-    """Write the outputs at the edges of ``out`` (N, O, H', W'), with the corners, whatever it has there.
+    """Overwrite the outputs at the edges of ``out`` (N, O, H', W'), with the corners.
 
-    Both edges are one product with the kernel, which at the last stages is larger than what it is multiplied with.
+    Both directions share one product with the kernel, because in the last stages the kernel is the larger factor.
     """
     x = x.permute(0, 2, 3, 1)  # (N, H, W, C)
     strips = []

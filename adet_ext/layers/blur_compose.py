@@ -1,20 +1,19 @@
-"""``BlurConv_{K,s}(X) = Blur_{M,s}(Conv_{K,1}(X))`` (thesis 3.3.2, equation 3.4), as cheap as a strided convolution.
+"""``BlurConv_{K,s}(X) = Blur_{M,s}(Conv_{K,1}(X))`` (thesis 3.3.2, equation 3.4), at the cost of a strided convolution.
 
 N images, C input and O output channels, K kernel side, M taps of the blur, s stride, H' x W' size of the convolution at
 stride 1.
 
-Taken literally, the convolution runs at stride 1 and costs s^2 times the strided one it replaces. But both maps are
-linear and do the same everywhere, so away from the border they commute and compose. Three ways to the same numbers:
+As printed, the convolution runs at stride 1 and costs s^2 times the strided one that it replaces. But both maps are
+linear and translation-invariant, so away from the border they commute and compose. Three methods give the same numbers:
 
 - "plain": the equation as printed.
-- "commuted": blur at stride 1, then convolve at stride s, which costs what the replaced convolution did, and a pass
-  over the input. A 1x1 convolution reads no neighbours: all of the strided blur can come first, border included.
-- "folded": one convolution of side K + M - 1 at stride s, whose kernel is the blurred kernel. One node of a graph, for
-  runtimes that have no blur; (K + M - 1)^2 / (s K)^2 of the work of "plain".
+- "commuted": blur at stride 1, then convolve at stride s. This costs as much as the replaced convolution, and a pass
+  over the input. A 1x1 convolution reads no neighbors, so all of the strided blur can come first, border included.
+- "folded": one convolution of side K + M - 1 at stride s, whose kernel is the blurred kernel. It is one node of a
+  graph, for runtimes without the blur, and does (K + M - 1)^2 / (s K)^2 of the work of "plain".
 
-At the border the zeros around the convolution's input meet the blur's padding, and order matters. There each output
-still is one product with the kernel, of rows and columns that are mixtures of the input's: the outermost outputs take
-theirs from strips mixed for them (:mod:`.blur_border`), and cost what the others do.
+At the border, where the convolution's zeros meet the blur's padding, the order matters. There too, each output is one
+product with the kernel, of mixed rows and columns of the input (:mod:`.blur_border`), at the cost of the other outputs.
 """
 
 from collections.abc import Sequence
@@ -51,23 +50,25 @@ def blur_conv2d(
         x: (N, C, H, W).
         weight: (O, C / groups, K_h, K_w).
         bias: (O,), of the convolution.
-        stride, taps, blur_padding: as ``stride``, ``taps`` and ``padding`` of :func:`~.blur_pool.blur_pool`.
+        stride, taps, blur_padding: ``stride``, ``taps`` and ``padding`` of :func:`~.blur_pool.blur_pool`.
         padding, dilation, groups: of the convolution.
-        method: "plain", "commuted", "folded"; "auto" takes the one with the least work. The results differ by rounding.
-        kernel: ``fold_kernel(weight, taps)`` for "folded", where the caller keeps it.
+        method: "plain", "commuted", "folded", or "auto" for the one with the least work. Results differ by rounding.
+        kernel: ``fold_kernel(weight, taps)`` for "folded", if the caller keeps it.
 
     Returns:
         (N, O, ceil(H' / s), ceil(W' / s)). Differentiable once.
 
     Raises:
-        ValueError, TypeError: arguments that describe no blur or no such method; "folded" with a dilation.
+        ValueError, TypeError: the blur or the method does not exist, or "folded" has a dilation.
     """
     check_blur(taps, stride, blur_padding)
     if method not in METHODS:
-        raise ValueError(f"method is {method!r}; it takes {', '.join(METHODS)}")
+        raise ValueError(f"method must be one of {', '.join(METHODS)}; got {method!r}")
     if method == "folded" and tuple(dilation) != (1, 1):
-        raise ValueError(f"dilation is {tuple(dilation)}; method 'folded' takes (1, 1)")
-    if bias is not None and blur_padding == "zeros":  # zeros blurred into the bias at the border: not a constant
+        raise ValueError(f"dilation must be (1, 1) for method 'folded'; got {tuple(dilation)}")
+    if (
+        bias is not None and blur_padding == "zeros"
+    ):  # at the border the bias is blurred with zeros, so it is not a constant
         method = "plain"
     sides = tuple(weight.shape[2:])
     if method in ("auto", "commuted") and sides == (1, 1) and tuple(padding) == (0, 0):
@@ -79,12 +80,12 @@ def blur_conv2d(
     if method == "plain" or x.numel() == 0 or not (rows.inner and columns.inner):
         return blur(F.conv2d(x, weight, bias, 1, padding, dilation, groups), taps, stride, blur_padding)
     if method == "commuted":
-        # The blur of the zeros around the map is wanted too, as far as the convolution's padding reaches.
+        # The blurred zeros around the map count too, as far as the convolution's padding reaches.
         smooth = blur(x, taps, 1, "zeros", tuple(padding))
         out = F.conv2d(smooth, weight, bias, stride, 0, dilation, groups)
     else:
         kernel = fold_kernel(weight, taps) if kernel is None else kernel
-        if taps % 2 == 0:  # the blur reaches further on one side; a zero row and column make the padding even
+        if taps % 2 == 0:  # the blur reaches further on one side, so a row and a column of zeros make the padding even
             kernel = F.pad(kernel, (1, 0, 1, 0))
         out = F.conv2d(x, kernel, bias, stride, [p + taps // 2 for p in padding], 1, groups)
 
@@ -93,7 +94,7 @@ def blur_conv2d(
 
 
 def fold_kernel(weight: Tensor, taps: int) -> Tensor:
-    """The kernel of Blur_{M,s} after Conv_{K,1}: (O, C, K, K) -> (O, C, K + M - 1, K + M - 1)."""
+    """Return the kernel of Blur_{M,s} after Conv_{K,1}: (O, C, K, K) -> (O, C, K + M - 1, K + M - 1)."""
     line = torch.tensor(binomial_filter(taps), dtype=weight.dtype, device=weight.device)
     o, c, height, width = weight.shape
     filters = weight.reshape(o * c, 1, height, width)

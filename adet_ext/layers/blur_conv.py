@@ -16,18 +16,18 @@ __all__ = ["METHODS", "BlurConv2d", "blur_conv2d", "fold_kernel"]
 
 
 class BlurConv2d(nn.Conv2d):
-    """Equation 3.4 as a layer: blur after the convolution, then ``norm`` and ``activation``, both optional.
+    """Equation 3.4 as a layer: convolution, blur, then optionally ``norm`` and ``activation``.
 
-    Parameters are those of the strided convolution that it replaces (``weight``, ``bias``, ``norm.*``): the state dict
-    has the same keys and shapes, so weights trained without the blur load. In evaluation without gradients a batch
-    norm whose statistics stand still is folded into the weights, which are kept until anything changes.
+    The parameters are those of the strided convolution that it replaces (``weight``, ``bias``, ``norm.*``). The state
+    dict has the same keys and shapes, so weights trained without the blur load. In evaluation without gradients, a
+    batch norm with fixed statistics is folded into the weights, and the result is kept until anything changes.
 
     Args:
-        stride: s, of the blur; the attribute ``stride`` is the convolution's own, (1, 1).
+        stride: s, of the blur. The attribute ``stride`` is that of the convolution, (1, 1).
         taps, blur_padding: see :func:`~.blur_pool.blur_pool`.
         method: see :func:`blur_conv2d`.
-        norm, activation: as of Detectron2's ``Conv2d``.
-        others: as of ``nn.Conv2d``, whose padding is of zeros.
+        norm, activation: as in Detectron2's ``Conv2d``.
+        others: as in ``nn.Conv2d``, with a padding of zeros.
     """
 
     def __init__(
@@ -46,9 +46,11 @@ class BlurConv2d(nn.Conv2d):
     ):
         super().__init__(in_channels, out_channels, kernel_size, **kwargs)
         if isinstance(self.padding, str) or self.padding_mode != "zeros":
-            raise ValueError(f"padding is {self.padding!r} of {self.padding_mode}; BlurConv2d takes numbers, of zeros")
+            raise ValueError(
+                f"padding must be numbers, and padding_mode zeros; got {self.padding!r} and {self.padding_mode}"
+            )
         if method not in METHODS:
-            raise ValueError(f"method is {method!r}; it takes {', '.join(METHODS)}")
+            raise ValueError(f"method must be one of {', '.join(METHODS)}; got {method!r}")
         self.blur = BlurPool2d(taps=taps, stride=stride, padding=blur_padding)
         self.method = method
         self.norm = norm
@@ -59,9 +61,9 @@ class BlurConv2d(nn.Conv2d):
     def from_conv(
         cls, conv: nn.Conv2d, *, taps: int = 3, blur_padding: str = "reflect", method: str = "auto"
     ) -> "BlurConv2d":
-        """The layer that takes a strided convolution's place, with its parameters, norm and activation themselves."""
+        """Return the layer that replaces a strided convolution and shares its parameters, norm and activation."""
         if conv.stride[0] != conv.stride[1]:
-            raise ValueError(f"stride is {conv.stride}; BlurConv2d takes one number for both directions")
+            raise ValueError(f"stride must be the same in both directions; got {conv.stride}")
         layer = cls(
             conv.in_channels,
             conv.out_channels,
@@ -83,7 +85,7 @@ class BlurConv2d(nn.Conv2d):
         return layer.train(conv.training)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, O, ceil(H' / s), ceil(W' / s))."""
+        """Map (N, C, H, W) to (N, O, ceil(H' / s), ceil(W' / s))."""
         if torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing():
             weight, bias, kernel, norm = self.weight, self.bias, None, self.norm
         else:
@@ -107,7 +109,7 @@ class BlurConv2d(nn.Conv2d):
 
     def _is_norm_folded(self) -> bool:
         norm = self.norm
-        # Exact types: a subclass may compute anything. Hooks want to see the norm being called.
+        # Exact types, because a subclass may compute something else. Hooks need the norm to be called.
         frozen = type(norm) is FrozenBatchNorm2d
         return (
             (frozen or type(norm) in (nn.BatchNorm2d, nn.SyncBatchNorm) and not norm.training)
@@ -117,7 +119,7 @@ class BlurConv2d(nn.Conv2d):
         )
 
     def _prepared(self) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Weight and bias with the norm in them, and the folded kernel if it is asked for."""
+        """Return weight and bias with the norm folded in, and the folded kernel if it is needed."""
         fold = self._is_norm_folded()
         sources = [self.weight, self.bias]
         if fold:
@@ -131,7 +133,7 @@ class BlurConv2d(nn.Conv2d):
         kept = self._kept  # read once: another thread may change it
         if kept is None or kept[0] != state:
             with torch.inference_mode(False), torch.no_grad():
-                # The sources are kept so that nothing else is given their memory.
+                # The sources are kept, so that no other tensor gets their memory.
                 self._kept = kept = (state, self._fold(sources), [None if t is None else t.detach() for t in sources])
         return kept[1]
 
@@ -146,7 +148,7 @@ class BlurConv2d(nn.Conv2d):
             weight, bias = (weight * factor[:, None, None, None]).to(weight.dtype), offset.to(weight.dtype)
         return weight, bias, fold_kernel(weight, self.blur.taps) if self.method == "folded" else None
 
-    # Writing through `.data` raises no version counter: what comes between evaluations drops what is kept.
+    # Writing through `.data` does not raise the version counter, so a change of mode drops what is kept.
     def train(self, mode: bool = True) -> "BlurConv2d":
         self._kept = None
         return super().train(mode)

@@ -1,10 +1,10 @@
-"""Blurred subsampling: a binomial low-pass filter evaluated at every s-th position (Zhang, 2019; thesis 3.3.2).
+"""Subsample with a binomial low-pass filter, evaluated at every s-th position (Zhang, 2019; thesis 3.3.2).
 
 M taps of the filter, s stride; other letters as in :mod:`adet_ext.layers`.
 
-Keeping every s-th pixel of a feature map aliases all frequencies above the new Nyquist frequency; a low-pass filter
-before it removes them. The filter is separable and the same for all channels. The operator reads the input once: it
-neither pads a copy nor computes what the stride drops.
+Keeping every s-th pixel of a feature map aliases all frequencies above the new Nyquist frequency. A low-pass filter
+removes them first. The filter is separable and the same for all channels. The operator reads the input once. It does
+not pad a copy, nor compute the pixels that the stride drops.
 """
 
 import math
@@ -37,22 +37,22 @@ PADDINGS = ("reflect", "replicate", "zeros")
 def blur_pool(x: Tensor, *, taps: int = 3, stride: int = 2, padding: str = "reflect") -> Tensor:
     """Blur with the M x M binomial filter and keep every s-th pixel: ``Blur_{M,s}`` of equation 3.4.
 
-    Output (i, j) is centred on input (s i, s j), half a pixel further on for an even M.
+    Output (i, j) is centered on input (s i, s j), half a pixel further on for an even M.
 
     Args:
         x: (N, C, H, W), float32, float64, float16 or bfloat16; sums of the latter two are kept in float32.
         taps: M, 1 to 7: [1], [1, 1], [1, 2, 1], [1, 3, 3, 1], ..., divided by their sum 2^(M-1).
         stride: s: 1, 2 or 4.
-        padding: what lies beyond the border. "reflect" mirrors at the outermost pixel's centre, as often as it takes
-            where the map is smaller than the filter (a single pixel is its own mirror image); "replicate" repeats
-            that pixel; "zeros".
+        padding: the values beyond the border. "reflect" mirrors at the center of the outermost pixel, several times if
+            the map is smaller than the filter (a single pixel is its own mirror image). "replicate" repeats that
+            pixel. "zeros" pads zeros.
 
     Returns:
-        (N, C, ceil(H / s), ceil(W / s)), channels-last where x is. Differentiable any number of times; the gradient is
+        (N, C, ceil(H / s), ceil(W / s)), channels-last if x is. Differentiable any number of times. The gradient is
         deterministic on every device.
 
     Raises:
-        TypeError: x is no tensor of these types, or an argument is of the wrong type.
+        TypeError: x is not a tensor of these types, or an argument is of the wrong type.
         ValueError: x does not have four dimensions, or an argument is not one of the above.
     """
     check_blur(taps, stride, padding)
@@ -60,7 +60,7 @@ def blur_pool(x: Tensor, *, taps: int = 3, stride: int = 2, padding: str = "refl
 
 
 class BlurPool2d(nn.Module):
-    """:func:`blur_pool` as a layer. It has no parameters and no buffers: a state dict does not know of it."""
+    """:func:`blur_pool` as a layer. It has no parameters or buffers, so it adds nothing to a state dict."""
 
     def __init__(self, *, taps: int = 3, stride: int = 2, padding: str = "reflect"):
         super().__init__()
@@ -68,7 +68,7 @@ class BlurPool2d(nn.Module):
         self.taps, self.stride, self.padding = taps, stride, padding
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, C, ceil(H / s), ceil(W / s))."""
+        """Map (N, C, H, W) to (N, C, ceil(H / s), ceil(W / s))."""
         return blur(x, self.taps, self.stride, self.padding)
 
     def extra_repr(self) -> str:
@@ -76,7 +76,7 @@ class BlurPool2d(nn.Module):
 
 
 def check_blur(taps: int, stride: int, padding: str) -> None:
-    """Raise if these do not describe a blur."""
+    """Raise TypeError or ValueError unless these describe a blur."""
     check_range(taps, "taps", TAPS[0], TAPS[-1])
     if isinstance(stride, bool) or not isinstance(stride, int):
         raise TypeError(f"stride must be an integer; got {stride!r}")
@@ -86,14 +86,14 @@ def check_blur(taps: int, stride: int, padding: str) -> None:
 
 
 def binomial_filter(taps: int) -> list[float]:
-    """The M coefficients, which add up to one."""
+    """Return the M coefficients, which add up to one."""
     return [math.comb(taps - 1, k) / 2 ** (taps - 1) for k in range(taps)]
 
 
 def blur(x: Tensor, taps: int, stride: int, padding: str, extend: tuple[int, int] = (0, 0)) -> Tensor:
-    """:func:`blur_pool` whose filter starts ``extend`` (rows, columns) outside the map and ends as far beyond it.
+    """Blur as :func:`blur_pool` does, from ``extend`` (rows, columns) outside the map to as far beyond its end.
 
-    With stride 1 and "zeros" only, where the blurred map reaches further than the map: (N, C, H + 2 rows,
+    Above 0 it needs stride 1 and "zeros". The blurred map is then larger than the map: (N, C, H + 2 rows,
     W + 2 columns).
     """
     check_floating(x, "x")
@@ -105,7 +105,7 @@ def blur(x: Tensor, taps: int, stride: int, padding: str, extend: tuple[int, int
 
 
 def blur_pool_reference(x: Tensor, taps: int, stride: int, padding: str, extend: tuple[int, int] = (0, 0)) -> Tensor:
-    """What the operator computes, in plain PyTorch: pad a copy, then a depthwise convolution."""
+    """Compute the operator's result in plain PyTorch: pad a copy, then apply a depthwise convolution."""
     if x.numel() == 0:
         shape = [_output_size(size, stride, more) for size, more in zip(x.shape[2:], extend)]
         return x.sum() + x.new_zeros(*x.shape[:2], *shape)
@@ -132,7 +132,7 @@ def _pad(x: Tensor, sides: tuple[int, int, int, int], padding: str) -> Tensor:
 
 
 def _check_extend(stride: int, padding: str, rows: int, columns: int) -> None:
-    most = 4096 if stride == 1 and padding == "zeros" else 0  # a map extends only at stride 1, and with zeros
+    most = 4096 if stride == 1 and padding == "zeros" else 0  # extend needs stride 1 and zeros
     check_range(rows, "rows", 0, most)
     check_range(columns, "columns", 0, most)
 
@@ -142,14 +142,14 @@ def _output_size(size: int, stride: int, extend: int) -> int:
 
 
 def _empty(x: Tensor, height: int, width: int) -> Tensor:
-    """An empty map in the layout that the kernels choose for an input with these strides."""
+    """Return an empty map in the layout that the kernels choose for an input with these strides."""
     last = x.stride(3) != 1 and x.stride(1) == 1
     layout = torch.channels_last if last else torch.contiguous_format
     return torch.empty(*x.shape[:2], height, width, dtype=x.dtype, device=x.device, memory_format=layout)
 
 
 def _check_call(x: Tensor, name: str, taps: int, stride: int, padding: int, rows: int, columns: int) -> None:
-    """What csrc/blur_pool.h checks."""
+    """Check what csrc/blur_pool.h checks."""
     check_floating(x, name)
     check_shape(x, name, ("N", "C", "H", "W"))
     check_range(padding, "padding", 0, 2)
@@ -179,7 +179,7 @@ def _register() -> None:
     def backward(ctx, grad):
         return (torch.ops.adet_ext.blur_pool_backward(grad, *ctx.size, *ctx.geometry), *[None] * 5)
 
-    # The blur is linear: the gradient of its gradient is the blur.
+    # The blur is linear, so the gradient of its gradient is the blur.
     def setup_backward(ctx, inputs, output):
         _, _, _, *ctx.geometry = inputs
 

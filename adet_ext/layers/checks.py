@@ -1,7 +1,7 @@
-"""Checks of arguments, with the rules and messages of csrc/common.h.
+"""Check arguments, with the rules and messages of csrc/common.h.
 
-The references and the shape functions of the compiled operators use them: what a kernel refuses is refused for tensors
-without data, too. A wrong type raises TypeError, all else ValueError.
+The references and the shape functions of the compiled operators use these checks, so that tensors without data are
+refused as the kernels refuse others. A wrong type raises TypeError, all else ValueError.
 """
 
 from collections.abc import Sequence
@@ -43,7 +43,7 @@ def check_tensor(t: torch.Tensor, name: str) -> None:
 
 
 def check_shape(t: torch.Tensor, name: str, sides: Sequence[int | str]) -> None:
-    """Raise unless ``t`` has these sides. A letter stands for any number, the same wherever it stands."""
+    """Raise unless ``t`` has these sides. A letter means any number; equal letters, equal numbers."""
     check_tensor(t, name)
     fits = t.dim() == len(sides)
     if fits:
@@ -86,7 +86,7 @@ def check_range(value: int, name: str, low: int, high: int) -> None:
 
 
 def check_number(value: float, name: str, *, finite: bool = True) -> None:
-    """Raise unless ``value`` is a number above 0. NaN is refused; with ``finite`` so is what is infinite in float32."""
+    """Raise unless ``value`` is a number above 0 and not NaN; with ``finite`` also unless it is finite in float32."""
     if isinstance(value, bool) or not isinstance(value, (int, float, torch.SymFloat, torch.SymInt)):
         raise TypeError(f"{name} must be a number; got {value!r}")
     if not value > 0 or (finite and not value < 3e38):
@@ -104,7 +104,7 @@ def check_sequence(value: Sequence, name: str) -> None:
 
 
 def check_boxes(boxes: torch.Tensor, maps: torch.Tensor, *, exact: bool) -> None:
-    """(B, 4) boxes on the device of ``maps``; ``exact``: of the type that sums over the maps are kept in."""
+    """Raise unless ``boxes`` are (B, 4), on the device of ``maps``; with ``exact``, also of the type of their sums."""
     check_shape(boxes, "boxes", ("B", 4))
     if exact:
         check_type(boxes, "boxes", sum_dtype(maps.dtype))
@@ -114,7 +114,7 @@ def check_boxes(boxes: torch.Tensor, maps: torch.Tensor, *, exact: bool) -> None
 
 
 def check_index(index: torch.Tensor, name: str, boxes: torch.Tensor) -> None:
-    """A number (B,) int64 for each of the boxes."""
+    """Raise unless ``index`` has an int64 number for each of the boxes: (B,)."""
     check_shape(index, name, (boxes.shape[0],))
     check_type(index, name, torch.int64)
     check_device(index, name, boxes)

@@ -22,7 +22,7 @@ class ConvWeights(nn.Module):
     ):
         """
         Args:
-            std: initialize with this standard deviation, as FCOS does; by default uniformly, as ``nn.Conv2d`` does.
+            std: initialize with this standard deviation, as FCOS does. None: uniformly, as ``nn.Conv2d`` does.
         """
         super().__init__()
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels, kernel, kernel))
@@ -35,7 +35,7 @@ class ConvWeights(nn.Module):
 
 
 class ModulatedDeformBlock(nn.Module):
-    """3x3 modulated deformable convolution (DCNv2) whose offsets and masks come from a plain convolution.
+    """A 3x3 modulated deformable convolution (DCNv2), with offsets and masks from a plain convolution.
 
     Maps (N, C_in, H, W) to (N, C_out, H, W). Parameters are named ``offset.*`` and ``conv.*``, as in AdelaiDet.
     """

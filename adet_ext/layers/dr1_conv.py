@@ -2,8 +2,8 @@
 
 O output channels, k side of the kernel; other letters as in :mod:`adet_ext.layers`.
 
-The compiled operator multiplies by A and B while it convolves, so that they cost no pass over memory. With the kernel
-turned it computes its own gradients. See :func:`dr1_conv_reference` for what it computes.
+The compiled operator multiplies by A and B while it convolves, without a further pass over memory. It computes its own
+gradients with the rotated kernel. :func:`dr1_conv_reference` specifies it.
 """
 
 import torch
@@ -28,9 +28,10 @@ def dr1_conv(
 ) -> torch.Tensor:
     """Convolve ``x ∘ a`` and multiply the result by ``b``, location by location (equation 5.4).
 
-    Fast for 3x3 kernels, channels by the 16, and channels-last maps: in float32 and float64 on the CPU; up to 64
-    channels in float16, bfloat16 and TF32 on CUDA. Factors may be parts of the channels of one map, as A and B are of
-    C in the thesis, without being copied. All other calls use PyTorch's convolution, which is then faster.
+    The compiled operator is used for 3x3 kernels, channels that are multiples of 16, and channels-last maps: on the CPU
+    in float32 and float64; on CUDA up to 64 channels in float16, bfloat16 and TF32. All other calls use PyTorch's
+    convolution, which is then faster. Factors may be parts of the channels of one map, as A and B are of C in the
+    thesis; they are not copied.
 
     Args:
         x: (N, C, H, W).
@@ -50,7 +51,9 @@ def dr1_conv(
     _check(x, a, b, weight, bias, padding)
     if autocasts(x) or not _has_kernel(x, weight, padding):
         return dr1_conv_reference(x, a, b, weight, bias, padding=padding)
-    keep = b is not None and b.requires_grad and torch.is_grad_enabled()  # its gradient takes the sum before it
+    keep = (
+        b is not None and b.requires_grad and torch.is_grad_enabled()
+    )  # the gradient of b needs the sum before the multiplication
     return torch.ops.adet_ext.dr1_conv(x, a, weight, bias, False, b, None, 2 if keep else 1)[0]
 
 
@@ -69,10 +72,10 @@ def dr1_conv_reference(
 
 
 class DR1Conv2d(nn.Module):
-    """A convolution of stride 1 whose weights are modulated at each location by the factors it is called with.
+    """A convolution of stride 1, with weights modulated at each location by the factors of the call.
 
     Parameters ``weight`` (out_channels, in_channels, kernel_size, kernel_size) and ``bias`` (out_channels,) or None,
-    initialised as in :class:`torch.nn.Conv2d`. The padding keeps the size.
+    initialized as in :class:`torch.nn.Conv2d`. The padding keeps the size.
 
     Args:
         in_channels, out_channels: C and O; equal in the thesis.
@@ -89,7 +92,7 @@ class DR1Conv2d(nn.Module):
         self.weight, self.bias = like.weight, like.bias
 
     def forward(self, x: torch.Tensor, a: torch.Tensor | None = None, b: torch.Tensor | None = None) -> torch.Tensor:
-        """(N, C, H, W), factors (N, C, H, W) and (N, O, H, W) or None -> (N, O, H, W)."""
+        """Map (N, C, H, W), with factors (N, C, H, W) and (N, O, H, W) or None, to (N, O, H, W)."""
         return dr1_conv(x, a, b, self.weight, self.bias, padding=self.padding)
 
     def extra_repr(self) -> str:
@@ -98,7 +101,7 @@ class DR1Conv2d(nn.Module):
 
 
 def _check(x, a, b, weight, bias, padding) -> None:
-    # On the coarsest levels a convolution takes 20 microseconds, so this checks no more than it must.
+    # On the coarsest levels a convolution takes 20 microseconds, so only what is necessary is checked.
     check_range(padding, "padding", 0, 2**31 - 1)
     for name, tensor in (("x", x), ("weight", weight), ("a", a), ("b", b), ("bias", bias)):
         if tensor is None and name not in ("x", "weight"):
@@ -117,7 +120,7 @@ def _check(x, a, b, weight, bias, padding) -> None:
         check_shape(bias, "bias", (kernel[0],))
     height, width = (sizes[axis] + 2 * padding + 1 - kernel[axis] for axis in (2, 3))
     if min(*kernel[2:]) < 1 or height < 1 or width < 1:
-        # A map without locations has a result without locations, if the kernel keeps the size.
+        # If the kernel keeps the size, a map without locations has a result without locations.
         if min(*kernel[2:]) < 1 or height < 0 or width < 0 or min(sizes[2:]) > 0:
             raise ValueError(f"weight must have a kernel that fits into x with its padding; got {shape_text(kernel)}")
     if b is not None:
@@ -125,7 +128,7 @@ def _check(x, a, b, weight, bias, padding) -> None:
 
 
 def _has_kernel(x: torch.Tensor, weight: torch.Tensor, padding: int) -> bool:
-    """Whether the compiled operator takes these arguments, and is the faster one."""
+    """Whether the compiled operator supports these arguments and is the faster one."""
     outputs, channels, height, width = weight.shape
     if not serves("dr1_conv", x) or padding != 1 or height != 3 or width != 3 or outputs % 16 or channels % 16:
         return False
@@ -135,13 +138,13 @@ def _has_kernel(x: torch.Tensor, weight: torch.Tensor, padding: int) -> bool:
         # On small maps the transform of the weights takes most of the time.
         images, _, height, width = x.shape
         return x.dtype in (torch.float32, torch.float64) and images * height * width >= 192
-    # Wider ones keep the tensor cores so busy that the passes for the factors do not matter.
+    # With more channels, the tensor cores take so long that the passes for the factors do not matter.
     return max(outputs, channels) <= 64 and _on_tensor_cores(x.device.index or 0, x.dtype)
 
 
 @torch.compiler.assume_constant_result
 def _on_tensor_cores(device: int, dtype: torch.dtype) -> bool:
-    """Whether PyTorch's own convolution of this type would run on tensor cores: float32 does where TF32 is allowed."""
+    """Whether PyTorch's convolution of this type runs on tensor cores. float32 does if TF32 is allowed."""
     if dtype == torch.float32 and not _allows_tf32():
         return False
     types = (torch.float16, torch.bfloat16, torch.float32)
@@ -151,7 +154,7 @@ def _on_tensor_cores(device: int, dtype: torch.dtype) -> bool:
 def _allows_tf32() -> bool:
     """Whether cuDNN's convolutions of float32 may use TF32.
 
-    ``allow_tf32`` raises RuntimeError once a program has set ``fp32_precision``, which then holds the answer.
+    ``allow_tf32`` raises RuntimeError if a program has set ``fp32_precision``, which then has the answer.
     """
     try:
         return torch.backends.cudnn.allow_tf32
@@ -190,7 +193,7 @@ def _fake(x, before, weight, bias, turned, after, after2, results):
 def _save(ctx, inputs, output) -> None:
     x, before, weight, bias, turned, after, after2, results = inputs
     if turned or after2 is not None:
-        # The gradient of a gradient; nothing here needs it.
+        # The gradient of a gradient, which nothing here needs.
         raise RuntimeError("dr1_conv has no second derivatives")
     ctx.has_bias = bias is not None
     ctx.save_for_backward(x, before, weight, after, output[1])
@@ -199,7 +202,7 @@ def _save(ctx, inputs, output) -> None:
 
 
 def _gradients(ctx, grad, _):
-    """(x, a, weight, b) of equation 5.4 from the gradient of its result; c is Conv(X ∘ A) + bias."""
+    """Return the gradients of x, a, weight and b in equation 5.4. ``c`` is Conv(X ∘ A) + bias."""
     if grad is None:
         return (None,) * 8
     x, a, weight, b, c = ctx.saved_tensors

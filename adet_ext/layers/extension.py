@@ -21,7 +21,7 @@ MIN_TORCH = (2, 10)
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 
-# Device types that the loaded library has a kernel for, by operator; "meta" where it has any. Filled on loading: a
+# Device types that the loaded library has a kernel for, by operator; "meta" if it has any. Filled on loading: a
 # compiler that traces a call cannot ask the dispatcher.
 _DEVICES: dict[str, frozenset[str]] = {}
 
@@ -109,11 +109,11 @@ def _find_library(folder: Path) -> str | None:
 
 
 def _why_not_built(folder: Path) -> str:
-    """The note that setup.py left where it built nothing."""
+    """Return the note that setup.py leaves if it does not build."""
     try:
         note = (folder / "_build.txt").read_text(encoding="utf-8").strip()
     except OSError:
-        return "not built; 'pip install .' builds them where there is a C++ compiler"
+        return "not built; 'pip install .' builds them if there is a C++ compiler"
     return note.removeprefix("no compiled operators: ")
 
 

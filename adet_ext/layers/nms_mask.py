@@ -1,9 +1,9 @@
-"""Class-wise non-maximum suppression of fixed size: a mask over the candidates instead of a list of survivors.
+"""Class-wise non-maximum suppression of fixed size: a mask over the candidates instead of indices.
 
 K candidates an image, best first; other letters as in :mod:`adet_ext.layers`.
 
-The usual operator returns as many indices as boxes are kept, so the host waits for the device. A mask with the shape of
-the candidates does not: whole models can be captured in a CUDA graph or exported.
+The usual operator returns as many indices as boxes are kept, so the host waits for the device. A mask has the shape of
+the candidates, so whole models can be captured in a CUDA graph or exported.
 """
 
 import torch
@@ -14,22 +14,22 @@ from .extension import native_operators, serves
 
 __all__ = ["nms_mask", "nms_mask_reference"]
 
-# Each round settles one link of a chain of boxes that suppress one another in turn. Longer chains do not occur among
+# Each round decides one link of a chain of boxes that suppress one another in turn. Longer chains do not occur among
 # the few thousand candidates that reach NMS.
 _ROUNDS = 32
 
 
 def nms_mask(boxes: torch.Tensor, classes: torch.Tensor, valid: torch.Tensor, threshold: float) -> torch.Tensor:
-    """Greedy NMS within each class and image. On CUDA the host does not wait for the device.
+    """Suppress greedily within each class and image. On CUDA the host does not wait for the device.
 
     Args:
         boxes: (N, K, 4) float, absolute (x0, y0, x1, y1), best first.
         classes: (N, K) int64.
-        valid: (N, K) bool; candidates that are not valid neither survive nor suppress.
-        threshold: a box is dropped if its IoU with a better one of its class that stays exceeds this.
+        valid: (N, K) bool. Candidates that are not valid are dropped and suppress nothing.
+        threshold: a box is dropped if its IoU with a better, kept box of its class exceeds this.
 
     Returns:
-        (N, K) bool, true for the boxes that stay.
+        (N, K) bool, true for the boxes that are kept.
 
     Raises:
         TypeError, ValueError: an argument is not as above; the message names it.
@@ -54,7 +54,7 @@ def _check(boxes: torch.Tensor, classes: torch.Tensor, valid: torch.Tensor, thre
 
 
 def _fits(boxes: torch.Tensor) -> bool:
-    """Whether the compiled operator takes this many boxes."""
+    """Whether the compiled operator supports this many boxes."""
     if not serves("nms_mask", boxes):
         return False
     return boxes.device.type != "cuda" or (boxes.shape[1] <= 4096 * 64 and boxes.shape[0] <= 65535)
@@ -64,7 +64,7 @@ def _fits(boxes: torch.Tensor) -> bool:
 def nms_mask_reference(
     boxes: torch.Tensor, classes: torch.Tensor, valid: torch.Tensor, threshold: float
 ) -> torch.Tensor:
-    """:func:`nms_mask` without the compiled operators. On CUDA, exact for chains of up to 32 boxes (``_ROUNDS``)."""
+    """Compute :func:`nms_mask` in plain PyTorch. On CUDA, exact for chains of up to 32 boxes (``_ROUNDS``)."""
     if boxes.device.type == "cpu":
         kept = [_one_image(*args, threshold) for args in zip(boxes, classes, valid)]
         return torch.stack(kept) if kept else torch.zeros_like(valid)
@@ -87,7 +87,7 @@ if "nms_mask" in native_operators():
 
 def _one_image(boxes: torch.Tensor, classes: torch.Tensor, valid: torch.Tensor, threshold: float) -> torch.Tensor:
     keep = torch.zeros_like(valid)
-    # Class by class: an offset for each class, as batched_nms adds it, rounds large class ids together.
+    # Class by class. batched_nms adds an offset for each class, which rounding makes equal for large class ids.
     for label in classes[valid].unique():
         index = (valid & (classes == label)).nonzero()[:, 0]
         rank = -torch.arange(index.shape[0], dtype=torch.float32)
@@ -96,7 +96,7 @@ def _one_image(boxes: torch.Tensor, classes: torch.Tensor, valid: torch.Tensor, 
 
 
 def _all_at_once(boxes: torch.Tensor, classes: torch.Tensor, valid: torch.Tensor, threshold: float) -> torch.Tensor:
-    """Greedy NMS as the fixed point of "stays unless a better one that stays suppresses it"; no host sync."""
+    """Suppress by iterating "kept unless a better, kept box suppresses it" to its fixed point, without host sync."""
     boxes = boxes.float()
     lower = torch.maximum(boxes[:, :, None, :2], boxes[:, None, :, :2])
     upper = torch.minimum(boxes[:, :, None, 2:], boxes[:, None, :, 2:])

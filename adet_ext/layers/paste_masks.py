@@ -1,4 +1,4 @@
-"""Masks from their boxes into the image: D masks of side R, an image of H x W pixels."""
+"""Paste masks from their boxes into the image: D masks of side R, an image of H x W pixels."""
 
 import numpy as np
 import torch
@@ -26,14 +26,14 @@ def paste_masks(
 ) -> torch.Tensor:
     """Interpolate each mask over its box and cut it at ``threshold``.
 
-    Bilinear, pixel centres at halves, zeros beyond the mask: the result of Detectron2's ``paste_masks_in_image``, up to
-    pixels whose value is the threshold but for rounding. Nothing outside the boxes is touched, and no floating-point
-    image is made.
+    Interpolation is bilinear, with pixel centers at halves and zeros beyond the mask. The result is that of
+    Detectron2's ``paste_masks_in_image``, except for pixels whose value differs from the threshold by rounding only.
+    Pixels outside the boxes are not computed, and no floating-point image is made.
 
     Args:
         masks: (D, R, R), probabilities, floating.
-        boxes: (D, 4), (x0, y0, x1, y1) in pixels of the image. A box that is not finite or has no area leaves its mask
-            empty.
+        boxes: (D, 4), (x0, y0, x1, y1) in pixels of the image. The mask of a box that is not finite or has no area
+            is empty.
         image_size: (H, W).
         threshold: above 0.
 
@@ -56,7 +56,7 @@ def paste_masks(
     check_range(width, "the width in image_size", 0, 2**31 - 1)
     shape = (masks.shape[0], height, width)
     if masks.device.type == "cpu":
-        # numpy's zeros are pages that the system hands out when they are written to: most never are.
+        # The system provides the memory of numpy's zeros when it is written to, and most of it never is.
         try:
             out = torch.from_numpy(np.zeros(shape, dtype=bool))
         except (MemoryError, ValueError) as error:
@@ -89,10 +89,10 @@ if "paste_masks" in native_operators():
 
 
 def _paste(out: torch.Tensor, masks: torch.Tensor, boxes: torch.Tensor, threshold: float) -> None:
-    """The specification, in plain PyTorch: within one box at a time."""
+    """Paste the masks one by one in plain PyTorch. This is the specification."""
     _, height, width = out.shape
     size = torch.tensor([width, height], device=boxes.device)
-    # A pixel's margin: a mask fades out over half a cell of its own beyond its box.
+    # Beyond its box, a mask fades out over half a cell of the mask.
     margin = ((boxes[:, 2:] - boxes[:, :2]) / (2 * max(masks.shape[-1], 1))).ceil() + 1
     starts = (boxes[:, :2] - margin).floor().clamp(min=0)
     ends = torch.minimum((boxes[:, 2:] + margin).ceil(), size)

@@ -1,9 +1,9 @@
-"""RoIPred: a predictor that reads the features at the centres of an evenly divided box (thesis 3.3.1).
+"""RoIPred: a predictor that reads the features at the centers of an evenly divided box (thesis 3.3.1).
 
 N images, C channels, H_l x W_l the map of level l, D boxes, kh x kw points a box, O outputs.
 
-It is a deformable convolution whose offsets come from boxes. Evaluated at the few locations that are needed (positives
-in training, detections in inference) it gives the numbers of the dense form at a small fraction of its cost.
+It is a deformable convolution with offsets from boxes. Evaluation at only the locations that are needed (positives in
+training, detections in inference) gives the numbers of the dense form at a small fraction of its cost.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ from .roi_sample import roi_sample
 
 __all__ = ["roi_pred", "roi_pred_dense", "location_boxes"]
 
-# Samples of one chunk of the dense form, in bytes: large enough for matrix products at full speed.
+# Bytes of the samples in one chunk of the dense form, enough for matrix products at full speed.
 _CHUNK_BYTES = 1 << 26
 
 
@@ -42,9 +42,9 @@ def roi_pred(
     strides: Sequence[float],
     border: str = "clamp",
 ) -> torch.Tensor:
-    """RoIPred at a list of boxes (equations 3.1 and 3.5): samples, then one matrix product.
+    """Evaluate RoIPred at a list of boxes (equations 3.1 and 3.5): samples, then one matrix product.
 
-    Fastest with features and weight both channels-last: samples and weight are then multiplied as they lie in memory.
+    It is fastest if features and weight are both channels-last, because nothing is then copied.
 
     Args:
         weight: (O, C, kh, kw).
@@ -66,16 +66,16 @@ def roi_pred(
     size = (weight.shape[2], weight.shape[3])
     samples = roi_sample(features, boxes, image, level, strides=strides, size=size, border=border)
     if weight.stride(1) == 1:
-        # Both are brought into the weight's order, which is a view of the weight. The samples are usually in it too;
-        # if not they are copied, and are a small matrix next to the weight.
+        # Both get the weight's order in memory, in which the weight is a view. The samples usually have it too. If not,
+        # they are copied, but they are small compared with the weight.
         samples, weight = samples.permute(0, 2, 3, 1), weight.permute(0, 2, 3, 1)
     return F.linear(samples.flatten(1), weight.flatten(1), bias)
 
 
 def location_boxes(ltrb: torch.Tensor, stride: float) -> torch.Tensor:
-    """The boxes (N, H, W, 4) in pixels of all locations of a map, from their distances (N, 4, H, W) in pixels.
+    """Return the boxes (N, H, W, 4) of all locations of a map, from distances (N, 4, H, W), both in pixels.
 
-    Location (x, y) lies at ((x + 0.5) stride, (y + 0.5) stride).
+    Location (x, y) is at ((x + 0.5) stride, (y + 0.5) stride).
     """
     h, w = ltrb.shape[-2:]
     y = (torch.arange(h, device=ltrb.device, dtype=ltrb.dtype) + 0.5) * stride
@@ -95,9 +95,10 @@ def roi_pred_dense(
     border: str = "clamp",
     chunk: int | None = None,
 ) -> torch.Tensor:
-    """RoIPred at every location (equations 3.1 and 3.5), by chunks: neither offsets nor all samples are ever stored.
+    """Evaluate RoIPred at every location (equations 3.1 and 3.5), in chunks.
 
-    The backward pass samples each chunk anew. With O feature channels this is RoIConv (Chen et al.) as well.
+    Offsets are not stored, and samples only of one chunk; the backward pass samples again. With O feature channels this
+    is also RoIConv (Chen et al.).
 
     Args:
         feature: (N, C, H', W').
@@ -105,9 +106,9 @@ def roi_pred_dense(
         bias: (O,) or None.
         ltrb: (N, 4, H, W) distances from each location to the sides of its box, in pixels.
         stride: of the locations, in pixels.
-        feature_stride: of the feature; lower than ``stride`` for lower-level sampling (equation 3.5).
+        feature_stride: of the feature. It is lower than ``stride`` for lower-level sampling (equation 3.5).
         border: see :func:`roi_sample`.
-        chunk: locations sampled at a time; None for as many as fill 64 MiB.
+        chunk: number of locations that are sampled at once; None: as many as fill 64 MiB.
 
     Returns:
         (N, O, H, W), channels-last.
@@ -125,7 +126,7 @@ def roi_pred_dense(
     if chunk is not None:
         check_range(chunk, "chunk", 1, 2**63 - 1)
     if autocasts(feature):
-        # What autocast would do chunk by chunk; the backward pass runs outside of it.
+        # Cast here as autocast would in each chunk, because the backward pass runs outside of it.
         low = torch.get_autocast_dtype(feature.device.type)
         feature, weight, bias = feature.to(low), weight.to(low), bias if bias is None else bias.to(low)
     _check_weight(feature, weight, bias)
@@ -142,7 +143,7 @@ def roi_pred_dense(
 
 
 def _part(feature, weight, bias, boxes, begin: int, end: int, area: int, stride: float, border: str) -> torch.Tensor:
-    """Locations from begin to end, of ``area`` in each image: (end - begin, O)."""
+    """Evaluate the locations from begin to end; an image has ``area`` of them: (end - begin, O)."""
     image = torch.arange(begin, end, device=boxes.device) // area
     args = ([feature], weight, bias, boxes[begin:end], image, torch.zeros_like(image))
     off = nullcontext() if feature.device.type == "meta" else torch.autocast(feature.device.type, enabled=False)
@@ -159,7 +160,7 @@ def _by_chunks(feature, weight, bias, boxes, area: int, stride: float, border: s
 
 
 class _Chunked(torch.autograd.Function):
-    """The chunks in a row, none of which keeps anything for the backward pass: it computes them again."""
+    """Evaluate the chunks one after another. The backward pass computes them again, so nothing is kept for it."""
 
     @staticmethod
     def forward(ctx, feature, weight, bias, boxes, area, stride, border, step):

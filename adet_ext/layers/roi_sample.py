@@ -1,11 +1,11 @@
-"""Bilinear samples at the centers of evenly divided boxes (thesis 3.3.1, equations 3.2, 3.3 and 3.5).
+"""Sample maps bilinearly at the centers of evenly divided boxes (thesis 3.3.1, equations 3.2, 3.3 and 3.5).
 
 H_l x W_l the map of level l, kh x kw points a box; other letters as in :mod:`adet_ext.layers`.
 
-A location (x, y) with distances (l, t, r, b) to its box's sides has, by equations 3.2 and 3.3, its points at
-x - l + (l + r)(2i + 1) / 2kw and y - t + (t + b)(2j + 1) / 2kh: they depend on the box alone. So the operator takes
-boxes, and is RoIAlign with half-pixel correction and one sample a bin. In cells of a map with stride s, whose cell
-0 has its center at s / 2, a pixel coordinate p is p / s - 0.5.
+By equations 3.2 and 3.3, the points of a location (x, y) with distances (l, t, r, b) to the sides of its box are
+x - l + (l + r)(2i + 1) / 2kw and y - t + (t + b)(2j + 1) / 2kh. They depend on the box alone. So the operator takes
+boxes, and is RoIAlign with half-pixel correction and one sample a bin. Cell 0 of a map with stride s has its center
+at s / 2, so a pixel coordinate p is p / s - 0.5 in cells.
 """
 
 from collections.abc import Sequence
@@ -26,6 +26,7 @@ from .checks import (
 )
 from .extension import native_operators, serves
 from .floats import sum_dtype
+from .roi_sample_reference import roi_sample_reference
 
 __all__ = ["roi_sample", "roi_sample_reference"]
 
@@ -45,15 +46,15 @@ def roi_sample(
 ) -> torch.Tensor:
     """Sample each box's level bilinearly at the centers of the kh x kw parts of the box.
 
-    Gradients flow to the features and, where they require them, to the boxes; not a second time. Coordinates and sums
-    are float32, with float64 features float64. The gradient of the features is the same from run to run on the CPU,
-    and on CUDA under ``torch.use_deterministic_algorithms``.
+    Features and boxes get gradients, but not a second time. Coordinates and sums are float32, or float64 for float64
+    features. The gradient of the features is deterministic on the CPU, and on CUDA under
+    ``torch.use_deterministic_algorithms``.
 
     Args:
-        features: one (N, C, H_l, W_l) map per level, all of one type: float32, float64, float16 or bfloat16. Maps
-            whose channels lie innermost (channels-last) are read fastest.
-        boxes: (D, 4) float, absolute (x0, y0, x1, y1) in pixels; may leave the image. A point that is not finite
-            gives zeros.
+        features: one (N, C, H_l, W_l) map per level, all of one type: float32, float64, float16 or bfloat16.
+            Channels-last maps are read fastest.
+        boxes: (D, 4) float, absolute (x0, y0, x1, y1) in pixels; may leave the image. Samples at points
+            that are not finite are zero.
         image: (D,) int64, the image of each box, in [0, N).
         level: (D,) int64, the map of each box, an index into ``features``.
         strides: of the maps, in pixels.
@@ -66,8 +67,8 @@ def roi_sample(
 
     Raises:
         TypeError, ValueError: an argument is not as above; the message names it.
-        RuntimeError, IndexError: an image or a level is out of range. On CUDA, where the host does not wait to see,
-            the box's samples are NaN instead.
+        RuntimeError, IndexError: an image or a level is out of range. On CUDA the host does not wait to check this,
+            and the box's samples are NaN instead.
     """
     for name, value in (("features", features), ("strides", strides), ("size", size)):
         check_sequence(value, name)
@@ -85,62 +86,6 @@ def roi_sample(
         _BORDERS[border],
         all(x.stride(1) == 1 and x.shape[1] > 1 for x in features),
     )
-
-
-def roi_sample_reference(
-    features: Sequence[torch.Tensor],
-    boxes: torch.Tensor,
-    image: torch.Tensor,
-    level: torch.Tensor,
-    *,
-    strides: Sequence[float],
-    size: tuple[int, int],
-    border: str = "clamp",
-) -> torch.Tensor:
-    """:func:`roi_sample` in plain PyTorch: its specification, and what serves without the compiled operators."""
-    kh, kw = size
-    kind, device = sum_dtype(features[0].dtype), boxes.device
-    heights, widths = [x.shape[-2] for x in features], [x.shape[-1] for x in features]
-    area = [h * w for h, w in zip(heights, widths)]
-    starts = [sum(area[:i]) for i in range(len(area))]
-    table = torch.tensor([heights, widths, starts], device=device).index_select(1, level)  # (3, D)
-    height, width, start = table[:, :, None, None]  # (D, 1, 1) each
-    scale = (1 / torch.tensor(strides, device=device, dtype=kind))[level]  # (D,)
-    low, high = (boxes.to(kind) * scale[:, None] - 0.5).split(2, dim=1)  # (D, 2) each: x, y
-    step = (high - low) / torch.tensor([kw, kh], device=device, dtype=kind)
-
-    def centers(axis: int, parts: int) -> torch.Tensor:
-        i = torch.arange(parts, device=device, dtype=kind) + 0.5
-        return low[:, axis, None] + i * step[:, axis, None]  # (D, parts)
-
-    rows = _neighbors(centers(1, kh)[:, :, None], height, border)  # (D, kh, 1) each
-    columns = _neighbors(centers(0, kw)[:, None, :], width, border)  # (D, 1, kw) each
-    # All levels of an image end to end, a row of C values for each cell.
-    cells = torch.cat([x.permute(0, 2, 3, 1).flatten(1, 2) for x in features], dim=1)  # (N, S, C)
-    base = image[:, None, None] * cells.shape[1] + start
-    cells = cells.flatten(0, 1)  # (N * S, C)
-    samples = cells.new_zeros((), dtype=kind)
-    for y, wy in rows:
-        for x, wx in columns:
-            index = (base + y * width + x).flatten()  # (D * kh * kw,)
-            samples = samples + cells.index_select(0, index).to(kind) * (wy * wx).reshape(-1, 1)  # (D * kh * kw, C)
-    return samples.to(features[0].dtype).reshape(boxes.shape[0], kh, kw, cells.shape[1]).permute(0, 3, 1, 2)
-
-
-def _neighbors(p: torch.Tensor, size: torch.Tensor, border: str) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """The two cells next to coordinate ``p`` among ``size`` in a row and their weights; see csrc/bilinear.h."""
-    inside = (p >= -1) & (p <= size) if border == "clamp" else (p > -1) & (p < size)
-    p = torch.where(inside, p, 0)  # NaN goes here
-    if border == "clamp":
-        p = torch.minimum(p.clamp(min=0), (size - 1).to(p.dtype))
-    low = p.detach().floor()
-    i = low.long()
-    high_weight = torch.where(i + 1 < size, p - low, 0)
-    low_weight = 1 - high_weight if border == "clamp" else torch.where(i >= 0, 1 - (p - low), 0)
-    return [
-        (i.clamp(min=0), torch.where(inside, low_weight, 0)),
-        (torch.minimum(i + 1, size - 1), torch.where(inside, high_weight, 0)),
-    ]
 
 
 def _check(features, boxes, image, level, strides, size, border) -> None:
@@ -198,7 +143,7 @@ def _check_images(images: int, boxes: torch.Tensor) -> None:
 
 
 def _fits(features: Sequence[torch.Tensor], size: tuple[int, int]) -> bool:
-    """Whether the compiled operator takes these arguments."""
+    """Whether the compiled operator supports these arguments."""
     if not serves("roi_sample", features[0]) or len(features) > _MAX_LEVELS:
         return False
     return features[0].device.type != "cuda" or size[0] * size[1] <= 1024
@@ -212,8 +157,23 @@ def _check_levels(levels: int, scales: Sequence[float]) -> None:
         check_number(scale, "scales")
 
 
+def _check_sizes(sizes: Sequence[int], scales: Sequence[float], c: int, channels_last: bool) -> list[tuple[int, int]]:
+    """Check N and two numbers a level; return the height and width of each level."""
+    if len(sizes) % 2 == 0:
+        raise ValueError(f"sizes must be N and two numbers a level; got {len(sizes)} numbers")
+    _check_levels(len(sizes) // 2, scales)
+    check_range(sizes[0], "sizes[0]", 0, _INT32)
+    pairs = list(zip(sizes[1::2], sizes[2::2]))
+    cell = c if channels_last else 1
+    for i, (h, w) in enumerate(pairs):
+        _check_map(f"sizes: level {i}", h, w, w * cell, cell)
+        if sizes[0] * c * h * w > 2**36:
+            raise ValueError(f"sizes must be of less than 2^36 numbers a level; got {sizes[0] * c * h * w}")
+    return pairs
+
+
 def _check_call(maps, boxes, image, level, kh, kw, border) -> None:
-    """What the kernels of all three operators check; ``maps``: the first of the features, or their gradient."""
+    """Check what the kernels of all three operators check. ``maps``: the first features, or their gradient."""
     check_range(border, "border", 0, 1)
     check_floating(maps, "features")
     check_boxes(boxes, maps, exact=True)
@@ -222,9 +182,8 @@ def _check_call(maps, boxes, image, level, kh, kw, border) -> None:
     _check_points(kh, kw)
 
 
-def _register() -> None:
-    """Register the shapes and gradients of the compiled operators."""
-    ops = torch.ops.adet_ext
+def _register_shapes() -> None:
+    """Register the shapes of what the compiled operators return."""
 
     @torch.library.register_fake("adet_ext::roi_sample")
     def _(features, boxes, image, level, scales, kh, kw, border, channels_last):
@@ -243,17 +202,8 @@ def _register() -> None:
         _check_grad(grad)
         _check_call(grad, boxes, image, level, *grad.shape[2:], border)
         check_shape(grad, "grad", (boxes.shape[0], "C", "h", "w"))
-        if len(sizes) % 2 == 0:
-            raise ValueError(f"sizes must be N and two numbers a level; got {len(sizes)} numbers")
-        _check_levels(len(sizes) // 2, scales)
         n, c = sizes[0], grad.shape[1]
-        check_range(n, "sizes[0]", 0, _INT32)
-        pairs = list(zip(sizes[1::2], sizes[2::2]))
-        cell = c if channels_last else 1
-        for i, (h, w) in enumerate(pairs):
-            _check_map(f"sizes: level {i}", h, w, w * cell, cell)
-            if n * c * h * w > 2**36:
-                raise ValueError(f"sizes must be of less than 2^36 numbers a level; got {n * c * h * w}")
+        pairs = _check_sizes(sizes, scales, c, channels_last)
         _check_images(n, boxes)
         if channels_last:
             return [grad.new_empty(n, h, w, c).permute(0, 3, 1, 2) for h, w in pairs]
@@ -270,39 +220,42 @@ def _register() -> None:
         _check_images(features[0].shape[0], boxes)
         return boxes.new_empty(boxes.shape)
 
-    def setup(ctx, inputs, output):
-        features, boxes, image, level, scales, _, _, border, channels_last = inputs
-        ctx.sizes = [features[0].shape[0], *(n for x in features for n in x.shape[2:])]
-        ctx.scales, ctx.border, ctx.channels_last = scales, border, channels_last
-        # The features' own values matter to the gradient of the boxes alone.
-        ctx.save_for_backward(boxes, image, level, *(features if ctx.needs_input_grad[1] else ()))
 
-    def backward(ctx, grad):
-        boxes, image, level, *features = ctx.saved_tensors
-        to_features = to_boxes = None
-        if any(ctx.needs_input_grad[0]):
-            to_features = ops.roi_sample_backward_features(
-                grad,
-                boxes,
-                image,
-                level,
-                ctx.sizes,
-                ctx.scales,
-                ctx.border,
-                ctx.channels_last,
-                torch.are_deterministic_algorithms_enabled(),
-            )
-        if ctx.needs_input_grad[1]:
-            to_boxes = ops.roi_sample_backward_boxes(grad, features, boxes, image, level, ctx.scales, ctx.border)
-        return to_features, to_boxes, None, None, None, None, None, None, None
+def _setup(ctx, inputs, output) -> None:
+    features, boxes, image, level, scales, _, _, border, channels_last = inputs
+    ctx.sizes = [features[0].shape[0], *(n for x in features for n in x.shape[2:])]
+    ctx.scales, ctx.border, ctx.channels_last = scales, border, channels_last
+    # Only the gradient of the boxes depends on the values of the features.
+    ctx.save_for_backward(boxes, image, level, *(features if ctx.needs_input_grad[1] else ()))
 
-    def no_second_time(ctx, *grads):
-        raise RuntimeError("roi_sample has no second derivatives")
 
-    torch.library.register_autograd("adet_ext::roi_sample", backward, setup_context=setup)
-    for name in ("roi_sample_backward_features", "roi_sample_backward_boxes"):
-        torch.library.register_autograd(f"adet_ext::{name}", no_second_time)
+def _backward(ctx, grad):
+    ops = torch.ops.adet_ext
+    boxes, image, level, *features = ctx.saved_tensors
+    to_features = to_boxes = None
+    if any(ctx.needs_input_grad[0]):
+        to_features = ops.roi_sample_backward_features(
+            grad,
+            boxes,
+            image,
+            level,
+            ctx.sizes,
+            ctx.scales,
+            ctx.border,
+            ctx.channels_last,
+            torch.are_deterministic_algorithms_enabled(),
+        )
+    if ctx.needs_input_grad[1]:
+        to_boxes = ops.roi_sample_backward_boxes(grad, features, boxes, image, level, ctx.scales, ctx.border)
+    return to_features, to_boxes, *[None] * 7
+
+
+def _no_second_time(ctx, *grads):
+    raise RuntimeError("roi_sample has no second derivatives")
 
 
 if "roi_sample" in native_operators():
-    _register()
+    _register_shapes()
+    torch.library.register_autograd("adet_ext::roi_sample", _backward, setup_context=_setup)
+    for name in ("roi_sample_backward_features", "roi_sample_backward_boxes"):
+        torch.library.register_autograd(f"adet_ext::{name}", _no_second_time)

@@ -1,4 +1,4 @@
-"""A modulated deformable convolution evaluated at a few locations of a feature pyramid.
+"""Evaluate a modulated deformable convolution at a few locations of a feature pyramid.
 
 N images, C channels, L locations over all levels (level by level, each row by row), P chosen locations, k x k a kernel.
 """
@@ -10,6 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from .sparse_conv import unravel_locations
+from .tables import number_table
 
 __all__ = ["deform_conv_at"]
 
@@ -23,7 +24,7 @@ def deform_conv_at(
     weight: torch.Tensor,
     bias: torch.Tensor | None,
 ) -> torch.Tensor:
-    """Deformable convolution v2 (k x k with k odd, stride 1, padding k // 2) at chosen locations.
+    """Evaluate deformable convolution v2 (k x k with k odd, stride 1, padding k // 2) at chosen locations.
 
     Args:
         maps: one (N, C, H_l, W_l) feature map per level.
@@ -41,7 +42,7 @@ def deform_conv_at(
     sizes = [x.shape[-2:] for x in maps]
     level, row, column = unravel_locations(sizes, location)
     starts = [0, *accumulate(h * w for h, w in sizes)]
-    table = torch.tensor([[h for h, _ in sizes], [w for _, w in sizes], starts[:-1]], device=location.device)
+    table = number_table([[h for h, _ in sizes], [w for _, w in sizes], starts[:-1]], location.device)
     height, width, start = table[:, level, None]  # (P, 1) each
 
     step = torch.arange(k, device=location.device) - k // 2
@@ -59,7 +60,7 @@ def deform_conv_at(
             indices.append(image[:, None] * starts[-1] + cell)
     # All levels of an image end to end, a row of C values for each cell.
     cells = torch.cat([m.permute(0, 2, 3, 1).flatten(1, 2) for m in maps], dim=1).flatten(0, 1)  # (N * S, C)
-    # One weighted sum of four rows for each sample: the four are never stored.
+    # One weighted sum of four rows for each sample, so that the four are not stored.
     samples = F.embedding_bag(
         torch.stack(indices, dim=-1).flatten(0, 1),  # (P k^2, 4)
         cells,

@@ -13,9 +13,10 @@ def check_choice(key: str, value: str, choices: Sequence[str]) -> None:
 
 
 def check_features(key: str, names: Collection[str], features: Mapping[str, object], hint: str = "") -> None:
-    """Raise ValueError unless the backbone returns all features that a key names; ``hint`` says what to do."""
+    """Raise ValueError unless a key names features, all of them the backbone's; ``hint`` says what to do."""
     missing = [name for name in names if name not in features]
-    if missing:
+    if missing or not names:
         raise ValueError(
-            f"{key} must name features that the backbone returns, {', '.join(sorted(features))}; got {missing}{hint}"
+            f"{key} must name features that the backbone returns, {', '.join(sorted(features))}; got "
+            f"{missing or list(names)}{hint}"
         )

@@ -1,4 +1,4 @@
-"""Write files so that a crash, a full disk or a wrong name never costs what was there before."""
+"""Write files so that a crash, a full disk or a wrong name does not destroy the old file."""
 
 import contextlib
 import errno
@@ -17,15 +17,15 @@ _REMAINS = re.compile(r"\..+\.(?P<process>\d+)\.part(\.\w+)?|.+\.pth\.tmp|last_c
 
 @contextlib.contextmanager
 def written_beside(path: str, suffix: str | None = None, durable: bool = False) -> Iterator[str]:
-    """Give a name beside ``path`` to write to; on leaving, rename it to ``path``, or remove it after an error.
+    """Yield a name beside ``path`` to write to. Then rename the file to ``path``, or remove it after an error.
 
     Args:
-        suffix: of the name beside. None: that of ``path``, because writers of pictures and videos choose their format
-            by it. Give another one where a half-written file must not look like a whole one.
-        durable: whether the content must be on the disk before the rename, so that it survives a loss of power.
+        suffix: of the temporary name. None: that of ``path``, by which writers of pictures and videos choose their
+            format. Give another one if an unfinished file must not look like a finished one.
+        durable: whether the content must be on the disk before the file is renamed, to survive a loss of power.
 
     Raises:
-        UserError: the file cannot be written; whatever was at ``path`` before is still there.
+        UserError: the file cannot be written. The old file is still at ``path``.
     """
     folder, name = os.path.split(path)
     stem, own = os.path.splitext(name)
@@ -48,7 +48,7 @@ def written_beside(path: str, suffix: str | None = None, durable: bool = False) 
 
 
 def make_folder(path: str, key: str = "") -> str:
-    """Make the folder ``path`` where it is missing, check that files can be written in it, and return it.
+    """Make the folder ``path`` if it is missing, check that files can be written in it, and return it.
 
     Args:
         key: the config key or option that names the folder, for the error.
@@ -73,9 +73,9 @@ def make_folder(path: str, key: str = "") -> str:
 
 
 def disk_problem(path: str, error: BaseException | None) -> str:
-    """Return what ``error``, met while ``path`` was written, says about the disk or the folder; "" for other errors.
+    """Return what ``error`` says about the disk or the folder of ``path``, which was being written, else "".
 
-    The error of the system may be the cause of a library's own: torch reports a full disk as a RuntimeError.
+    The system's error may be the cause of a library's error: torch reports a full disk as a RuntimeError.
     """
     while error is not None and not (isinstance(error, OSError) and error.errno):
         error = error.__cause__ or error.__context__
@@ -103,7 +103,7 @@ def disk_problem(path: str, error: BaseException | None) -> str:
 
 
 def remove_remains(folder: str) -> None:
-    """Remove the half-written files that killed processes left in ``folder``."""
+    """Remove the unfinished files that killed processes left in ``folder``."""
     for name in os.listdir(folder):
         match = _REMAINS.fullmatch(name)
         if match and not (match["process"] and _is_alive(int(match["process"]))):
@@ -112,7 +112,7 @@ def remove_remains(folder: str) -> None:
 
 
 def _is_alive(process: int) -> bool:
-    if process == os.getpid():  # of an earlier process with this number: this one has not begun to write
+    if process == os.getpid():  # of an earlier process with the same number, as this one has not written anything yet
         return False
     try:
         os.kill(process, 0)

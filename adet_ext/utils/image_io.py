@@ -1,5 +1,6 @@
-"""Reading and writing image files, with sentences for what can go wrong. Images are uint8 [H, W, 3] in BGR order."""
+"""Read and write image files, with one sentence for each error. Images are uint8 [H, W, 3] in BGR order."""
 
+import logging
 import os
 
 import numpy as np
@@ -12,6 +13,9 @@ from .files import written_beside
 
 __all__ = ["read_as", "read_image", "read_labels", "write_image"]
 
+logger = logging.getLogger(__name__)
+
+_warned: list[str] = []  # the first file of 16 bits with values of 8 bits
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -25,12 +29,13 @@ _TURNS = {
 
 
 def read_as(path: str, image_format: str) -> np.ndarray:
-    """Detectron2's ``read_image``, with the upper 8 bits of grey images that have 16.
+    """Return an image as Detectron2's ``read_image`` does, but with gray images of 16 bits reduced to 8.
 
-    Detectron2 would show everything from 256 on as white.
+    Detectron2 reads all values from 256 on as white. Here the upper 8 bits are taken. If no value reaches 256, the file
+    holds 8-bit values, and they are taken as they are; a warning names the first such file.
 
     Args:
-        image_format: "BGR", "RGB" or, of Pillow's modes, another one with three channels.
+        image_format: "BGR", "RGB" or another of Pillow's modes with three channels.
 
     Returns:
         uint8 [H, W, 3], upright.
@@ -42,7 +47,7 @@ def read_as(path: str, image_format: str) -> np.ndarray:
     try:
         with PathManager.open(path, "rb") as file, Image.open(file) as image:  # reads the header only
             if image.mode[0] in "IF":
-                return _eight_bits(image)
+                return _eight_bits(image, path)
             if image.format == "TIFF" and image_format in ("BGR", "RGB"):  # Detectron2 would turn it twice
                 colors = np.asarray(_upright(image).convert("RGB"))
                 return colors if image_format == "RGB" else colors[:, :, ::-1]
@@ -59,7 +64,7 @@ def read_image(path: str) -> np.ndarray:
     """Return the image at ``path`` as training reads it: BGR uint8 [H, W, 3], upright.
 
     Raises:
-        UserError: the file is missing, cannot be opened, or is no complete image.
+        UserError: the file is missing, cannot be opened, or is not a complete image.
     """
     try:
         if os.path.isfile(path) and not os.path.getsize(path):
@@ -67,7 +72,7 @@ def read_image(path: str) -> np.ndarray:
         return np.ascontiguousarray(read_as(path, "BGR"))
     except UserError:
         raise
-    # Pillow raises SyntaxError, struct errors and more for broken files, and OSError for cut ones.
+    # For broken files Pillow raises SyntaxError, struct errors and more; for cut ones OSError.
     except Exception as error:
         raise UserError(f"{path}: cannot be read: {_reason(error)}") from error
 
@@ -83,7 +88,7 @@ def _reason(error: Exception) -> str:
 
 
 def read_labels(path: str) -> np.ndarray:
-    """Return the class numbers of a label map, (H, W), upright: as they are stored, also in a PNG with a palette.
+    """Return the class numbers of a label map, (H, W), upright. A palette is ignored.
 
     Raises:
         ValueError: the pixels are colors, negative, larger than 16 bits, or numbers with a fraction.
@@ -101,15 +106,23 @@ def read_labels(path: str) -> np.ndarray:
         raise ValueError(f"its pixels are {labels.dtype} numbers, not class numbers; save whole numbers")
     if not _fits_16_bits(labels):
         raise ValueError("its class numbers must be from 0 to 65535; save it with 8 or 16 bits a pixel")
-    # What augmentations can handle: 8 bits, or floats that hold every whole number of 16.
+    # Augmentations support 8 bits, or floats, which represent all whole numbers of 16 bits.
     return labels.astype(np.uint8) if labels.size == 0 or labels.max() < 256 else labels.astype(np.float32)
 
 
-def _eight_bits(image: Image.Image) -> np.ndarray:
+def _eight_bits(image: Image.Image, path: str) -> np.ndarray:
     deep = np.asarray(_upright(image))
     if deep.dtype.kind == "f" or not _fits_16_bits(deep):
         raise ValueError(f"its pixels are {deep.dtype} numbers of unknown range; save it with 8 or 16 bits a pixel")
-    return np.repeat((deep >> 8).astype(np.uint8)[:, :, None], 3, axis=2)
+    if deep.size and 0 < deep.max() < 256:
+        if not _warned:
+            _warned.append(path)
+            logger.warning(
+                "%s has 16 bits a pixel but no value above 255; such images are read as if they had 8 bits", path
+            )
+    else:
+        deep = deep >> 8
+    return np.repeat(deep.astype(np.uint8)[:, :, None], 3, axis=2)
 
 
 def _fits_16_bits(numbers: np.ndarray) -> bool:
@@ -117,11 +130,11 @@ def _fits_16_bits(numbers: np.ndarray) -> bool:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Turn ``image`` as its EXIF data says; broken EXIF data counts as none, as in Detectron2."""
-    image.load()  # turns a TIFF, and takes the orientation out of its EXIF data
+    """Rotate or flip ``image`` as its EXIF data says. Broken EXIF data is ignored, as in Detectron2."""
+    image.load()  # this also rotates a TIFF and removes the orientation from its EXIF data
     try:
         turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
-    except Exception:  # Pillow raises whatever the damaged bytes lead it to
+    except Exception:  # damaged bytes make Pillow raise errors of any type
         turn = None
     return image if turn is None else image.transpose(turn)
 
@@ -134,9 +147,7 @@ def _read_huge(path: str) -> np.ndarray:
     except cv2.error as error:
         reason = "it is not an image, or it is cut off"
         if "CV_IO_MAX_IMAGE" in str(error):
-            reason = (
-                "it declares more than 2**30 pixels or 2**20 a side; it is broken, or has to be cut or made smaller"
-            )
+            reason = "it declares more than 2**30 pixels or 2**20 a side; it is broken, or must be cut or made smaller"
         raise UserError(f"{path}: cannot be read: {reason}") from error
     if image is None:
         raise UserError(f"{path}: cannot be read: it is not an image, or it is cut off")
@@ -147,7 +158,7 @@ def write_image(path: str, image: np.ndarray) -> None:
     """Write a BGR uint8 [H, W, 3] image in the format of the suffix, beside ``path``, and rename.
 
     Raises:
-        UserError: it cannot be written; what was at ``path`` is still there.
+        UserError: it cannot be written. The old file is still at ``path``.
     """
     import cv2
 

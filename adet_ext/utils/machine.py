@@ -1,4 +1,4 @@
-"""What this machine calls itself, for reports."""
+"""The name of this machine's processor, for reports."""
 
 import platform
 
@@ -6,7 +6,7 @@ __all__ = ["processor_name"]
 
 
 def processor_name() -> str:
-    """The processor as its maker calls it, where the system tells."""
+    """Return the name of the processor, if the system knows it."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as lines:
             for line in lines:

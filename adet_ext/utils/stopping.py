@@ -1,4 +1,4 @@
-"""Stop a process that gets SIGTERM or Ctrl-C: at once, or where its work can be cut."""
+"""Stop a process on SIGTERM or Ctrl-C, at once or at the end of a step."""
 
 import contextlib
 import os
@@ -12,7 +12,7 @@ __all__ = ["StopRequest", "Terminated", "held_back", "terminate_at_once"]
 
 
 class Terminated(SystemExit):
-    """SIGTERM came. Ends the process with status 143, as the signal itself would, but cleans up on the way."""
+    """Raised on SIGTERM. The process cleans up and ends with status 143, which is the signal's own."""
 
     def __init__(self, message: str = "stopped by SIGTERM"):
         super().__init__(143)
@@ -37,13 +37,13 @@ class terminate_at_once:
 
 
 class StopRequest:
-    """A context in which the first SIGTERM or Ctrl-C only sets ``requested``, to be answered by :meth:`stop`.
+    """A context in which the first SIGTERM or Ctrl-C only sets ``requested``; :meth:`stop` then raises.
 
-    A second signal, or ``patience`` seconds without an answer, stops the process where it is. What comes right after
-    the first is the same request: a scheduler signals all processes, and a parent passes its signal on.
+    A second signal, or ``patience`` seconds without a call of :meth:`stop`, stops the process at once. Signals right
+    after the first count as the first, because a scheduler signals all processes and a parent passes its signal on.
 
     Args:
-        say: is told, in a sentence, that the first signal has come.
+        say: called with a sentence when the first signal arrives.
     """
 
     def __init__(self, patience: float = 5.0, say: Callable[[str], None] | None = None):
@@ -61,11 +61,11 @@ class StopRequest:
         if self._timer is not None:
             self._timer.cancel()
         for number, handler in self._before.items():
-            # None: a handler that was not set from Python cannot be set back.
+            # None: the handler was not set from Python and cannot be restored.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
     def stop(self, number: int, message: str) -> None:
-        """Raise what the signal ``number`` stands for."""
+        """Raise the exception of the signal ``number``."""
         raise Terminated(message) if number == signal.SIGTERM else KeyboardInterrupt(message)
 
     def _handle(self, number: int, frame) -> None:
@@ -84,9 +84,9 @@ class StopRequest:
 
 @contextlib.contextmanager
 def held_back() -> Iterator[None]:
-    """Hold SIGTERM and Ctrl-C back, and for good in the processes that are started within.
+    """Block SIGTERM and Ctrl-C in this context. Processes started in it keep them blocked.
 
-    Schedulers and terminals signal all processes of a group; a trainer cannot finish its iteration without its workers.
+    Schedulers and terminals signal all processes of a group, and a trainer needs its workers to finish its iteration.
     """
     if not hasattr(signal, "pthread_sigmask"):
         yield
@@ -106,7 +106,7 @@ def _signal_main_thread(number: int) -> None:
 
 
 def _only_in(process: int, number: int) -> None:
-    """In a process that was forked from ``process``, do what the signal does by default."""
+    """Do the signal's default action in a process that was forked from ``process``."""
     if os.getpid() != process:
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)

@@ -1,6 +1,6 @@
-"""Reading and writing video: PyAV where it is installed, OpenCV elsewhere, one face for both.
+"""Read and write videos with PyAV, or with OpenCV if PyAV is not installed.
 
-Frames are BGR uint8 [H, W, 3]. Sound is not carried over.
+Frames are BGR uint8 [H, W, 3]. Sound is not kept.
 """
 
 import importlib.util
@@ -24,7 +24,7 @@ SUFFIXES = (".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v")
 
 
 def backend() -> str:
-    """The library at work: "pyav" or "opencv"."""
+    """Return the library in use: "pyav" or "opencv"."""
     return "pyav" if importlib.util.find_spec("av") else "opencv"
 
 
@@ -32,12 +32,12 @@ class VideoReader:
     """The frames of a video, in order; iterate over it once.
 
     Attributes:
-        fps: frames per second, a Fraction; 25 where the file does not say.
-        frames: how many frames the file says it has; 0 where it does not say.
+        fps: frames per second, a Fraction; 25 if the file does not say.
+        frames: the number of frames that the file states; 0 if it does not.
     """
 
     def __init__(self, path: str):
-        """Open ``path``. Raises UserError where it is missing or no video."""
+        """Open ``path``. Raise UserError if it is missing or not a video."""
         if not os.path.isfile(path):
             raise UserError(f"{path}: there is no such video file")
         self.path = path
@@ -85,7 +85,7 @@ class VideoReader:
                 return
             count += 1
             image = frame.to_ndarray(format="bgr24")
-            # Phones store films as the sensor saw them, with a note how to turn them (degrees, anticlockwise).
+            # Phones store films without rotation and state by how much to rotate them (degrees, counterclockwise).
             turns = round(getattr(frame, "rotation", 0) / 90) % 4
             yield np.ascontiguousarray(np.rot90(image, turns)) if turns else image
 
@@ -108,7 +108,7 @@ class VideoReader:
 
 
 class _PyavWriter:
-    """Writes frames with the first codec of the format's list that this build of FFmpeg has."""
+    """Write frames with the first codec of the format's list that this build of FFmpeg has."""
 
     def __init__(self, path: str, fps: Fraction, size: tuple[int, int]):
         import av
@@ -118,7 +118,7 @@ class _PyavWriter:
         self._av, self._container = av, av.open(path, "w")
         self._stream = self._container.add_stream(codec, rate=fps)
         self._stream.height, self._stream.width = size
-        self._stream.pix_fmt = "yuv420p"  # the one format that every player and browser shows
+        self._stream.pix_fmt = "yuv420p"  # the only format that all players and browsers show
         if codec == "libx264":
             self._stream.options = {"crf": "18", "preset": "veryfast"}
         elif codec == "mpeg4":
@@ -135,7 +135,7 @@ class _PyavWriter:
 
 
 class _OpencvWriter:
-    """Writes frames with the codec OpenCV's wheels always have for the format."""
+    """Write frames with the codec that OpenCV's wheels always have for the format."""
 
     def __init__(self, path: str, fps: Fraction, size: tuple[int, int]):
         code = {".webm": "VP80", ".avi": "MJPG"}.get(_suffix(path), "mp4v")
@@ -150,7 +150,7 @@ def _suffix(path: str) -> str:
 
 
 def _even(frame: np.ndarray) -> np.ndarray:
-    """Repeat the last row or column where a side is odd: half the colour resolution needs even sides."""
+    """Repeat the last row or column if a side is odd. Colors have half the resolution, which needs even sides."""
     height, width = frame.shape[:2]
     return np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
 
@@ -162,9 +162,9 @@ def convert(
     *,
     fps: Fraction | None = None,
 ) -> int:
-    """Write every frame of ``source``, after ``change``, to the video ``path``; return how many there were.
+    """Apply ``change`` to every frame of ``source``, write them to the video ``path``, and return their number.
 
-    The file is written beside ``path``, read back, and renamed when all its frames are there.
+    The file is written beside ``path``, read back, and renamed if it has all frames.
 
     Args:
         source: a VideoReader, or any iterable of BGR uint8 frames of one size together with ``fps``.

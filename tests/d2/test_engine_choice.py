@@ -40,7 +40,7 @@ def broken_detectron2(tmp_path):
 
 def test_an_unknown_wish_is_answered_with_the_choices():
     result = run("import adet_ext.d2", "tensorflow")
-    assert "set it to auto, detectron2 or embedded" in result.stderr.splitlines()[-1]
+    assert "must be auto, detectron2 or embedded; got " in result.stderr.splitlines()[-1]
 
 
 def test_auto_goes_on_without_detectron2():

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from adet_ext.d2 import ENGINE
 from adet_ext.d2.config import get_cfg
 from adet_ext.d2.embedded import modeling as embedded_modeling
 from adet_ext.d2.layers import CNNBlockBase, FrozenBatchNorm2d
@@ -126,6 +127,7 @@ def test_impossible_backbones_are_refused():
         [*R18, "MODEL.RESNETS.NUM_GROUPS", 2],
         [*R18, "MODEL.RESNETS.DEFORM_ON_PER_STAGE", [True, False, False, False]],
         ["MODEL.RESNETS.RES5_DILATION", 3],
+        *([["MODEL.RESNETS.DEFORM_ON_PER_STAGE", [True]]] if ENGINE == "embedded" else []),
         [*R18, "MODEL.FPN.IN_FEATURES", ["res3", "res5"]],
         [*R18, "MODEL.FPN.FUSE_TYPE", "max"],
     ):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from adet_ext.d2.embedded import structures as embedded
 from adet_ext.d2.structures import (
     BitMasks,
     Boxes,
@@ -171,3 +172,12 @@ def test_numbers_are_those_of_detectron2():
     for ours_value, theirs_value in zip(*results, strict=True):
         assert ours_value.dtype == theirs_value.dtype
         assert torch.equal(ours_value, theirs_value)
+
+
+@pytest.mark.parametrize("index", [3, -4, [0, 3], torch.tensor([3])])
+def test_an_index_beyond_the_instances_is_named(index):
+    masks = embedded.PolygonMasks([[SQUARE]] * 3)  # Detectron2's own says "list index out of range"
+    assert len(masks[-3]) == len(masks[torch.tensor([2])]) == 1
+    number = index if isinstance(index, int) else 3
+    with pytest.raises(IndexError, match=f"there are 3 instances, from 0 on; got number {number}"):
+        masks[index]

@@ -1,11 +1,17 @@
+import copy
 import json
 import os
 
 import pytest
 
+from adet_ext.config import get_cfg
 from adet_ext.d2.data import DatasetCatalog, MetadataCatalog
-from adet_ext.data.register import num_classes_of, register_dataset
+from adet_ext.data import register as register_module
+from adet_ext.data.catalog import replace_dataset
+from adet_ext.data.register import num_classes_of, refresh_dataset, register_dataset
 from adet_ext.data.shapes import register_shapes
+from adet_ext.data.validate import validate_coco
+from adet_ext.engine.evaluators import build_evaluator
 from adet_ext.errors import UserError
 
 
@@ -70,6 +76,82 @@ def test_evaluation_gets_a_repaired_copy_where_it_needs_one(coco_set, forget):
     json_file = MetadataCatalog.get("mine").json_file
     assert json_file != str(coco_set.json) and os.path.dirname(json_file) != str(coco_set.json.parent)
     assert all(a["area"] == 320.0 for a in json.load(open(json_file))["annotations"])
+
+
+def spoil(coco_set):
+    """Make a file of which evaluators need a repaired copy."""
+    for annotation in coco_set.data["annotations"]:
+        del annotation["area"]
+
+
+def evaluated(cfg):
+    """Return the ids of the annotations that an evaluator made now compares with."""
+    build_evaluator(cfg, "mine")
+    return {a["id"] for a in json.load(open(MetadataCatalog.get("mine").json_file))["annotations"]}
+
+
+@pytest.mark.parametrize("before", ["sound", "repaired"])
+@pytest.mark.parametrize("after", ["sound", "repaired"])
+def test_evaluation_follows_a_file_that_changed_without_a_load(coco_set, forget, before, after, tmp_path):
+    cfg = get_cfg()
+    cfg.OUTPUT_DIR = str(tmp_path / "output")
+    sound = copy.deepcopy(coco_set.data)
+    if before == "repaired":
+        spoil(coco_set)
+    register(coco_set, forget)
+    assert evaluated(cfg) == {100, 101, 102, 103}
+    coco_set.data = sound
+    coco_set.data["categories"][0]["id"] = 5
+    for annotation in coco_set.data["annotations"]:
+        annotation["id"] += 50
+        annotation["category_id"] = {3: 5}.get(annotation["category_id"], annotation["category_id"])
+    if after == "repaired":
+        spoil(coco_set)
+    coco_set.write()
+    assert evaluated(cfg) == {150, 151, 152, 153}
+    assert MetadataCatalog.get("mine").thing_dataset_id_to_contiguous_id == {5: 0, 7: 1}
+    assert (MetadataCatalog.get("mine").json_file == str(coco_set.json)) == (after == "sound")
+
+
+def test_a_change_of_equal_size_that_keeps_the_time_is_noticed(coco_set, forget):
+    register(coco_set, forget)
+    state = os.stat(coco_set.json)
+    coco_set.data["annotations"][0]["bbox"][0] = 11.0
+    coco_set.write()
+    os.utime(coco_set.json, ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert os.stat(coco_set.json).st_size == state.st_size
+    assert DatasetCatalog.get("mine")[0]["annotations"][0]["bbox"][0] == 11
+
+
+def test_a_change_during_the_check_is_noticed(coco_set, forget, monkeypatch):
+    def changed_meanwhile(*args, **kwargs):
+        checked = validate_coco(*args, **kwargs)
+        monkeypatch.undo()
+        coco_set.data["annotations"].pop()
+        coco_set.write()
+        return checked
+
+    monkeypatch.setattr(register_module, "validate_coco", changed_meanwhile)
+    register(coco_set, forget)
+    assert sum(len(d["annotations"]) for d in DatasetCatalog.get("mine")) == 3
+
+
+def test_a_changed_file_with_errors_stops_evaluation_and_the_checks_before_a_run(coco_set, forget):
+    register(coco_set, forget)
+    coco_set.write(category_id=4)
+    for read in (lambda: build_evaluator(get_cfg(), "mine"), lambda: num_classes_of(["mine"])):
+        with pytest.raises(UserError, match="category id 4"):
+            read()
+    coco_set.write()
+    assert num_classes_of(["mine"]) == 2
+
+
+def test_a_name_that_stands_for_another_set_by_now_is_left_alone(coco_set, forget):
+    register(coco_set, forget)
+    replace_dataset("mine", list, {"evaluator_type": "coco", "json_file": "other.json"})
+    coco_set.json.unlink()
+    refresh_dataset("mine")
+    assert MetadataCatalog.get("mine").json_file == "other.json"
 
 
 def test_an_unknown_name_is_said_with_what_to_do():

@@ -1,5 +1,6 @@
 """What validation accepts, training and evaluation take: perfect predictions score 100 on every accepted file."""
 
+import importlib
 import json
 import os
 
@@ -10,11 +11,13 @@ import torch
 from PIL import Image
 
 from adet_ext.config import get_cfg
+from adet_ext.d2 import ENGINE
 from adet_ext.d2.data import DatasetCatalog, MetadataCatalog
 from adet_ext.d2.structures import Boxes, BoxMode, Instances
 from adet_ext.data import register
+from adet_ext.data.catalog import replace_dataset
 from adet_ext.data.mapper import AdetDatasetMapper
-from adet_ext.data.register import register_dataset
+from adet_ext.data.register import count_without_mask, register_dataset
 from adet_ext.data.validate import validate_coco
 from adet_ext.engine.evaluators import build_evaluator
 from adet_ext.errors import UserError
@@ -125,6 +128,56 @@ def test_a_set_without_masks_is_scored_by_its_boxes(coco_set, forget, config):
     add(coco_set, forget)
     assert MetadataCatalog.get("mine").has_masks is False
     assert perfect_scores(config) == {"bbox": pytest.approx(100)}
+
+
+def register_as_detectron2_does(coco_set, forget):
+    forget("mine")
+    module = "detectron2.data.datasets" if ENGINE == "detectron2" else "adet_ext.d2.embedded.data"
+    importlib.import_module(module).register_coco_instances("mine", {}, *coco_set.write())
+
+
+def predictions_with_masks(cfg):
+    """Return the scores of perfect boxes with masks that are the boxes."""
+    evaluator = build_evaluator(cfg, "mine")
+    evaluator._distributed = False
+    evaluator.reset()
+    for record in DatasetCatalog.get("mine"):
+        found = Instances((record["height"], record["width"]))
+        boxes = [BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in record["annotations"]]
+        found.pred_boxes = Boxes(torch.tensor(boxes).reshape(-1, 4))
+        found.pred_classes = torch.tensor([a["category_id"] for a in record["annotations"]], dtype=torch.int64)
+        found.scores = torch.ones(len(boxes))
+        found.pred_masks = torch.zeros(len(boxes), record["height"], record["width"], dtype=torch.bool)
+        for mask, (x0, y0, x1, y1) in zip(found.pred_masks, boxes):
+            mask[int(y0) : int(y1), int(x0) : int(x1)] = True
+        evaluator.process([record], [{"instances": found}])
+    return {task: values["AP"] for task, values in evaluator.evaluate().items()}
+
+
+@pytest.mark.parametrize("missing", [0, 1, 4])
+@pytest.mark.parametrize("how", ["no key", "empty", "null"])
+def test_boxes_alone_count_in_a_set_registered_elsewhere_whose_masks_are_not_all_there(
+    coco_set, forget, config, caplog, missing, how
+):
+    for annotation in coco_set.data["annotations"][:missing]:
+        annotation["segmentation"] = {"empty": [], "null": None}.get(how)
+        if how == "no key":
+            del annotation["segmentation"]
+    register_as_detectron2_does(coco_set, forget)
+    caplog.set_level("INFO", "adet_ext.engine.evaluators")
+    scores = predictions_with_masks(config)
+    assert scores == dict.fromkeys(["bbox"] if missing else ["bbox", "segm"], pytest.approx(100))
+    said = {0: "", 1: "1 of 4 annotations of data set mine have no mask", 4: "Data set mine has no masks"}[missing]
+    assert said in caplog.text and ("boxes alone" in caplog.text) == (missing > 0)
+
+
+def test_masks_of_a_set_without_a_file_are_counted_in_its_dicts(coco_set, forget):
+    register_as_detectron2_does(coco_set, forget)
+    records = DatasetCatalog.get("mine")
+    records[0]["annotations"][0]["segmentation"] = np.ones((40, 60), bool)
+    del records[1]["annotations"][0]["segmentation"]
+    replace_dataset("mine", lambda: records, {"evaluator_type": "coco"})
+    assert count_without_mask("mine") == (1, 4)
 
 
 def test_more_than_100_objects_of_an_image_count(coco_set, forget, config):

@@ -114,7 +114,7 @@ def test_a_broken_png_is_named_and_does_not_stop_the_others(source):
     done = prepare(source)
     assert done.written == 2 and len(done.problems) == 2
     assert "1.png: not an image, or only a part of one" in done.problems[0]
-    assert "2.png: its colours code no ids" in done.problems[1]
+    assert "2.png: its colors are not ids" in done.problems[1]
     assert sorted(os.listdir(source / "stuff")) == ["0.png", "3.png"]
 
 
@@ -129,7 +129,7 @@ def test_pngs_of_other_annotations_are_refused(source):
 
 
 def test_an_incomplete_download_is_one_sentence(source):
-    with pytest.raises(UserError, match="nowhere: there is no such folder; .*have to be unpacked too"):
+    with pytest.raises(UserError, match="nowhere: there is no such folder; .*must be unpacked too"):
         prepare_panoptic(str(source / "panoptic.json"), str(source / "nowhere"), str(source / "stuff"))
     (source / "png" / "0.png").unlink()
     (source / "png" / "3.png").unlink()

@@ -7,7 +7,8 @@ import torch
 
 from adet_ext.config import get_cfg
 from adet_ext.d2.data import DatasetCatalog, MetadataCatalog
-from adet_ext.data.loader import TrainingBatches, build_test_loader, build_train_loader
+from adet_ext.data.batches import TrainingBatches
+from adet_ext.data.loader import build_test_loader, build_train_loader
 from adet_ext.data.shapes import register_shapes
 from adet_ext.errors import UserError
 
@@ -167,7 +168,7 @@ def test_a_mapper_may_decline_images(shapes):
 
 
 def test_a_batch_that_processes_cannot_share_is_refused(shapes):
-    with pytest.raises(UserError, match="IMS_PER_BATCH is 4.*multiple of 3"):
+    with pytest.raises(UserError, match="IMS_PER_BATCH must be a multiple .* 3; got 4"):
         build_train_loader(config(), rank=0, world_size=3)
 
 

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from adet_ext.d2.data import MetadataCatalog
+from adet_ext.errors import UserError
 from adet_ext.evaluation.panoptic import COCOPanopticEvaluator
 from adet_ext.evaluation.pq import PQStat, compare_segments
 from adet_ext.utils.segment_ids import id2rgb, rgb2id
@@ -201,6 +202,16 @@ def test_evaluator_reports_the_averages_and_writes_the_official_format(data_set,
     assert (png == outputs[0]["panoptic_seg"][0].numpy()).all()
     assert {s["id"] for s in first["segments_info"]} == set(np.unique(png)) - {0}
     assert {s["category_id"] for s in first["segments_info"]} <= {*THINGS, *STUFF}
+
+
+@pytest.mark.parametrize("isthing, kind", [(True, "thing"), (False, "stuff")])
+def test_a_class_that_the_data_set_does_not_have_is_refused(data_set, isthing, kind):
+    name, inputs, outputs, _ = data_set
+    outputs[0]["panoptic_seg"][1][0].update(isthing=isthing, category_id=60)
+    evaluator = COCOPanopticEvaluator(name)
+    evaluator.reset()
+    with pytest.raises(UserError, match=f"the {kind} classes of data set {name} .* index 60"):
+        evaluator.process(inputs, outputs)
 
 
 def test_an_image_without_prediction_is_named(data_set):

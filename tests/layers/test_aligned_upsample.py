@@ -45,5 +45,5 @@ def test_gradients_are_those_of_the_interpolation():
 
 
 def test_a_size_that_is_no_double_is_refused():
-    with pytest.raises(ValueError, match="size is 7 x 8; a map of 3 x 4 enlarges to 6 x 8"):
+    with pytest.raises(ValueError, match="size must be 6 x 8, or .* for a map of 3 x 4; got 7 x 8"):
         aligned_upsample(torch.zeros(1, 1, 3, 4), (7, 8))

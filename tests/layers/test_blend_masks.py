@@ -57,7 +57,7 @@ def make(face, *, n=2, k=4, d=5, side=3, size=7, hw=(9, 11), scale=0.25, dtype=t
     if face == "vector":
         return functools.partial(blend_vector, **place), [bases, random(d, bases.shape[1])]
     if face in ("factored", "normalised"):
-        options = {**place, "normalise": face == "normalised"}
+        options = {**place, "normalize": face == "normalised"}
         factors = [random(d, k * 2 * k), random(d, k * 3), random(k, 3, side), random(k, 3, side)]
         return functools.partial(blend_factored, **options), [bases, *factors]
     interp = "nearest" if face == "nearest" else "bilinear"

@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+from torchvision.ops import roi_align, roi_pool
 
+from adet_ext.layers.blend_masks import blend_masks
 from adet_ext.layers.blend_reference import assemble, crop_bases, merge_crops, one_hot_attentions
 
 
@@ -72,3 +74,40 @@ def test_an_unknown_pooler_is_named():
             scale=1.0,
             pooler_type="Max",
         )
+
+
+HUGE = [[0, 0, 1e5, 1e5], [-3e9, 0, 3e9, 5], [-1e30, -1e30, 1e30, 1e30], [1e30] * 4]
+NOT_FINITE = [[float("nan")] * 4, [0, 0, float("inf"), 9]]
+KINDS = [("ROIAlignV2", 0), ("ROIAlign", 0), ("ROIPool", 1)]
+
+
+@pytest.mark.parametrize("kind, ratio", KINDS)
+@pytest.mark.parametrize("face", ["crop", "blend"])
+def test_a_box_of_any_size_takes_little_memory_and_gives_finite_numbers(kind, ratio, face):
+    bases = torch.randn(1, 2, 20, 24)
+    boxes, image = torch.tensor(HUGE + NOT_FINITE), torch.zeros(6, dtype=torch.int64)
+    options = {"size": 7, "scale": 0.25, "sampling_ratio": ratio, "pooler_type": kind}
+    if face == "crop":
+        result = crop_bases(bases, boxes, image, **options)
+        assert (result[4:] == 0).all()
+    else:
+        result = blend_masks(bases, torch.randn(6, 2, 3, 3), boxes, image, **options)
+    assert result.isfinite().all() and result.abs().max() <= bases.abs().max()
+
+
+@pytest.mark.parametrize("kind, ratio", KINDS)
+def test_boxes_are_cut_1024_cells_outside_the_map_and_not_before(kind, ratio):
+    bases, image = torch.randn(1, 2, 20, 24), torch.zeros(2, dtype=torch.int64)
+    near = torch.tensor([[-4096.0, -4000, 4 * (24 + 1024), 4000], [4, 4, 60, 44]])
+    far = torch.tensor([[-5000.0, -4000, 9999, 4000], [4, 4, 60, 44]])
+    crops = [
+        crop_bases(bases, boxes, image, size=7, scale=0.25, sampling_ratio=ratio, pooler_type=kind)
+        for boxes in (near, far)
+    ]
+    assert torch.equal(*crops) and crops[0][0].any()
+    rois = torch.cat([image[:, None], near], dim=1)
+    if kind == "ROIPool":
+        expected = roi_pool(bases, rois, 7, 0.25)
+    else:
+        expected = roi_align(bases, rois, 7, 0.25, ratio, kind == "ROIAlignV2")
+    assert torch.equal(crops[0], expected)

@@ -196,12 +196,18 @@ def test_blurring_a_smooth_input_changes_it_less_than_a_rough_one():
 @pytest.mark.parametrize(
     "make, sentence",
     [
-        (lambda: BlurConv2d(2, 2, 3, padding="same"), "padding is 'same'"),
-        (lambda: BlurConv2d(2, 2, 3, padding=1, padding_mode="reflect"), "of reflect; BlurConv2d takes"),
-        (lambda: BlurConv2d(2, 2, 3, method="fast"), "method is 'fast'"),
+        (lambda: BlurConv2d(2, 2, 3, padding="same"), "padding must be numbers.* got 'same'"),
+        (lambda: BlurConv2d(2, 2, 3, padding=1, padding_mode="reflect"), "padding_mode zeros; got .* and reflect"),
+        (lambda: BlurConv2d(2, 2, 3, method="fast"), "method must be one of .*; got 'fast'"),
         (lambda: BlurConv2d(2, 2, 3, stride=3), "stride must be 1, 2 or 4; got 3"),
-        (lambda: BlurConv2d.from_conv(nn.Conv2d(2, 2, 3, stride=(1, 2))), r"stride is \(1, 2\)"),
-        (lambda: BlurConv2d(2, 2, 3, dilation=2, method="folded")(torch.randn(1, 2, 9, 9)), "dilation is"),
+        (
+            lambda: BlurConv2d.from_conv(nn.Conv2d(2, 2, 3, stride=(1, 2))),
+            r"stride must be the same in both directions; got \(1, 2\)",
+        ),
+        (
+            lambda: BlurConv2d(2, 2, 3, dilation=2, method="folded")(torch.randn(1, 2, 9, 9)),
+            "dilation must be .* for method 'folded'; got",
+        ),
     ],
 )
 def test_what_it_does_not_take_is_named(make, sentence):

@@ -6,8 +6,10 @@ import functools
 import pytest
 import torch
 
+from adet_ext.d2.structures import BitMasks, Instances
 from adet_ext.d2.utils import EventStorage
 from adet_ext.modeling.fcos.targets import all_locations
+from adet_ext.modeling.mask.mask_targets import crop_masks
 
 from .host_waits import counted_waits
 
@@ -199,3 +201,11 @@ def test_a_wrong_choice_is_named(build, overrides, message):
 def test_a_shared_tower_reads_the_detector_s_levels_alone(build):
     with pytest.raises(ValueError, match="must be among those of the shared box tower"):
         build("MODEL.SMALMASK.TOWER", "shared", *BELOW, *FROM_RES2)
+
+
+def test_mask_targets_of_a_box_of_any_size_take_little_memory():
+    found = Instances((40, 50))
+    found.gt_masks = BitMasks(torch.ones(1, 40, 50))
+    boxes = torch.tensor([[0.0, 0, 50, 40], [-1e6, -1e6, 1e6, 1e6]])
+    crops = crop_masks([found], boxes, torch.zeros(2, dtype=torch.int64), 5)
+    assert crops[0].all() and not crops[1].any()

@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from adet_ext.errors import UserError
+from adet_ext.utils import image_io
 from adet_ext.utils.image_io import read_as, read_image, read_labels
 
 
@@ -25,6 +26,27 @@ def test_deep_images_are_read_by_both_also_under_a_wrong_suffix(tmp_path, kind):
     Image.fromarray(deep).save(tmp_path / "deep.jpg", format="TIFF")
     for image in (read_image(str(tmp_path / "deep.jpg")), read_as(str(tmp_path / "deep.jpg"), "RGB")):
         assert np.array_equal(image, np.repeat((deep >> 8).astype(np.uint8)[:, :, None], 3, axis=2))
+
+
+@pytest.mark.parametrize("kind, suffix", [(np.int32, "tif"), (np.uint16, "tif"), (np.uint16, "png")])
+def test_values_of_8_bits_in_a_file_of_16_are_taken_as_they_are(tmp_path, pixels, caplog, monkeypatch, kind, suffix):
+    monkeypatch.setattr(image_io, "_warned", [])
+    gray = pixels[:, :, 0]
+    paths = [str(tmp_path / f"{name}.{suffix}") for name in "ab"]
+    for path in paths:
+        Image.fromarray(gray.astype(kind)).save(path)
+        assert np.array_equal(read_image(path), np.repeat(gray[:, :, None], 3, axis=2))
+    assert [r.getMessage() for r in caplog.records if "16 bits" in r.getMessage()] == [
+        f"{paths[0]} has 16 bits a pixel but no value above 255; such images are read as if they had 8 bits"
+    ]
+
+
+@pytest.mark.parametrize("largest", [0, 256])
+def test_other_images_of_16_bits_are_scaled_without_a_warning(tmp_path, caplog, largest):
+    path = str(tmp_path / "a.png")
+    Image.fromarray(np.array([[largest, 0]], np.uint16)).save(path)
+    assert read_image(path)[0, :, 0].tolist() == [largest >> 8, 0]
+    assert not caplog.records
 
 
 def test_pixels_of_unknown_range_are_refused_by_the_demo_with_the_reason(tmp_path):

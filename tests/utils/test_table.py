@@ -19,3 +19,4 @@ def test_columns_are_aligned_left_and_right_below_their_heads():
 def test_errors_are_one_line_and_never_empty():
     assert one_line(ValueError("first\n   second\t third ")) == "first second third"
     assert one_line(ValueError()) == "ValueError"
+    assert one_line(KeyError("no\nquotes")) == "no quotes"

@@ -1,1 +1,1 @@
-"""The embedded engine: Detectron2's names and behaviour, no more of them than this package uses."""
+"""The embedded engine: the names and the behavior of Detectron2 that this package uses."""

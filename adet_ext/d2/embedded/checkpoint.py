@@ -12,7 +12,7 @@ from .utils.file_io import PathManager
 
 
 class DetectionCheckpointer(SafeFiles, Checkpointer):
-    """Saves ``<name>.pth`` files and the tag ``last_checkpoint``; loads .pth, .pkl and .safetensors.
+    """Save ``<name>.pth`` files and the tag ``last_checkpoint``; load .pth, .pkl and .safetensors.
 
     Missing, unexpected and wrongly shaped tensors are listed in the log.
     """
@@ -32,7 +32,7 @@ class DetectionCheckpointer(SafeFiles, Checkpointer):
                 self.model.state_dict(), checkpoint["model"], caffe2=checkpoint.get("__author__") == "Caffe2"
             )
         incompatible = super()._load_model(checkpoint)
-        # Set from the config anyhow, and older checkpoints lack them.
+        # The config sets them, and older checkpoints lack them.
         own_buffers = dict(self.model.named_buffers(recurse=False))
         for name in ("pixel_mean", "pixel_std"):
             if name in own_buffers and name in incompatible.missing_keys:

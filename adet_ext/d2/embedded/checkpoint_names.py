@@ -1,4 +1,4 @@
-"""Matching the tensors of a checkpoint to those of a model whose names differ."""
+"""Match the tensors of a checkpoint with those of a model that has other names."""
 
 import logging
 import os
@@ -9,7 +9,7 @@ from torch import Tensor
 
 _logger = logging.getLogger(__name__)
 
-# Caffe2 writes underscores for dots, so every rule sees dots. In this order.
+# Caffe2 writes underscores for dots. They are replaced first, and the rules apply in this order.
 _CAFFE2 = [
     (r"\.b$", ".bias"),
     (r"\.w$", ".weight"),
@@ -41,11 +41,11 @@ _TORCHVISION = [
 
 
 def match_names(model: dict[str, Tensor], checkpoint: dict[str, Any], *, caffe2: bool = False) -> dict[str, Any]:
-    """Rename the tensors of ``checkpoint``: each belongs to the name in ``model`` that ends in its own.
+    """Rename each tensor of ``checkpoint`` to the name in ``model`` that ends with its own.
 
-    ``res2.0.conv1.weight`` goes to ``backbone.bottom_up.res2.0.conv1.weight``; of several that fit, the
-    longest. ``caffe2`` translates Caffe2's names first; torchvision's ResNet names are recognised. Tensors
-    without a counterpart keep their name. Raises ``ValueError`` where one tensor fits two of the model's.
+    ``res2.0.conv1.weight`` becomes ``backbone.bottom_up.res2.0.conv1.weight``. If several tensors fit, the longest name
+    is used. ``caffe2`` translates Caffe2's names first; torchvision's ResNet names are recognized. Tensors without a
+    counterpart keep their name. Raise ``ValueError`` if one tensor fits two of the model.
     """
     if caffe2:
         checkpoint = {_rename(name.replace("_", "."), _CAFFE2): value for name, value in checkpoint.items()}
@@ -60,7 +60,7 @@ def match_names(model: dict[str, Tensor], checkpoint: dict[str, Any], *, caffe2:
         source = _longest_suffix(target, checkpoint)
         if source is None:
             continue
-        # A tensor of another shape is no second owner: "conv.weight" may well end other names too.
+        # Tensors of another shape do not count, because other names may also end with "conv.weight".
         fits = checkpoint[source].shape == model[target].shape
         owner = matched.get(source)
         if owner is not None and fits and checkpoint[source].shape == model[owner].shape:
@@ -82,7 +82,7 @@ def _rename(name: str, rules: list[tuple[str, str]]) -> str:
 
 
 def _longest_suffix(name: str, names: dict[str, Any]) -> str | None:
-    """The longest of ``names`` that is ``name`` or a whole-word end of it."""
+    """Return the longest of ``names`` that is ``name`` or a whole-word end of it."""
     while name not in names:
         _, dot, name = name.partition(".")
         if not dot:

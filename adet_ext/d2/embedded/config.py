@@ -1,4 +1,4 @@
-"""The config node: fvcore's, with Detectron2's defaults, and YAML that can never run code."""
+"""The config node of fvcore with Detectron2's defaults, and YAML that cannot run code."""
 
 import functools
 import inspect
@@ -14,11 +14,11 @@ from .utils.file_io import PathManager
 
 
 class CfgNode(_FvcoreNode):
-    """Nested keys, read and written as attributes; files and command lines may only set keys that exist.
+    """Nested keys, read and written as attributes. Files and command lines can only set existing keys.
 
     Merging an unknown key raises ``KeyError`` (a file) or ``AssertionError`` (a list of overrides), a value
-    of another type ``ValueError``. A file inherits from the file or files that its ``_BASE_`` names,
-    relative to itself. A YAML tag that would run code is refused, whatever ``allow_unsafe`` says.
+    of another type ``ValueError``. A file inherits from the file or files in its ``_BASE_``,
+    relative to itself. A YAML tag that would run code is refused, even with ``allow_unsafe``.
     """
 
     @classmethod
@@ -29,7 +29,7 @@ class CfgNode(_FvcoreNode):
     def load_yaml_with_base(
         cls, filename: str, allow_unsafe: bool = False, _heirs: tuple[str, ...] = ()
     ) -> dict[str, Any]:
-        """Return the content of ``filename``, laid over that of its ``_BASE_`` files (later over earlier)."""
+        """Return the content of ``filename`` merged over that of its ``_BASE_`` files (later over earlier)."""
         filename = os.path.expanduser(filename)
         if filename in _heirs:
             raise ValueError(f"{BASE_KEY} goes round in a circle: {' -> '.join((*_heirs, filename))}")
@@ -58,7 +58,7 @@ class CfgNode(_FvcoreNode):
         return merged
 
     def merge_from_file(self, cfg_filename: str, allow_unsafe: bool = False) -> None:
-        """Merge the keys of a YAML file. Raises ``FileNotFoundError``, ``KeyError`` or ``ValueError``."""
+        """Merge the keys of a YAML file. Raise ``FileNotFoundError``, ``KeyError`` or ``ValueError``."""
         if not PathManager.isfile(cfg_filename):
             raise FileNotFoundError(f"Config file '{cfg_filename}' does not exist")
         loaded = type(self)(self.load_yaml_with_base(cfg_filename))
@@ -72,7 +72,7 @@ class CfgNode(_FvcoreNode):
 
 
 def _overlay(top: dict, bottom: dict, filename: str, path: str = "") -> None:
-    """Write ``top`` into ``bottom``, nested mappings key by key."""
+    """Merge ``top`` into ``bottom``, key by key in nested mappings."""
     for key, value in top.items():
         if isinstance(value, dict) and key in bottom:
             if not isinstance(bottom[key], dict):
@@ -93,7 +93,7 @@ _Loader.add_constructor(
 
 def get_cfg() -> CfgNode:
     """Return a fresh config with Detectron2's keys and defaults."""
-    from .defaults import DEFAULTS  # after this module, which it is built from
+    from .defaults import DEFAULTS  # imported here, because it is built from this module
 
     return CfgNode(DEFAULTS)
 
@@ -104,7 +104,7 @@ def configurable(init_func: Callable | None = None, *, from_config: Callable | N
     On ``__init__``: the class gives ``from_config(cfg, ...)``, a classmethod that returns the keyword
     arguments. On a function: ``@configurable(from_config=function)``. A call whose first argument (or
     ``cfg=``) is a :class:`CfgNode` goes through ``from_config``; arguments that ``from_config`` does not know
-    are handed on and win over what it returns. Any other call goes straight through.
+    are passed on and replace what it returns. Any other call is not changed.
     """
     if init_func is not None:
         if not inspect.isfunction(init_func) or init_func.__name__ != "__init__" or from_config is not None:
@@ -144,7 +144,7 @@ def _takes_config(args: tuple, kwargs: dict) -> bool:
 def _explicit_arguments(from_config: Callable, args: tuple, kwargs: dict) -> dict:
     parameters = inspect.signature(from_config).parameters
     if next(iter(parameters), None) != "cfg":
-        raise TypeError(f"the first argument of {from_config.__qualname__} has to be named cfg")
+        raise TypeError(f"the first argument of {from_config.__qualname__} must be named cfg")
     if any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters.values()):
         return from_config(*args, **kwargs)
     known = {name: value for name, value in kwargs.items() if name in parameters}

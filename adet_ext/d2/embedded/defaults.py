@@ -1,7 +1,7 @@
 """Every key of Detectron2's config, version 2, with its default.
 
-Keys of parts that this engine has not (the two-stage heads, RetinaNet) stand here too: published files set
-them, and a file that loads on Detectron2 loads here.
+Keys of parts that this engine does not have (the two-stage heads, RetinaNet) are here too, because published files set
+them. A file that loads on Detectron2 loads here.
 """
 
 _RESNETS = {
@@ -10,7 +10,7 @@ _RESNETS = {
     "NUM_GROUPS": 1,
     "NORM": "FrozenBN",
     "WIDTH_PER_GROUP": 64,
-    # Where a block's stride sits: True as in the MSRA weights, False as in torchvision's.
+    # The convolution that has a block's stride: True as in the MSRA weights, False as in torchvision's.
     "STRIDE_IN_1X1": True,
     "RES5_DILATION": 1,
     # 64 for ResNet-18 and -34.
@@ -64,7 +64,7 @@ _ROI_KEYPOINT_HEAD = {
 _SEM_SEG_HEAD = {
     "NAME": "SemSegFPNHead",
     "IN_FEATURES": ["p2", "p3", "p4", "p5"],
-    # The label of pixels that no loss looks at.
+    # The label of pixels that losses ignore.
     "IGNORE_VALUE": 255,
     "NUM_CLASSES": 54,
     "CONVS_DIM": 128,
@@ -101,7 +101,7 @@ _MODEL = {
     # A path, or a URL (http://, https://, detectron2://, catalog://); empty: from scratch.
     "WEIGHTS": "",
     # In the channel order of INPUT.FORMAT. The MSRA weights have the deviation inside their first layer;
-    # torchvision's want [57.375, 57.120, 58.395].
+    # torchvision's need [57.375, 57.120, 58.395].
     "PIXEL_MEAN": [103.530, 116.280, 123.675],
     "PIXEL_STD": [1.0, 1.0, 1.0],
     # FREEZE_AT: 0 trains everything, 1 freezes the stem, 2 the stem and res2, and so on.
@@ -183,7 +183,7 @@ _SOLVER = {
     "CHECKPOINT_PERIOD": 5000,
     # Images per step, over all processes and machines.
     "IMS_PER_BATCH": 16,
-    # The number of processes that the schedule is written for; 0: as many as there are.
+    # The number of processes that the schedule is written for; 0: the number of the job.
     "REFERENCE_WORLD_SIZE": 0,
     "BIAS_LR_FACTOR": 1.0,
     # None: the same as WEIGHT_DECAY.
@@ -224,6 +224,6 @@ DEFAULTS = {
     "FLOAT32_PRECISION": "",
     # In iterations; 0: no pictures of training batches.
     "VIS_PERIOD": 0,
-    # Without an effect here; config files of Detectron2 may set it.
+    # It has no effect here, but config files of Detectron2 may set it.
     "GLOBAL": {"HACK": 1.0},
 }

@@ -1,4 +1,4 @@
-"""Optimisers and learning-rate schedules from ``cfg.SOLVER``, value for value those of Detectron2."""
+"""Optimizers and learning-rate schedules from ``cfg.SOLVER``, value for value those of Detectron2."""
 
 import copy
 import logging
@@ -37,11 +37,11 @@ def get_default_optimizer_params(
     bias_lr_factor: float | None = 1.0,
     weight_decay_bias: float | None = None,
 ) -> list[dict[str, Any]]:
-    """Return the trainable parameters as optimiser groups, one per distinct set of hyperparameters.
+    """Return the trainable parameters as optimizer groups, one per distinct set of hyperparameters.
 
     Args:
-        base_lr, weight_decay: of every group; None leaves them to the optimiser.
-        weight_decay_norm: for the parameters of normalisation layers instead.
+        base_lr, weight_decay: of every group; None leaves them to the optimizer.
+        weight_decay_norm: for the parameters of normalization layers instead.
         bias_lr_factor, weight_decay_bias: for parameters named ``bias``, norm layers' ones included.
 
     Raises:
@@ -76,7 +76,7 @@ def get_default_optimizer_params(
 def maybe_add_gradient_clipping(
     cfg: CfgNode, optimizer: torch.optim.Optimizer | type[torch.optim.Optimizer]
 ) -> torch.optim.Optimizer | type[torch.optim.Optimizer]:
-    """Make an optimiser (or a class of one) clip the gradients of each parameter before its step.
+    """Make an optimizer (or a class of one) clip the gradients of each parameter before its step.
 
     ``cfg.SOLVER.CLIP_GRADIENTS``: ENABLED, CLIP_TYPE ("value" or "norm"), CLIP_VALUE, NORM_TYPE.
     """
@@ -84,7 +84,7 @@ def maybe_add_gradient_clipping(
     if not clip.ENABLED:
         return optimizer
     if clip.CLIP_TYPE not in ("value", "norm"):
-        raise ValueError(f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE is {clip.CLIP_TYPE!r}; set it to 'value' or 'norm'")
+        raise ValueError(f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE must be 'value' or 'norm'; got {clip.CLIP_TYPE!r}")
     base = type(optimizer) if isinstance(optimizer, torch.optim.Optimizer) else optimizer
 
     def step(self, closure=None):
@@ -98,13 +98,13 @@ def maybe_add_gradient_clipping(
 
     clipping = type(f"{base.__name__}WithGradientClip", (base,), {"step": step})
     if isinstance(optimizer, torch.optim.Optimizer):
-        optimizer.__class__ = clipping  # keeps the state of an optimiser that is already made
+        optimizer.__class__ = clipping  # this keeps the state of an existing optimizer
         return optimizer
     return clipping
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-    """SGD as ``cfg.SOLVER`` describes it."""
+    """Return SGD as ``cfg.SOLVER`` describes it."""
     solver = cfg.SOLVER
     groups = get_default_optimizer_params(
         model,
@@ -125,13 +125,13 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
 
 
 class WarmupParamScheduler(CompositeParamScheduler):
-    """A schedule with a warm-up before it, over progress in [0, 1].
+    """A schedule after a warm-up, over progress in [0, 1].
 
     Args:
         warmup_factor: the first value relative to ``scheduler``'s own first value.
-        warmup_length: the share of the training that the warm-up takes.
+        warmup_length: the warm-up's fraction of the training.
         warmup_method: "linear" or "constant".
-        rescale_interval: start ``scheduler`` when the warm-up ends, instead of joining it on its way.
+        rescale_interval: start ``scheduler`` at the end of the warm-up, instead of at the start of training.
     """
 
     def __init__(
@@ -148,7 +148,7 @@ class WarmupParamScheduler(CompositeParamScheduler):
         elif warmup_method == "constant":
             warmup = ConstantParamScheduler(first)
         else:
-            raise ValueError(f"SOLVER.WARMUP_METHOD is {warmup_method!r}; set it to 'linear' or 'constant'")
+            raise ValueError(f"SOLVER.WARMUP_METHOD must be 'linear' or 'constant'; got {warmup_method!r}")
         super().__init__(
             [warmup, scheduler],
             lengths=[warmup_length, 1 - warmup_length],
@@ -157,13 +157,13 @@ class WarmupParamScheduler(CompositeParamScheduler):
 
 
 class LRMultiplier(LRScheduler):
-    """Multiplies the initial learning rate of every group by ``multiplier(iteration / max_iter)``."""
+    """Multiply the initial learning rate of every group by ``multiplier(iteration / max_iter)``."""
 
     def __init__(
         self, optimizer: torch.optim.Optimizer, multiplier: ParamScheduler, max_iter: int, last_iter: int = -1
     ):
         if not isinstance(multiplier, ParamScheduler):
-            raise ValueError(f"multiplier has to be an fvcore ParamScheduler, not {type(multiplier).__name__}")
+            raise ValueError(f"multiplier must be an fvcore ParamScheduler; got {type(multiplier).__name__}")
         self._multiplier = multiplier
         self._max_iter = max_iter
         super().__init__(optimizer, last_epoch=last_iter)
@@ -177,9 +177,9 @@ class LRMultiplier(LRScheduler):
 
 
 def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> LRScheduler:
-    """The schedule named by ``cfg.SOLVER.LR_SCHEDULER_NAME``, with its warm-up.
+    """Return the schedule named by ``cfg.SOLVER.LR_SCHEDULER_NAME``, with its warm-up.
 
-    Known are WarmupMultiStepLR and WarmupCosineLR.
+    The names are WarmupMultiStepLR and WarmupCosineLR.
     """
     solver = cfg.SOLVER
     max_iter = solver.MAX_ITER

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from ...d2.structures import Instances
+from ...layers.tables import can_keep, number_table, stream_of
 
 __all__ = ["Locations", "Targets", "all_locations", "assign_targets", "centerness_targets"]
 
@@ -36,21 +36,9 @@ def all_locations(sizes: Sequence[tuple[int, int]], strides: Sequence[int], devi
 
     The tables of the last pyramids are kept, as making one takes about 50 kernels; do not change them in place.
     """
-    if not _can_keep(sizes, device):
+    if not can_keep((length for size in sizes for length in size), device):
         return _make_locations(sizes, strides, device)
-    # What one stream of a GPU has made may not be there yet for another.
-    stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
-    return _kept_locations(tuple(map(tuple, sizes)), tuple(strides), device, stream)
-
-
-def _can_keep(sizes: Sequence[tuple[int, int]], device: torch.device) -> bool:
-    """Return whether tensors made now have values of their own: not while a program is traced or captured."""
-    return not (
-        torch.compiler.is_compiling()
-        or is_in_torch_dispatch_mode()  # fake tensors among others
-        or any(type(length) is not int for size in sizes for length in size)  # symbols
-        or (device.type == "cuda" and torch.cuda.is_current_stream_capturing())
-    )
+    return _kept_locations(tuple(map(tuple, sizes)), tuple(strides), device, stream_of(device))
 
 
 @functools.lru_cache(maxsize=32)
@@ -115,8 +103,9 @@ def assign_targets(
         inside = (left > 0) & (top > 0) & (right > 0) & (bottom > 0)
 
     inf = float("inf")
-    lower = torch.tensor([-1.0, *sizes_of_interest], device=device)[locations.level][None, :, None]
-    upper = torch.tensor([*map(float, sizes_of_interest), inf], device=device)[locations.level][None, :, None]
+    ends = list(map(float, sizes_of_interest))
+    ranges = number_table([[-1.0, *ends], [*ends, inf]], device, torch.float32)  # (2, levels)
+    lower, upper = ranges[:, None, locations.level, None]  # (1, L, 1) each
     farthest = torch.maximum(torch.maximum(left, right), torch.maximum(top, bottom))
     inside &= (farthest >= lower) & (farthest <= upper) & present[:, None]
 

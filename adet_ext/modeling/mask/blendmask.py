@@ -158,11 +158,13 @@ class BlendMask(OneStageDetector):
     def _semantic_losses(
         self, features: dict[str, torch.Tensor], batched_inputs: list[dict]
     ) -> dict[str, torch.Tensor]:
-        head, labels = self.panoptic_module, stuff_labels(batched_inputs, self.device)
+        head = self.panoptic_module
+        logits = head.layers(features)
+        labels = stuff_labels(batched_inputs, self.device, logits.shape[1], head.ignore_value)
         labels = ImageList.from_tensors(labels, self.backbone.size_divisibility, head.ignore_value).tensor
         # The head's loss is a mean over labeled pixels, which is NaN if there are none.
         void = (labels == head.ignore_value).all()
-        losses = head.losses(head.layers(features), labels.masked_fill(void, 0))
+        losses = head.losses(logits, labels.masked_fill(void, 0))
         return {name: loss * ~void for name, loss in losses.items()}
 
     def branch_fields(

@@ -131,7 +131,7 @@ class DR1Mask(OneStageDetector):
         mask_loss = self._mask_loss(bases, embeddings, positives, gt_instances)
         losses["loss_mask"] = mask_loss * self.mask_loss_weight
         if self.panoptic is not None:
-            labels = stuff_labels(batched_inputs, self.device)
+            labels = stuff_labels(batched_inputs, self.device, self.panoptic.num_stuff + 1, self.panoptic.ignore_value)
             losses.update(
                 self.panoptic.loss(self.prediction, bases, embeddings, positives.objects, gt_instances, labels)
             )

@@ -109,7 +109,7 @@ class FactoredPrediction(InstancePrediction):
         t, sigma = embeddings.split(self.lengths, dim=1)
         return blend_factored(
             bases, t, sigma, self.u, self.v, boxes, image,
-            top_interp=self.top_interp, normalise=self.softmax, **self.crop_options,
+            top_interp=self.top_interp, normalize=self.softmax, **self.crop_options,
         )  # fmt: skip
 
     def over_image(self, bases, embeddings, boxes, first_row=0):

@@ -10,6 +10,8 @@ from torch.nn import functional as F
 from torchvision.ops import roi_align
 
 from ...d2.structures import BitMasks, ImageList, Instances
+from ...errors import UserError
+from ...layers.blend_reference import near_boxes
 from ..fcos.losses import Positives
 
 __all__ = ["crop_objects", "crop_masks", "gather_boxes", "located_mask_loss", "stuff_labels", "thing_labels"]
@@ -66,11 +68,18 @@ def _drawn(instances: Instances) -> torch.Tensor | None:
     return labels
 
 
-def stuff_labels(batched_inputs: Sequence[dict], device: torch.device) -> list[torch.Tensor]:
-    """Return (H, W) int64 for each image: 0 for things, stuff classes from 1 on.
+def stuff_labels(
+    batched_inputs: Sequence[dict], device: torch.device, num_classes: int, ignore_value: int
+) -> list[torch.Tensor]:
+    """Return (H, W) int64 for each image: 0 for things, stuff classes from 1 on, or ``ignore_value``.
+
+    Args:
+        num_classes: of the semantic head, things counted as one. Labels that lie on the CPU, as a data loader's do,
+            are compared with it; for others the host would have to wait.
 
     Raises:
         ValueError: an input has none.
+        UserError: a label is no class.
     """
     for x in batched_inputs:
         if "sem_seg" not in x:
@@ -80,7 +89,20 @@ def stuff_labels(batched_inputs: Sequence[dict], device: torch.device) -> list[t
                 "coco_2017_train_panoptic_separated ('python -m adet_ext data prepare-panoptic' makes its labels), or "
                 "set MODEL.PANOPTIC_FPN.COMBINE.ENABLED False"
             )
+        if x["sem_seg"].device.type == "cpu":
+            _check_labels(x, num_classes, ignore_value)
     return [x["sem_seg"].to(device) for x in batched_inputs]
+
+
+def _check_labels(x: dict, num_classes: int, ignore_value: int) -> None:
+    labels = x["sem_seg"]
+    wrong = ((labels < 0) | (labels >= num_classes)) & (labels != ignore_value)
+    if wrong.any():
+        raise UserError(
+            f"{x.get('file_name', 'an input')}: the semantic labels must be 0 to {num_classes - 1}, or {ignore_value} "
+            f"for no class; got {int(labels[wrong][0])}. Correct the label map, or set MODEL.SEM_SEG_HEAD.NUM_CLASSES "
+            "and IGNORE_VALUE"
+        )
 
 
 def crop_masks(
@@ -111,5 +133,6 @@ def _crop(masks, boxes: torch.Tensor, index: torch.Tensor, size: int) -> torch.T
     if not isinstance(masks, BitMasks):  # polygons are drawn into each crop
         return masks[index].crop_and_resize(boxes, size)
     # The structure's own method needs one box per mask, so a copy of a mask for each of its crops.
+    boxes = near_boxes(boxes, *masks.image_size)
     rois = torch.cat([index[:, None].to(boxes.dtype), boxes], dim=1)  # (D, 5)
     return roi_align(masks.tensor[:, None].to(boxes.dtype), rois, size, 1.0, 0, True)[:, 0] >= 0.5

@@ -12,7 +12,7 @@ logger = logging.getLogger(__name__)
 
 
 def trivial_batch_collator(batch: list) -> list:
-    """The batch as it is: images of different sizes cannot be stacked."""
+    """Return the batch unchanged, because images of different sizes cannot be stacked."""
     return batch
 
 
@@ -43,10 +43,9 @@ def _log_once(message: str) -> None:
 
 
 def get_detection_dataset_dicts(names: "str | list[str]", filter_empty: bool = True) -> list[dict]:
-    """Load data sets by name and chain them; they must agree on their ``thing_classes``.
+    """Load data sets by name and join them. Their ``thing_classes`` must be equal.
 
-    ``filter_empty`` leaves out images without an annotation that is not a crowd region (of data sets that have
-    annotations).
+    ``filter_empty`` leaves out images without annotations other than crowds, if the data sets have annotations.
     """
     names = [names] if isinstance(names, str) else list(names)
     if not names:

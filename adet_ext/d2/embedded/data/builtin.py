@@ -26,7 +26,7 @@ _STUFF = [c for c in COCO_CATEGORIES if not c["isthing"]]
 
 
 def coco_instances_meta() -> dict:
-    """Classes, colours and id map of the 80 things."""
+    """Return classes, colors and id map of the 80 things."""
     return {
         "thing_dataset_id_to_contiguous_id": {c["id"]: i for i, c in enumerate(_THINGS)},
         "thing_classes": [c["name"] for c in _THINGS],
@@ -35,7 +35,7 @@ def coco_instances_meta() -> dict:
 
 
 def coco_panoptic_separated_meta() -> dict:
-    """The 80 things, and 54 semantic classes: 0 stands for all things together, then the 53 stuff classes."""
+    """Return the 80 things and 54 semantic classes: 0 for all things, then the 53 stuff classes."""
     names = [c["name"].replace("-other", "").replace("-merged", "") for c in _STUFF]
     return {
         "stuff_dataset_id_to_contiguous_id": {**{c["id"]: i + 1 for i, c in enumerate(_STUFF)}, 0: 0},
@@ -46,21 +46,21 @@ def coco_panoptic_separated_meta() -> dict:
 
 
 def coco_panoptic_meta() -> dict:
-    """All 133 categories in one range of ids, things first; names and colours stand under both prefixes."""
-    names, colours = [c["name"] for c in COCO_CATEGORIES], [c["color"] for c in COCO_CATEGORIES]
+    """Return all 133 categories in one range of ids, things first. Names and colors have both prefixes."""
+    names, colors = [c["name"] for c in COCO_CATEGORIES], [c["color"] for c in COCO_CATEGORIES]
     ids = {c["id"]: i for i, c in enumerate(COCO_CATEGORIES)}
     return {
         "thing_classes": names,
-        "thing_colors": colours,
+        "thing_colors": colors,
         "stuff_classes": list(names),
-        "stuff_colors": list(colours),
+        "stuff_colors": list(colors),
         "thing_dataset_id_to_contiguous_id": {c["id"]: ids[c["id"]] for c in _THINGS},
         "stuff_dataset_id_to_contiguous_id": {c["id"]: ids[c["id"]] for c in _STUFF},
     }
 
 
 def register_all_coco(root: str) -> None:
-    """Register every split under ``root``/coco; nothing is read before a split is used."""
+    """Register every split under ``root``/coco. A split is read when it is used."""
     for name, (folder, annotations) in _INSTANCE_SPLITS.items():
         register_coco_instances(
             name,

@@ -1,4 +1,4 @@
-"""Two global catalogs: how to load a data set (by name), and what is known about it."""
+"""Two global catalogs by data set name: its loading function and its metadata."""
 
 import types
 from collections import UserDict
@@ -17,7 +17,7 @@ class _Catalog(UserDict):
 
 
 class _DatasetCatalog(_Catalog):
-    """Data set name -> function without arguments that returns its list of dicts."""
+    """The function of each data set name, without arguments, that returns its list of dicts."""
 
     def register(self, name: str, func: Callable[[], list[dict]]) -> None:
         """Add ``func`` under ``name``.
@@ -30,17 +30,16 @@ class _DatasetCatalog(_Catalog):
         self[name] = func
 
     def get(self, name: str) -> list[dict]:
-        """Load the data set: what its function returns, called afresh each time."""
+        """Load the data set. Its function is called each time."""
         if name not in self.data:
             raise KeyError(f"data set '{name}' is not registered; registered are: {', '.join(self)}")
         return self[name]()
 
 
 class Metadata(types.SimpleNamespace):
-    """What is constant about one data set: class names, colours, id maps, file paths, evaluator type.
+    """The constants of one data set: class names, colors, id maps, file paths, evaluator type.
 
-    An attribute may be set again to an equal value only: two parts of a program that disagree about a
-    data set are a mistake worth stopping at.
+    An attribute can be set again only to an equal value. Different values in two parts of a program are a mistake.
     """
 
     name: str = "N/A"
@@ -59,7 +58,7 @@ class Metadata(types.SimpleNamespace):
         super().__setattr__(key, value)
 
     def as_dict(self) -> dict:
-        """All attributes, as a new dict."""
+        """Return all attributes as a new dict."""
         return dict(self.__dict__)
 
     def set(self, **attributes) -> "Metadata":
@@ -72,7 +71,7 @@ class Metadata(types.SimpleNamespace):
 
 
 class _MetadataCatalog(_Catalog):
-    """Data set name -> its :class:`Metadata`, one object per name, made at the first ``get``."""
+    """The :class:`Metadata` of each data set name: one object per name, made at the first ``get``."""
 
     def get(self, name: str) -> Metadata:
         assert len(name), "a data set name cannot be empty"

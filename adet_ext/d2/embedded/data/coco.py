@@ -1,8 +1,10 @@
-"""COCO's instance annotations, and folders of label maps, to and from the data set dicts of the catalog."""
+"""Convert COCO's instance annotations, and folders of label maps, to and from data set dicts."""
 
 import json
 import logging
 import os
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import pycocotools.mask as mask_util
@@ -22,7 +24,7 @@ _REQUIRED = {
 
 
 def read_coco_file(json_file: "str | os.PathLike", *lists: str) -> dict:
-    """The content of a COCO annotation file, which must have ``lists``.
+    """Return the content of a COCO annotation file, which must have ``lists``.
 
     Raises:
         ValueError: the file is not JSON, or lacks a list or an entry's key; the message says where.
@@ -30,7 +32,7 @@ def read_coco_file(json_file: "str | os.PathLike", *lists: str) -> dict:
     with PathManager.open(str(json_file), "rb") as f:
         try:
             content = json.loads(f.read())
-        except (ValueError, RecursionError) as error:  # bad JSON, and bytes that are no text
+        except (ValueError, RecursionError) as error:  # bad JSON, and bytes that are not text
             raise ValueError(f"{json_file} is not JSON ({error}); write it again or name another file") from error
     missing = [k for k in lists if not isinstance(content, dict) or not isinstance(content.get(k), list)]
     if missing:
@@ -44,7 +46,7 @@ def read_coco_file(json_file: "str | os.PathLike", *lists: str) -> dict:
 
 
 def _category_map(categories: list[dict], json_file: str, dataset_name: str) -> dict[int, int]:
-    """COCO category id -> contiguous class id, also written to the metadata with the class names."""
+    """Return the contiguous class id of each COCO category id. Write these and the class names to the metadata."""
     meta = MetadataCatalog.get(dataset_name)
     categories = sorted(categories, key=lambda c: c["id"])
     ids = [c["id"] for c in categories]
@@ -58,7 +60,7 @@ def _category_map(categories: list[dict], json_file: str, dataset_name: str) -> 
 
 
 def _usable_segmentation(segm: "list | dict") -> "list | dict":
-    """Compressed run lengths, or the polygons of at least three points; an empty list where none is."""
+    """Return compressed run lengths, or the polygons of at least three points, which may be none."""
     if isinstance(segm, dict):
         return mask_util.frPyObjects(segm, *segm["size"]) if isinstance(segm["counts"], list) else segm
     return [polygon for polygon in segm if len(polygon) % 2 == 0 and len(polygon) >= 6]
@@ -70,7 +72,7 @@ def load_coco_json(json_file: str, image_root: "str | os.PathLike", dataset_name
     Args:
         image_root: the folder that the file names in the annotations start from.
         dataset_name: registers class names and the id map in this data set's metadata and makes category
-            ids contiguous; without it they stay the file's own.
+            ids contiguous; without it they stay those of the file.
 
     Returns:
         One dict per image, by ascending id: "file_name", "height", "width", "image_id", "annotations". An
@@ -83,43 +85,19 @@ def load_coco_json(json_file: str, image_root: "str | os.PathLike", dataset_name
     keys = ["images"] if dataset_name is None else ["images", "categories"]
     content = read_coco_file(json_file, *keys)
     images = {image["id"]: image for image in content["images"]}
-    by_image: dict = {image_id: [] for image_id in images}
-    annotations = content.get("annotations", [])
-    for anno in annotations:
-        by_image.get(anno["image_id"], []).append(anno)
-    used = [anno["id"] for annos in by_image.values() for anno in annos]
-    if len(used) < len(annotations):
-        logger.warning("%s: %d annotations belong to no listed image", json_file, len(annotations) - len(used))
-    # COCO 2014's published minival files repeat some ids, harmlessly.
-    if len(set(used)) < len(used) and "minival" not in str(json_file):
-        raise ValueError(f"{json_file}: {len(used) - len(set(used))} annotation ids occur more than once")
+    by_image = _annotations_by_image(images, content.get("annotations", []), json_file)
     id_map = None
     if dataset_name is not None:
         id_map = _category_map(content["categories"], json_file, dataset_name)
-
-    kept_keys = ["iscrowd", "bbox", "keypoints", "category_id"]
     dataset_dicts, without_polygon = [], 0
     for image_id in sorted(images):
-        image = images[image_id]
-        objects = []
+        image, objects = images[image_id], []
         for anno in by_image[image_id]:
-            where = f"{json_file}, image {image_id}, annotation {anno['id']}"
-            if anno.get("ignore", 0) != 0:
-                raise ValueError(f'{where}: "ignore" is not supported; use "iscrowd" or leave the annotation out')
-            obj = {key: anno[key] for key in kept_keys if key in anno}
-            if "bbox" in obj and len(obj["bbox"]) != 4:
-                raise ValueError(f"{where}: bbox must be [x, y, width, height], got {obj['bbox']}")
-            if anno.get("segmentation"):
-                obj["segmentation"] = _usable_segmentation(anno["segmentation"])
-                if not obj["segmentation"]:
-                    without_polygon += 1
-                    continue
-            obj["bbox_mode"] = BoxMode.XYWH_ABS
-            if id_map is not None:
-                if obj["category_id"] not in id_map:
-                    raise KeyError(f"{where}: category_id {obj['category_id']} is not among the file's categories")
-                obj["category_id"] = id_map[obj["category_id"]]
-            objects.append(obj)
+            obj = _object(anno, f"{json_file}, image {image_id}, annotation {anno['id']}", id_map)
+            if obj is None:
+                without_polygon += 1
+            else:
+                objects.append(obj)
         record = {"file_name": os.path.join(image_root, image["file_name"])}
         record.update(height=image["height"], width=image["width"], image_id=image_id, annotations=objects)
         dataset_dicts.append(record)
@@ -127,6 +105,39 @@ def load_coco_json(json_file: str, image_root: "str | os.PathLike", dataset_name
     if without_polygon:
         logger.warning("%s: left out %d instances without a polygon of 3 points", json_file, without_polygon)
     return dataset_dicts
+
+
+def _annotations_by_image(images: Iterable, annotations: list[dict], json_file: str) -> dict[Any, list[dict]]:
+    """Return the annotations of each image id; annotation ids must differ."""
+    by_image: dict = {image_id: [] for image_id in images}
+    for anno in annotations:
+        by_image.get(anno["image_id"], []).append(anno)
+    used = [anno["id"] for annos in by_image.values() for anno in annos]
+    if len(used) < len(annotations):
+        logger.warning("%s: %d annotations belong to no listed image", json_file, len(annotations) - len(used))
+    # COCO 2014's published minival files repeat some ids, which does no harm.
+    if len(set(used)) < len(used) and "minival" not in str(json_file):
+        raise ValueError(f"{json_file}: {len(used) - len(set(used))} annotation ids occur more than once")
+    return by_image
+
+
+def _object(anno: dict, where: str, id_map: dict[int, int] | None) -> dict | None:
+    """Return the annotation of a data set dict, or None if all its polygons have fewer than three points."""
+    if anno.get("ignore", 0) != 0:
+        raise ValueError(f'{where}: "ignore" is not supported; use "iscrowd" or leave the annotation out')
+    obj = {key: anno[key] for key in ("iscrowd", "bbox", "keypoints", "category_id") if key in anno}
+    if "bbox" in obj and len(obj["bbox"]) != 4:
+        raise ValueError(f"{where}: bbox must be [x, y, width, height], got {obj['bbox']}")
+    if anno.get("segmentation"):
+        obj["segmentation"] = _usable_segmentation(anno["segmentation"])
+        if not obj["segmentation"]:
+            return None
+    obj["bbox_mode"] = BoxMode.XYWH_ABS
+    if id_map is not None:
+        if obj["category_id"] not in id_map:
+            raise KeyError(f"{where}: category_id {obj['category_id']} is not among the file's categories")
+        obj["category_id"] = id_map[obj["category_id"]]
+    return obj
 
 
 def load_sem_seg(gt_root: str, image_root: str) -> list[dict]:
@@ -152,7 +163,7 @@ def load_sem_seg(gt_root: str, image_root: str) -> list[dict]:
 
 
 def _coco_annotation(anno: dict, category_id: int) -> dict:
-    """One annotation in COCO's form, without ids; ``anno`` is left as it is."""
+    """Return one annotation in COCO's form, without ids. ``anno`` is not changed."""
     box = [float(x) for x in anno["bbox"]]
     if len(box) != 4:
         raise ValueError(f"a box has 4 numbers, got {box}; rotated boxes need Detectron2")
@@ -177,8 +188,11 @@ def _coco_annotation(anno: dict, category_id: int) -> dict:
 
 
 def convert_to_coco_dict(dataset_name: str) -> dict:
-    """A registered data set as the content of a COCO annotation file (boxes rounded to 1/1000 pixel; areas
-    of the masks where there are masks). Images without "image_id" are numbered in order."""
+    """Return a registered data set as the content of a COCO annotation file.
+
+    Boxes are rounded to 1/1000 pixel. Areas are of the masks if there are masks. Images without "image_id" are numbered
+    in order.
+    """
     meta, dataset_dicts = MetadataCatalog.get(dataset_name), DatasetCatalog.get(dataset_name)
     contiguous = meta.get("thing_dataset_id_to_contiguous_id")  # after loading, which may set it
     original = {v: k for k, v in contiguous.items()} if contiguous else None
@@ -198,11 +212,12 @@ def convert_to_coco_dict(dataset_name: str) -> dict:
 def register_coco_instances(
     name: str, metadata: dict, json_file: "str | os.PathLike", image_root: "str | os.PathLike"
 ) -> None:
-    """Register a COCO-format data set under ``name``; a second time with other values of the same metadata
-    is an error.
+    """Register a COCO-format data set under ``name``.
+
+    Registering it again with other values of the same metadata is an error.
 
     Args:
-        metadata: more of it, e.g. ``thing_colors``; may be empty.
+        metadata: further metadata, such as ``thing_colors``; may be empty.
     """
     assert isinstance(name, str), f"a data set name is a str, got {type(name)}"
     for path in (json_file, image_root):

@@ -1,7 +1,7 @@
 """The 133 categories of COCO panoptic: 80 things (also COCO's instance categories), then 53 kinds of stuff.
 
-An entry reads ``id name colour``; the id is COCO's own (with its gaps), the colour is RRGGBB as in COCO's
-published category list. The order within a table is the order of contiguous class ids.
+An entry is ``id name color``. The id is COCO's, with gaps; the color is RRGGBB as in COCO's published
+category list. The order within a table is the order of contiguous class ids.
 """
 
 _THINGS = """
@@ -44,8 +44,8 @@ def _parse(table: str, isthing: int) -> list[dict]:
     categories = []
     for entry in table.replace("\n", " ").split(";"):
         number, rest = entry.strip().split(" ", 1)
-        name, colour = rest.rsplit(" ", 1)
-        categories.append({"color": list(bytes.fromhex(colour)), "isthing": isthing, "id": int(number), "name": name})
+        name, color = rest.rsplit(" ", 1)
+        categories.append({"color": list(bytes.fromhex(color)), "isthing": isthing, "id": int(number), "name": name})
     return categories
 
 

@@ -1,4 +1,4 @@
-"""COCO's panoptic annotations, as one label map per image or split into instances and semantic labels."""
+"""Load COCO's panoptic annotations, as one label map per image, or as instances and semantic labels."""
 
 import json
 import os
@@ -9,8 +9,10 @@ from .coco import load_coco_json, load_sem_seg
 
 
 def load_coco_panoptic_json(json_file: str, image_dir: str, gt_dir: str, meta: dict) -> list[dict]:
-    """Dicts with "file_name", "image_id", "pan_seg_file_name" and "segments_info" (contiguous category ids
-    and "isthing"). Images are expected as .jpg."""
+    """Return dicts with "file_name", "image_id", "pan_seg_file_name" and "segments_info".
+
+    Segments have contiguous category ids and "isthing". Images must be .jpg files.
+    """
     with PathManager.open(json_file, "r") as f:
         annotations = json.load(f)["annotations"]
     things, stuff = meta["thing_dataset_id_to_contiguous_id"], meta["stuff_dataset_id_to_contiguous_id"]
@@ -40,7 +42,7 @@ def load_coco_panoptic_json(json_file: str, image_dir: str, gt_dir: str, meta: d
 def register_coco_panoptic(
     name: str, metadata: dict, image_root: str, panoptic_root: str, panoptic_json: str, instances_json=None
 ) -> None:
-    """Register panoptic data whose images come with one panoptic label map each."""
+    """Register panoptic data with one panoptic label map for each image."""
     DatasetCatalog.register(name, lambda: load_coco_panoptic_json(panoptic_json, image_root, panoptic_root, metadata))
     MetadataCatalog.get(name).set(
         panoptic_root=panoptic_root, image_root=image_root, panoptic_json=panoptic_json,
@@ -50,7 +52,7 @@ def register_coco_panoptic(
 
 
 def _merge(detection_dicts: list[dict], sem_seg_dicts: list[dict]) -> list[dict]:
-    """Instances and label maps of the same image files in one dict each."""
+    """Merge the dicts of instances and of label maps that have the same image file."""
     maps = {d["file_name"]: d for d in sem_seg_dicts}
     for d in detection_dicts:
         if d["file_name"] not in maps:
@@ -70,7 +72,7 @@ def register_coco_panoptic_separated(
     """Register ``NAME_separated`` (instance annotations and semantic label maps of the same images) and
     ``NAME_stuffonly`` (the label maps alone).
 
-    In the label maps 0 is any thing, 1 and up are the kinds of stuff, 255 is unlabelled.
+    In the label maps 0 is any thing, 1 and up are the kinds of stuff, 255 is unlabeled.
     """
     separated, stuff_only = name + "_separated", name + "_stuffonly"
     DatasetCatalog.register(

@@ -1,4 +1,4 @@
-"""A list kept as one buffer, as a data set."""
+"""A list as a data set, kept as one buffer."""
 
 import copy
 import logging
@@ -12,8 +12,10 @@ logger = logging.getLogger(__name__)
 
 
 class _PickledItems:
-    """A list kept as one byte tensor: forked workers share its memory, while Python objects are copied page by
-    page as soon as their reference counts move."""
+    """A list kept as one byte tensor.
+
+    Forked workers share its memory. Python objects would be copied page by page as their reference counts change.
+    """
 
     def __init__(self, items: list):
         buffers = [np.frombuffer(pickle.dumps(x, protocol=-1), dtype=np.uint8) for x in items]
@@ -30,8 +32,10 @@ class _PickledItems:
 
 
 class DatasetFromList(torchdata.Dataset):
-    """A list as a data set. ``serialize`` keeps it as one buffer (each access makes a new object), else
-    ``copy`` hands out deep copies."""
+    """A list as a data set.
+
+    ``serialize`` keeps it as one buffer, and each access makes a new object. Otherwise ``copy`` returns deep copies.
+    """
 
     def __init__(self, lst: list, copy: bool = True, serialize: bool = True):
         self._copy = copy and not serialize

@@ -1,4 +1,4 @@
-"""Reading images, and turning a data set's annotations into what models train on.
+"""Read images, and convert a data set's annotations to training targets.
 
 N instances, H, W image height and width.
 """
@@ -15,26 +15,26 @@ from .catalog import MetadataCatalog
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """The image turned as its EXIF orientation says; a broken EXIF block counts as none."""
+    """Return the image rotated or flipped as its EXIF orientation says. A broken EXIF block is ignored."""
     try:
         ImageOps.exif_transpose(image, in_place=True)
-    except Exception:  # Pillow raises whatever the damaged bytes lead it to
+    except Exception:  # damaged bytes make Pillow raise errors of any type
         pass
     return image
 
 
 def read_image(file_name: str, format: str | None = None) -> np.ndarray:
-    """Read an image, turned upright by its EXIF orientation.
+    """Read an image and apply its EXIF orientation.
 
     Args:
-        format: "BGR" or a mode of Pillow ("RGB", "L", ...); None keeps the file's own.
+        format: "BGR" or a mode of Pillow ("RGB", "L", ...); None keeps that of the file.
 
     Returns:
-        uint8 (H, W, C), also for "L"; without ``format`` whatever Pillow gives.
+        uint8 (H, W, C), also for "L"; without ``format`` the array that Pillow gives.
 
     Raises:
         FileNotFoundError: there is no such file.
-        OSError: the file is no image or is cut short.
+        OSError: the file is not an image or is cut off.
     """
     if format is not None and format.startswith("YUV"):
         raise ValueError(f"image format {format} needs Detectron2 (ADET_EXT_ENGINE=detectron2); use BGR, RGB or L")
@@ -52,7 +52,7 @@ def read_image(file_name: str, format: str | None = None) -> np.ndarray:
 
 
 def convert_image_to_rgb(image: "np.ndarray | torch.Tensor", format: str) -> np.ndarray:
-    """An (H, W, C) image of ``format`` ("BGR" or a mode of Pillow) as RGB in [0, 255]."""
+    """Return an (H, W, C) image of ``format`` ("BGR" or a mode of Pillow) as RGB in [0, 255]."""
     if isinstance(image, torch.Tensor):
         image = image.cpu().numpy()
     if format == "BGR":
@@ -66,8 +66,10 @@ def convert_image_to_rgb(image: "np.ndarray | torch.Tensor", format: str) -> np.
 
 
 def check_metadata_consistency(key: str, dataset_names: "list[str] | tuple[str, ...]") -> None:
-    """Raise ValueError unless all data sets have the same ``key`` in their metadata (AttributeError: one
-    has none)."""
+    """Raise ValueError unless all data sets have the same ``key`` in their metadata.
+
+    Raise AttributeError if one has none.
+    """
     values = [getattr(MetadataCatalog.get(name), key) for name in dataset_names]
     for name, value in zip(dataset_names, values):
         if value != values[0]:
@@ -82,7 +84,7 @@ def transform_instance_annotations(
     """Transform one instance in place and return it.
 
     Args:
-        annotation: with "bbox", "bbox_mode", and maybe "segmentation": polygons (a list of flat x, y lists
+        annotation: with "bbox", "bbox_mode", and perhaps "segmentation": polygons (a list of flat x, y lists
             or arrays) or run lengths (a dict).
         image_size: (H, W) after the transforms.
 
@@ -113,7 +115,7 @@ def transform_instance_annotations(
 
 
 def _to_bitmask(segm, image_size: tuple[int, int]) -> torch.Tensor:
-    """(H, W) mask of polygons, run lengths or an array."""
+    """Return the (H, W) mask of polygons, run lengths or an array."""
     if isinstance(segm, list):
         segm = polygons_to_bitmask(segm, *image_size)
     elif isinstance(segm, dict):
@@ -125,10 +127,10 @@ def _to_bitmask(segm, image_size: tuple[int, int]) -> torch.Tensor:
 
 
 def annotations_to_instances(annos: list[dict], image_size: tuple[int, int], mask_format: str = "polygon") -> Instances:
-    """Ground truth of one image.
+    """Return the ground truth of one image.
 
     Returns:
-        Instances with ``gt_boxes``, ``gt_classes`` (int64) and, where the annotations have segmentations,
+        Instances with ``gt_boxes``, ``gt_classes`` (int64) and, if the annotations have segmentations,
         ``gt_masks``: PolygonMasks or, with ``mask_format`` "bitmask", BitMasks.
     """
     boxes = [BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in annos]
@@ -153,8 +155,10 @@ def annotations_to_instances(annos: list[dict], image_size: tuple[int, int], mas
 def filter_empty_instances(
     instances: Instances, *, return_mask: bool = False
 ) -> "Instances | tuple[Instances, torch.Tensor]":
-    """The instances whose box has both sides above 1e-5 and whose mask is not empty; with ``return_mask`` also
-    the bool (N,) tensor of those kept."""
+    """Return the instances whose box has both sides above 1e-5 and whose mask is not empty.
+
+    With ``return_mask`` also return the bool (N,) tensor of those kept.
+    """
     keep = instances.gt_boxes.nonempty(threshold=1e-5)
     if instances.has("gt_masks"):
         keep = keep & instances.gt_masks.nonempty()

@@ -1,4 +1,4 @@
-"""Index streams shared by all processes: each yields every world-size-th index from its own rank on."""
+"""Index streams shared by all processes. Each yields every world-size-th index, starting at its rank."""
 
 import itertools
 import logging
@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 
 class _InfiniteSampler(Sampler):
-    """Epoch after epoch of indices without end, drawn from one generator that all processes seed alike."""
+    """Endless epochs of indices, from one generator with the same seed in all processes."""
 
     def __init__(self, seed: int | None):
         self._seed = int(comm.shared_random_seed() if seed is None else seed)
@@ -32,7 +32,7 @@ class _InfiniteSampler(Sampler):
 
 
 class TrainingSampler(_InfiniteSampler):
-    """Permutation after permutation of ``range(size)``; ``seed`` None draws one for all processes together."""
+    """Endless permutations of ``range(size)``. ``seed`` None draws a common seed for all processes."""
 
     def __init__(self, size: int, *, seed: int | None = None):
         if not isinstance(size, int):
@@ -47,8 +47,10 @@ class TrainingSampler(_InfiniteSampler):
 
 
 class RepeatFactorTrainingSampler(_InfiniteSampler):
-    """Index i appears ``repeat_factors[i]`` times per epoch on average: the fraction is rounded up or down
-    at random, anew in each epoch."""
+    """Index i appears ``repeat_factors[i]`` times per epoch on average.
+
+    In each epoch the fraction is rounded up or down at random.
+    """
 
     def __init__(self, repeat_factors: torch.Tensor, *, seed: int | None = None):
         super().__init__(seed)
@@ -59,10 +61,12 @@ class RepeatFactorTrainingSampler(_InfiniteSampler):
     def repeat_factors_from_category_frequency(
         dataset_dicts: list[dict], repeat_thresh: float, sqrt: bool = True
     ) -> torch.Tensor:
-        """Repeat factors of the LVIS paper: of image I, the largest r(c) = max(1, sqrt(t / f(c))) over its
-        classes c, where f(c) is the fraction of images with class c and t is ``repeat_thresh``.
+        """Return the repeat factors of the LVIS paper, float32 (N,).
 
-        Without ``sqrt``, r(c) = max(1, t / f(c)). Images without annotations get 1. Result: float32, (N,).
+        That of an image is the largest r(c) = max(1, sqrt(t / f(c))) over its classes c, where f(c) is the fraction of
+        images with class c and t is ``repeat_thresh``.
+
+        Without ``sqrt``, r(c) = max(1, t / f(c)). Images without annotations get 1.
         """
         classes = [{a["category_id"] for a in d["annotations"]} for d in dataset_dicts]
         counts = Counter(itertools.chain.from_iterable(classes))
@@ -82,8 +86,10 @@ class RepeatFactorTrainingSampler(_InfiniteSampler):
 
 
 class InferenceSampler(Sampler):
-    """Each index of ``range(size)`` once, over all processes together: contiguous shares, the first ranks'
-    longer by one where ``size`` does not divide."""
+    """Each index of ``range(size)`` once over all processes, in contiguous shares.
+
+    If ``size`` does not divide, the shares of the first ranks are longer by one.
+    """
 
     def __init__(self, size: int):
         assert size > 0, f"InferenceSampler needs a positive size, got {size}"

@@ -1,7 +1,7 @@
 """Augmentations: policies that look at an input, draw random numbers, and choose a deterministic transform.
 
-H, W image height and width. Every draw goes to numpy's global generator, in the kind and order that
-Detectron2 draws, so that one seed gives one training set on either engine.
+H, W image height and width. Random numbers come from numpy's global generator, in the kind and order of
+Detectron2, so that a seed gives the same training data on either engine.
 """
 
 import inspect
@@ -61,7 +61,7 @@ class ResizeTransform(Transform):
 
 
 class AugInput:
-    """What augmentations look at and change in place.
+    """The input that augmentations read and change in place.
 
     Attributes:
         image: (H, W) or (H, W, C), uint8 in [0, 255] or floating point.
@@ -85,10 +85,10 @@ class AugInput:
 
 
 class Augmentation:
-    """A policy: ``get_transform`` chooses a transform, calling the policy applies it in place.
+    """A policy: ``get_transform`` chooses a transform, and a call applies it in place.
 
     The names of ``get_transform``'s parameters name the attributes of the input that it gets (``image``,
-    ``boxes``, ``sem_seg``, or whatever a subclass of :class:`AugInput` carries); a single parameter always
+    ``boxes``, ``sem_seg``, or others of a subclass of :class:`AugInput`). A single parameter always
     gets the image. ``input_args`` overrides that.
     """
 
@@ -106,7 +106,7 @@ class Augmentation:
         return [getattr(aug_input, name) for name in self.input_args]
 
     def __call__(self, aug_input) -> Transform:
-        """Choose a transform, change ``aug_input`` by it in place, and return it."""
+        """Choose a transform, apply it to ``aug_input`` in place, and return it."""
         tfm = self.get_transform(*self._arguments(aug_input))
         assert isinstance(tfm, Transform), f"{type(self).__name__} chose {type(tfm)}, which is no Transform"
         aug_input.transform(tfm)
@@ -118,7 +118,7 @@ class Augmentation:
 
 
 class _Fixed(Augmentation):
-    """Always the same transform."""
+    """A policy that always chooses the same transform."""
 
     def __init__(self, tfm: Transform):
         self.tfm = tfm
@@ -133,7 +133,7 @@ def _as_augmentation(x: "Augmentation | Transform") -> Augmentation:
 
 
 class AugmentationList(Augmentation):
-    """One after the other; each sees what those before it made."""
+    """Apply several, one after the other."""
 
     def __init__(self, augs: Sequence):
         self.augs = [_as_augmentation(x) for x in augs]
@@ -161,7 +161,7 @@ class ResizeShortestEdge(Augmentation):
     """Resize so that the shorter side has a drawn length, the longer one at most ``max_size``.
 
     ``short_edge_length``: lengths to choose from (``sample_style`` "choice"), or the smallest and the
-    largest ("range", both included). A drawn 0 leaves the image as it is.
+    largest ("range", both included). A drawn 0 keeps the size.
     """
 
     def __init__(
@@ -192,7 +192,7 @@ class ResizeShortestEdge(Augmentation):
 
     @staticmethod
     def get_output_shape(oldh: int, oldw: int, short_edge_length: int, max_size: int) -> tuple[int, int]:
-        """(height, width) after the resize, rounded half up."""
+        """Return (height, width) after the resize, rounded half up."""
         scale = short_edge_length * 1.0 / min(oldh, oldw)
         newh, neww = scale * oldh, scale * oldw
         # The shorter side is exact: scale * min(h, w) may fall short of it by a rounding error.
@@ -210,7 +210,7 @@ class RandomCrop(Augmentation):
     """Cut out a rectangle at a random place.
 
     ``crop_type`` and ``crop_size``: "relative" (fractions of height and width), "relative_range" (the
-    smallest fractions, the largest being 1), "absolute" (height, width in pixels, or less where the image
+    smallest fractions, the largest being 1), "absolute" (height, width in pixels, or less if the image
     is smaller), "absolute_range" (smallest and largest side in pixels, drawn for height, then for width).
     """
 
@@ -229,7 +229,7 @@ class RandomCrop(Augmentation):
         return CropTransform(x0, y0, crop_w, crop_h)
 
     def get_crop_size(self, image_size: tuple[int, int]) -> tuple[int, int]:
-        """(height, width) of a crop of an image of size (height, width), in pixels."""
+        """Return (height, width) of a crop of an image of size (height, width), in pixels."""
         h, w = image_size
         if self.crop_type == "absolute":
             return min(self.crop_size[0], h), min(self.crop_size[1], w)

@@ -1,4 +1,4 @@
-"""Training and prediction as the config describes them, for scripts that want nothing unusual."""
+"""Train as the config describes, for scripts without special needs."""
 
 import logging
 import weakref
@@ -24,18 +24,18 @@ from .train_loop import AMPTrainer, HookBase, SimpleTrainer, TrainerBase
 
 
 def _of_inner_trainer(name: str) -> property:
-    """An attribute that is that of the trainer which runs the steps."""
+    """A property that is an attribute of the trainer which runs the steps."""
     return property(lambda self: getattr(self._trainer, name), lambda self, value: setattr(self._trainer, name, value))
 
 
 class DefaultTrainer(TrainerBase):
-    """Model, optimiser, schedule, data, checkpoints, evaluation and logs as ``cfg`` says::
+    """Build model, optimizer, schedule, data, checkpoints, evaluation and logs from ``cfg``::
 
         trainer = DefaultTrainer(cfg)
         trainer.resume_or_load(resume=args.resume)
         trainer.train()
 
-    A subclass overrides any of the ``build_...`` methods or :meth:`test`; evaluation during training
+    A subclass may override the ``build_...`` methods and :meth:`test`. Evaluation during training
     needs its :meth:`build_evaluator`.
     """
 
@@ -68,17 +68,17 @@ class DefaultTrainer(TrainerBase):
     optimizer = _of_inner_trainer("optimizer")
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """Go on from the last checkpoint in ``cfg.OUTPUT_DIR`` (weights, optimiser, schedule, iteration).
+        """Continue from the last checkpoint in ``cfg.OUTPUT_DIR`` (weights, optimizer, schedule, iteration).
 
-        Without ``resume``, or where there is none, load the weights of ``cfg.MODEL.WEIGHTS`` alone and
+        Without ``resume``, or without a checkpoint, load only the weights of ``cfg.MODEL.WEIGHTS`` and
         start from iteration 0.
         """
         self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
         if resume and self.checkpointer.has_checkpoint():
-            self.start_iter = self.iter + 1  # the checkpoint names the iteration that was done last
+            self.start_iter = self.iter + 1  # the checkpoint has the last iteration that was finished
 
     def build_hooks(self) -> list[HookBase | None]:
-        """Timer, schedule, checkpoints, evaluation and writers, in the order that they depend on."""
+        """Return timer, schedule, checkpoints, evaluation and writers, in the order of their dependencies."""
         cfg = self.cfg
         if cfg.TEST.PRECISE_BN.ENABLED and get_bn_modules(self.model):
             raise ValueError(
@@ -90,11 +90,11 @@ class DefaultTrainer(TrainerBase):
             return self._last_eval_results
 
         built: list[HookBase | None] = [hooks.IterationTimer(), hooks.LRScheduler()]
-        # A checkpoint comes before the evaluation, which may fail and then wants debugging.
+        # A checkpoint comes before the evaluation, which may fail.
         if comm.is_main_process():
             built.append(hooks.PeriodicCheckpointer(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD))
         built.append(hooks.EvalHook(cfg.TEST.EVAL_PERIOD, evaluate))
-        # Writers come last and so write what the evaluation has found.
+        # Writers come last, so that they write the results of the evaluation.
         if comm.is_main_process():
             built.append(hooks.PeriodicWriter(self.build_writers(), period=20))
         return built
@@ -103,7 +103,7 @@ class DefaultTrainer(TrainerBase):
         return default_writers(self.cfg.OUTPUT_DIR, self.max_iter)
 
     def train(self) -> Mapping[str, Any] | None:
-        """Train to the end; return the last results where ``cfg.TEST.EXPECTED_RESULTS`` were checked."""
+        """Train to the end. Return the last results if ``cfg.TEST.EXPECTED_RESULTS`` were checked."""
         super().train(self.start_iter, self.max_iter)
         if len(self.cfg.TEST.EXPECTED_RESULTS) and comm.is_main_process():
             assert hasattr(self, "_last_eval_results"), "TEST.EXPECTED_RESULTS, but nothing was evaluated"
@@ -138,17 +138,17 @@ class DefaultTrainer(TrainerBase):
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Iterable:
-        """Return the endless iterable of training batches; a subclass must define it."""
+        """Return the endless iterable of training batches. A subclass must define it."""
         raise NotImplementedError("define build_train_loader(cls, cfg) in a subclass of DefaultTrainer")
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable:
-        """Return the batches of a test set; a subclass must define it."""
+        """Return the batches of a test set. A subclass must define it."""
         raise NotImplementedError("define build_test_loader(cls, cfg, dataset_name) in a subclass of DefaultTrainer")
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
-        """To be defined by a subclass; without it :meth:`test` evaluates nothing and says so."""
+        """Return the evaluator of a test set. Without one, :meth:`test` logs that it evaluates nothing."""
         raise NotImplementedError(
             "to evaluate during training, define build_evaluator(cls, cfg, dataset_name) in a subclass of "
             "DefaultTrainer, or call DefaultTrainer.test(cfg, model, evaluators=...)"
@@ -158,10 +158,10 @@ class DefaultTrainer(TrainerBase):
     def test(
         cls, cfg: CfgNode, model: nn.Module, evaluators: DatasetEvaluator | Sequence[DatasetEvaluator] | None = None
     ) -> Mapping[str, Any]:
-        """Evaluate the model, as it is, on ``cfg.DATASETS.TEST``.
+        """Evaluate the model on ``cfg.DATASETS.TEST``.
 
-        Returns the results of the data set, or by name of data set where there are several; empty ones in
-        processes other than the first.
+        Return the results of the data set, or of each name if there are several. They are empty in processes
+        other than the first.
         """
         logger = logging.getLogger(__name__)
         if isinstance(evaluators, DatasetEvaluator):
@@ -181,7 +181,7 @@ class DefaultTrainer(TrainerBase):
             results[name] = inference_on_dataset(model, data_loader, evaluator)
             if comm.is_main_process():
                 assert isinstance(results[name], Mapping), (
-                    f"an evaluator has to return a dictionary in the first process, not {results[name]!r}"
+                    f"an evaluator must return a dictionary in the first process; got {results[name]!r}"
                 )
                 logger.info("Evaluation results for %s in csv format:", name)
                 print_csv_format(results[name])

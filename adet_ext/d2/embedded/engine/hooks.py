@@ -1,4 +1,4 @@
-"""The hooks a training run is made of: timing, schedule, checkpoints, evaluation, writing."""
+"""The hooks of a training run: timing, schedule, checkpoints, evaluation, writing."""
 
 import datetime
 import logging
@@ -18,9 +18,9 @@ from .train_loop import HookBase
 
 
 class IterationTimer(HookBase):
-    """Puts each iteration's ``time`` into the storage and logs a summary; the first iterations are left out.
+    """Put the ``time`` of each iteration into the storage and log a summary. The first iterations do not count.
 
-    It is the first hook, so that the other hooks' time does not count.
+    It must be the first hook, so that the time of the other hooks does not count.
     """
 
     def __init__(self, warmup_iter: int = 3):
@@ -64,12 +64,12 @@ def _clock(seconds: float) -> str:
 
 
 class PeriodicWriter(HookBase):
-    """Lets writers write every ``period`` iterations, after the last one and at the end; then closes them."""
+    """Call the writers every ``period`` iterations, after the last one and at the end, and then close them."""
 
     def __init__(self, writers: list[EventWriter], period: int = 20):
         for writer in writers:
             if not isinstance(writer, EventWriter):
-                raise TypeError(f"a writer has to derive from EventWriter; got {type(writer).__name__}")
+                raise TypeError(f"a writer must derive from EventWriter; got {type(writer).__name__}")
         self._writers = writers
         self._period = period
 
@@ -81,12 +81,12 @@ class PeriodicWriter(HookBase):
 
     def after_train(self) -> None:
         for writer in self._writers:
-            writer.write()  # what the other hooks' after_train has brought
+            writer.write()  # the values of the other hooks' after_train
             writer.close()
 
 
 class PeriodicCheckpointer(_PeriodicCheckpointer, HookBase):
-    """Saves ``model_0000099.pth`` and so on every ``period`` iterations, ``model_final.pth`` at the end."""
+    """Save ``model_0000099.pth`` and so on every ``period`` iterations, and ``model_final.pth`` at the end."""
 
     def before_train(self) -> None:
         self.max_iter = self.trainer.max_iter
@@ -96,10 +96,10 @@ class PeriodicCheckpointer(_PeriodicCheckpointer, HookBase):
 
 
 class LRScheduler(HookBase):
-    """Logs the learning rate (that of the largest group) and moves the schedule on after each iteration.
+    """Log the learning rate of the largest group and advance the schedule after each iteration.
 
     Args:
-        optimizer, scheduler: the trainer's own unless given.
+        optimizer, scheduler: None: those of the trainer.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer | None = None, scheduler: Any = None):
@@ -116,7 +116,7 @@ class LRScheduler(HookBase):
 
     @staticmethod
     def get_best_param_group_id(optimizer: torch.optim.Optimizer) -> int:
-        """Index of the group with most tensors; with one tensor each, the first with the commonest rate."""
+        """Return the index of the largest group; with one tensor each, the first with the most common rate."""
         groups = optimizer.param_groups
         sizes = [len(group["params"]) for group in groups]
         if max(sizes) > 1:
@@ -137,13 +137,13 @@ class LRScheduler(HookBase):
 
 
 class EvalHook(HookBase):
-    """Calls ``eval_function`` every ``eval_period`` iterations (0: never) and after the last one.
+    """Call ``eval_function`` every ``eval_period`` iterations (0: never) and after the last one.
 
-    The function takes nothing and returns a nested dictionary of numbers, which go into the storage under
-    names such as "bbox/AP". All processes have the hook, or none has.
+    The function takes no arguments and returns a nested dictionary of numbers. They go into the storage with
+    names such as "bbox/AP". Either all processes have the hook or none has.
 
     Raises:
-        ValueError: a result is not a number; says which.
+        ValueError: a result is not a number; the message names it.
     """
 
     def __init__(self, eval_period: int, eval_function: Callable[[], Any]):
@@ -154,17 +154,17 @@ class EvalHook(HookBase):
         results = self._function()
         if results:
             if not isinstance(results, Mapping):
-                raise ValueError(f"an evaluation has to return a dictionary; got {type(results).__name__}")
+                raise ValueError(f"an evaluation must return a dictionary; got {type(results).__name__}")
             for name, value in flatten_results_dict(results).items():
                 try:
                     value = float(value)
-                except (TypeError, ValueError, RuntimeError):  # the last: a tensor of several numbers
+                except (TypeError, ValueError, RuntimeError):  # ValueError: a tensor of several numbers
                     raise ValueError(
-                        f"an evaluation has to return numbers, in dictionaries as deep as need be; "
+                        f"an evaluation must return numbers, in dictionaries as deep as need be; "
                         f"under {name!r} it returned {value!r}"
                     ) from None
                 self.trainer.storage.put_scalar(name, value, smoothing_hint=False)
-        # Processes evaluate at different speed; the next iteration begins together.
+        # Processes evaluate at different speeds and wait here for one another.
         comm.synchronize()
 
     def after_step(self) -> None:
@@ -175,4 +175,4 @@ class EvalHook(HookBase):
     def after_train(self) -> None:
         if self.trainer.iter + 1 >= self.trainer.max_iter:
             self._evaluate()
-        del self._function  # most likely a closure over the trainer
+        del self._function  # it probably refers to the trainer

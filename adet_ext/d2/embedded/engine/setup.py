@@ -1,4 +1,4 @@
-"""What a training or evaluation script does before it starts: arguments, log, seeds, files, processes."""
+"""Set up a training or evaluation script: arguments, log, seeds, files, processes."""
 
 import argparse
 import logging
@@ -19,7 +19,7 @@ from ..utils.logger import setup_logger
 
 
 def default_argument_parser(epilog: str | None = None) -> argparse.ArgumentParser:
-    """The arguments of Detectron2's training scripts, under the same names."""
+    """Return the arguments of Detectron2's training scripts, with the same names."""
     script = os.path.basename(sys.argv[0])
     examples = f"""
 examples:
@@ -41,7 +41,7 @@ on two machines:
     )
     parser.add_argument("--num-machines", type=int, default=1, help="number of machines")
     parser.add_argument("--machine-rank", type=int, default=0, help="which machine this is, from 0")
-    # A port per user, the same every time: processes left over from a broken run are noticed by it.
+    # Each user has one port, so that processes of a broken run are noticed.
     user = os.getuid() if hasattr(os, "getuid") else 1
     parser.add_argument(
         "--dist-url",
@@ -53,9 +53,9 @@ on two machines:
 
 
 def default_setup(cfg: CfgNode, args: argparse.Namespace) -> None:
-    """Make ``cfg.OUTPUT_DIR``, log into it what runs where, write ``config.yaml`` there, set the seeds.
+    """Make ``cfg.OUTPUT_DIR``, log the environment, write ``config.yaml``, and set the seeds.
 
-    A ``cfg.SEED`` below 0 means a random one; else each process gets its own, ``SEED`` plus its rank.
+    A ``cfg.SEED`` below 0 means a random seed. Else the seed of each process is ``SEED`` plus its rank.
     """
     output_dir, rank = cfg.OUTPUT_DIR, comm.get_rank()
     if comm.is_main_process() and output_dir:
@@ -77,7 +77,7 @@ def default_setup(cfg: CfgNode, args: argparse.Namespace) -> None:
             file.write(text)
         logger.info("Full config saved to %s", path)
     seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + rank)
-    # Evaluation meets a new image size at every step, and timing kernels for each costs more than it gains.
+    # Evaluation has a new image size at every step. Timing kernels for each costs more than it saves.
     if not getattr(args, "eval_only", False):
         torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
     precision = cfg.get("FLOAT32_PRECISION", "")
@@ -87,7 +87,7 @@ def default_setup(cfg: CfgNode, args: argparse.Namespace) -> None:
 
 
 def default_writers(output_dir: str, max_iter: int | None = None) -> list[EventWriter]:
-    """Writers to the log, to ``metrics.json`` and, where tensorboard is installed, to its event files."""
+    """Return writers to the log, to ``metrics.json`` and, if tensorboard is installed, to its event files."""
     PathManager.mkdirs(output_dir)
     writers = [CommonMetricPrinter(max_iter), JSONWriter(os.path.join(output_dir, "metrics.json"))]
     try:
@@ -100,9 +100,9 @@ def default_writers(output_dir: str, max_iter: int | None = None) -> list[EventW
 
 
 def create_ddp_model(model: nn.Module, **kwargs) -> nn.Module:
-    """Wrap the model into DistributedDataParallel where there are several processes, else return it as it is.
+    """Wrap the model into DistributedDataParallel if there are several processes.
 
-    ``kwargs`` go to DistributedDataParallel. A model on a GPU is bound to the process' own GPU; one on
+    ``kwargs`` go to DistributedDataParallel. A model on a GPU is bound to the GPU of the process. A model on
     the CPU stays there.
     """
     if comm.get_world_size() == 1:

@@ -16,37 +16,37 @@ from ..utils.events import EventStorage, get_event_storage
 
 
 class HookBase:
-    """What a trainer calls around its steps; ``self.trainer`` is the (weakly referenced) trainer.
+    """Methods that a trainer calls around its steps. ``self.trainer`` is the trainer, weakly referenced.
 
-    What takes time belongs in :meth:`after_step`, so that timers that start in :meth:`before_step` hold.
+    Slow work belongs in :meth:`after_step`, because timers run from :meth:`before_step` to it.
     """
 
     trainer: "TrainerBase" = None
 
     def before_train(self) -> None:
-        """Before the first iteration."""
+        """Run before the first iteration."""
 
     def after_train(self) -> None:
-        """After the last iteration, also where training ended by an exception."""
+        """Run after the last iteration, also if an exception ended the training."""
 
     def before_step(self) -> None:
-        """Before each iteration."""
+        """Run before each iteration."""
 
     def after_backward(self) -> None:
-        """After each backward pass, before the optimiser's step."""
+        """Run after each backward pass, before the optimizer's step."""
 
     def after_step(self) -> None:
-        """After each iteration."""
+        """Run after each iteration."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint has to keep; a hook that returns something also has ``load_state_dict``."""
+        """Return what a checkpoint must keep. A hook that returns something also needs ``load_state_dict``."""
         return {}
 
 
 class TrainerBase:
-    """Runs ``run_step`` from ``start_iter`` to ``max_iter`` with hooks; assumes nothing else.
+    """Run ``run_step`` from ``start_iter`` to ``max_iter`` with hooks.
 
-    ``iter`` is the current iteration, and equals ``max_iter`` once all have run.
+    ``iter`` is the current iteration, and ``max_iter`` at the end.
     """
 
     def __init__(self) -> None:
@@ -57,17 +57,17 @@ class TrainerBase:
         self.storage: EventStorage
 
     def register_hooks(self, hooks: list[HookBase | None]) -> None:
-        """Append hooks, which run in this order; None is passed over."""
+        """Append hooks, which run in this order. None is skipped."""
         for hook in hooks:
             if hook is None:
                 continue
             if not isinstance(hook, HookBase):
-                raise TypeError(f"a hook has to derive from HookBase; got {type(hook).__name__}")
-            hook.trainer = weakref.proxy(self)  # neither keeps the other alive
+                raise TypeError(f"a hook must derive from HookBase; got {type(hook).__name__}")
+            hook.trainer = weakref.proxy(self)  # hook and trainer do not keep each other alive
             self._hooks.append(hook)
 
     def train(self, start_iter: int, max_iter: int) -> None:
-        """Run iterations ``start_iter`` up to and without ``max_iter``."""
+        """Run the iterations from ``start_iter`` to ``max_iter`` - 1."""
         logger = logging.getLogger(__name__)
         logger.info("Starting training from iteration %d", start_iter)
         self.iter = self.start_iter = start_iter
@@ -79,7 +79,7 @@ class TrainerBase:
                     self.before_step()
                     self.run_step()
                     self.after_step()
-                self.iter += 1  # tells after_train that no iteration failed
+                self.iter += 1  # after_train sees from it that no iteration failed
             except Exception:
                 logger.exception("Exception during training:")
                 raise
@@ -109,10 +109,10 @@ class TrainerBase:
             hook.after_step()
 
     def run_step(self) -> None:
-        raise NotImplementedError(f"{type(self).__name__} has to define run_step()")
+        raise NotImplementedError(f"{type(self).__name__} must define run_step()")
 
     def state_dict(self) -> dict[str, Any]:
-        """The iteration and, by class name, the state of the first hook of each class that has any."""
+        """Return the iteration and, by class name, the state of the first hook of each class with a state."""
         state: dict[str, Any] = {"iteration": self.iter}
         hooks: dict[str, Any] = {}
         for hook in self._hooks:
@@ -136,11 +136,11 @@ class TrainerBase:
 
 
 class SimpleTrainer(TrainerBase):
-    """One model, one optimiser, one stream of batches: forward, backward, step.
+    """Train one model with one optimizer and one stream of batches: forward, backward, step.
 
     Args:
-        model: takes a batch, returns a dictionary of scalar losses or one scalar. Put into training mode.
-        data_loader: iterable over batches; asked for its iterator when the first step runs.
+        model: takes a batch and returns a dictionary of scalar losses, or one scalar. It is put into training mode.
+        data_loader: iterable over batches. Its iterator is made at the first step.
     """
 
     def __init__(self, model: nn.Module, data_loader: Iterable, optimizer: torch.optim.Optimizer):
@@ -158,16 +158,16 @@ class SimpleTrainer(TrainerBase):
         return self._iterator
 
     def reset_data_loader(self, data_loader_builder) -> None:
-        """Replace the stream of batches by what ``data_loader_builder()`` returns."""
-        del self.data_loader  # its workers end before those of the next one start
+        """Replace the stream of batches by the result of ``data_loader_builder()``."""
+        del self.data_loader  # so that its workers end before those of the next one start
         self._iterator = None
         self.data_loader = data_loader_builder()
 
     def run_step(self) -> None:
-        """Forward, backward, log, step. The weights stay as they were where a loss is not finite.
+        """Run forward, backward, log, step. If a loss is not finite, the weights are not changed.
 
         Raises:
-            FloatingPointError: a loss is infinite or NaN; names the iteration and the losses.
+            FloatingPointError: a loss is infinite or NaN, with the iteration and the losses.
         """
         assert self.model.training, f"{type(self).__name__}: the model was put into evaluation mode"
         start = time.perf_counter()
@@ -204,7 +204,7 @@ class SimpleTrainer(TrainerBase):
         gathered = comm.gather({**metrics, "data_time": data_time})
         if not comm.is_main_process():
             return
-        # The step waits for the slowest process, so its time is the one that counts.
+        # The step waits for the slowest process, so the largest time counts.
         slowest = np.max([one.pop("data_time") for one in gathered])
         storage.put_scalar("data_time", slowest, cur_iter=cur_iter)
         metrics = {name: np.mean([one[name] for one in gathered]) for name in metrics}

@@ -32,16 +32,18 @@ _METRICS = {"AP": (None, 0), "AP50": (0.5, 0), "AP75": (0.75, 0), "APs": (None, 
 
 
 def _encode_mask(mask: torch.Tensor) -> dict:
-    """COCO run lengths of one (H, W) mask, nonzero inside."""
+    """Return COCO run lengths of one (H, W) mask, nonzero inside."""
     mask = mask.view(torch.uint8) if mask.dtype == torch.bool else (mask != 0).to(torch.uint8)
-    # COCO counts down the columns; torch transposes in blocks, several times faster than a strided copy.
+    # COCO's order is by columns. torch transposes in blocks, several times faster than a strided copy.
     rle = mask_util.encode(mask.t().contiguous().numpy().T)
     return {"size": rle["size"], "counts": rle["counts"].decode("ascii")}
 
 
 def instances_to_coco_json(instances: Instances, img_id: int) -> list[dict]:
-    """The detections of one image (on the CPU) in COCO's result format, one dict each, class ids as the
-    model has them. ``pred_masks`` may be an (N, H, W) tensor or BitMasks."""
+    """Return the detections of one image in COCO's result format, one dict each.
+
+    The instances must be on the CPU. Class ids are the model's. ``pred_masks`` may be an (N, H, W) tensor or BitMasks.
+    """
     if len(instances) == 0:
         return []
     if instances.has("pred_keypoints"):
@@ -59,7 +61,7 @@ def instances_to_coco_json(instances: Instances, img_id: int) -> list[dict]:
 
 
 def _usable_by_fast_impl(dataset: dict) -> bool:
-    """faster-coco-eval takes integer ids only."""
+    """Whether all ids are integers, which faster-coco-eval needs."""
     ids = itertools.chain(
         (image["id"] for image in dataset["images"]),
         (anno["id"] for anno in dataset["annotations"]),
@@ -69,10 +71,10 @@ def _usable_by_fast_impl(dataset: dict) -> bool:
 
 
 class COCOEvaluator(DatasetEvaluator):
-    """AP of boxes ("bbox") and masks ("segm") as COCO defines it, in percent; NaN where it is not defined.
+    """COCO's AP of boxes ("bbox") and masks ("segm") in percent, or NaN if it is not defined.
 
-    Ground truth is the data set's ``json_file``, or its dicts converted when the evaluator is made, never
-    what an earlier run left on the disk. ``evaluate`` returns for each task "AP", "AP50", "AP75", "APs",
+    Ground truth is the data set's ``json_file``, or its dicts, which are converted when the evaluator is made. Files
+    of earlier runs are not used. ``evaluate`` returns for each task "AP", "AP50", "AP75", "APs",
     "APm", "APl" and, with more than one class, "AP-NAME" of each. Without annotations (a test set) only
     the result file is written.
     """
@@ -96,7 +98,7 @@ class COCOEvaluator(DatasetEvaluator):
             max_dets_per_image: the highest scores that count; None means COCO's 100.
             use_fast_impl: faster-coco-eval in place of pycocotools. Its numbers are those of Detectron2's
                 fast code; pycocotools' differ in the 16th digit (it adds 2**-52 to a denominator).
-            allow_cached_coco: accepted, without effect: conversions are never cached.
+            allow_cached_coco: accepted without effect, as conversions are not cached.
         """
         unknown = set(tasks or ()) - {"bbox", "segm"}
         if unknown:
@@ -129,7 +131,7 @@ class COCOEvaluator(DatasetEvaluator):
         self._predictions: list[dict] = []
 
     def process(self, inputs: Sequence[dict], outputs: Sequence[dict]) -> None:
-        """``inputs`` need "image_id"; outputs without "instances" are passed over."""
+        """``inputs`` need "image_id"; outputs without "instances" are skipped."""
         assert len(inputs) == len(outputs), f"{len(inputs)} inputs, but {len(outputs)} outputs"
         for input, output in zip(inputs, outputs):
             if "instances" in output:
@@ -168,7 +170,7 @@ class COCOEvaluator(DatasetEvaluator):
         return OrderedDict((task, self._evaluate_task(task, results, img_ids)) for task in sorted(tasks))
 
     def _dataset_results(self, predictions: list[dict]) -> list[dict]:
-        """All detections, with the data set's category ids."""
+        """Return all detections, with the data set's category ids."""
         results = [dict(r) for r in itertools.chain(*(p["instances"] for p in predictions))]
         contiguous = self._metadata.get("thing_dataset_id_to_contiguous_id")
         if contiguous is not None:
@@ -191,7 +193,7 @@ class COCOEvaluator(DatasetEvaluator):
             logger.warning("No detections: %s metrics are not defined", task)
             return dict.fromkeys(_METRICS, float("nan"))
         if task == "segm":
-            # With a box, COCO's API would take its area in place of the mask's for small, medium and large.
+            # With a box, COCO's API would use its area instead of the mask's for small, medium and large.
             results = [{k: v for k, v in r.items() if k != "bbox"} for r in results]
         else:
             results = [{k: v for k, v in r.items() if k != "segmentation"} for r in results]
@@ -204,7 +206,7 @@ class COCOEvaluator(DatasetEvaluator):
         logger.info("Evaluating %s with %s", task, COCO.__module__.split(".")[0])
         with contextlib.redirect_stdout(io.StringIO()):
             ground_truth = COCO()
-            # COCO's API writes into annotations: both tasks start from their own.
+            # COCO's API writes into annotations, so each task gets a copy.
             ground_truth.dataset = {**self._dataset, "annotations": [dict(a) for a in self._dataset["annotations"]]}
             ground_truth.createIndex()
             evaluation = COCOeval(ground_truth, ground_truth.loadRes(results), task)

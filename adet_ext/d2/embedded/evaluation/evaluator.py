@@ -1,4 +1,4 @@
-"""Running a model over a data set and handing its outputs to evaluators."""
+"""Run a model over a data set and pass its outputs to evaluators."""
 
 import datetime
 import logging
@@ -16,20 +16,20 @@ _LOG_PERIOD = 5.0  # seconds between two lines of progress
 
 
 class DatasetEvaluator:
-    """Gathers what is needed of each batch (``process``), then computes results once (``evaluate``)."""
+    """Collect data from each batch (``process``), then compute the results once (``evaluate``)."""
 
     def reset(self) -> None:
-        """Forget everything gathered; called before a round of evaluation."""
+        """Forget everything collected. It is called before each evaluation."""
 
     def process(self, inputs: Sequence[dict], outputs: Sequence[dict]) -> None:
-        """Take the inputs of one batch, of any size, and the model's outputs for them, one for one."""
+        """Collect from the inputs of one batch, of any size, and the model's outputs for each."""
 
     def evaluate(self) -> dict | None:
-        """Results as {task: {metric: value}}; None or empty in all processes but the first."""
+        """Return {task: {metric: value}}; None or empty in all processes but the first."""
 
 
 class DatasetEvaluators(DatasetEvaluator):
-    """Several evaluators as one; no two may report the same task."""
+    """Several evaluators as one. Each must report different tasks."""
 
     def __init__(self, evaluators: Sequence[DatasetEvaluator]):
         self._evaluators = evaluators
@@ -45,7 +45,7 @@ class DatasetEvaluators(DatasetEvaluator):
     def evaluate(self) -> dict:
         results: OrderedDict = OrderedDict()
         for evaluator in self._evaluators:
-            result = evaluator.evaluate()  # in every process: evaluators synchronise
+            result = evaluator.evaluate()  # in every process: evaluators synchronize
             if comm.is_main_process() and result is not None:
                 twice = results.keys() & result.keys()
                 assert not twice, f"two evaluators report {sorted(twice)}; give them separate runs"
@@ -55,7 +55,7 @@ class DatasetEvaluators(DatasetEvaluator):
 
 @contextmanager
 def inference_context(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside, the mode it had before outside, also after an error."""
+    """Put the model into evaluation mode, and at the end, also after an error, into its mode before."""
     training = model.training
     model.eval()
     try:
@@ -72,12 +72,12 @@ def inference_on_dataset(
     """Run ``model`` over ``data_loader`` without gradients, and evaluate.
 
     Args:
-        model: an nn.Module is put in evaluation mode meanwhile.
-        data_loader: has a length; yields batches, which the model gets as they are.
+        model: an nn.Module is put into evaluation mode during the run.
+        data_loader: has a length and yields the model's batches.
         evaluator: None only measures the speed.
 
     Returns:
-        What the evaluator returns; {} where that is None.
+        The evaluator's result, or {} if that is None.
     """
     logger = logging.getLogger(__name__)
     total = len(data_loader)
@@ -86,7 +86,7 @@ def inference_on_dataset(
         evaluator = DatasetEvaluators(evaluator or [])
     evaluator.reset()
 
-    warmup = min(5, total - 1)  # the first batches allocate and tune; they are not timed
+    warmup = min(5, total - 1)  # the first batches are not timed, as they allocate and tune
     now = time.perf_counter
     start = last_log = now()
     compute = 0.0

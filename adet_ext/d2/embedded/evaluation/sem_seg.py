@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 def _boundary(labels: np.ndarray) -> np.ndarray:
-    """uint8 labels minus their erosion by 2 % of the diagonal: zero but where a label meets a lower one."""
+    """Return uint8 labels minus their erosion by 2 % of the diagonal, which is 0 except next to lower labels."""
     height, width = labels.shape
     steps = max(1, int(round(0.02 * np.sqrt(height**2 + width**2))))
     padded = cv2.copyMakeBorder(labels, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
@@ -34,7 +34,7 @@ def _boundary(labels: np.ndarray) -> np.ndarray:
 
 
 def _iou(confusion: np.ndarray, need_truth: bool) -> np.ndarray:
-    """IoU per class, (C,); NaN for classes that do not occur (``need_truth``: not in the ground truth)."""
+    """Return the IoU of each class, (C,), or NaN if it does not occur (``need_truth``: in the ground truth)."""
     hit = confusion.diagonal()[:-1].astype(float)
     true = confusion[:-1, :-1].sum(axis=0).astype(float)
     union = true + confusion[:-1, :-1].sum(axis=1).astype(float) - hit
@@ -45,7 +45,7 @@ def _iou(confusion: np.ndarray, need_truth: bool) -> np.ndarray:
 class SemSegEvaluator(DatasetEvaluator):
     """mIoU, fwIoU, mACC, pACC and each class' IoU, boundary IoU and accuracy, in percent.
 
-    Void pixels do not count. Means run over the classes in the ground truth. ``output_dir`` gets
+    Void pixels do not count. Means are over the classes in the ground truth. ``output_dir`` gets
     ``sem_seg_predictions.json`` (COCO's stuff format) and ``sem_seg_evaluation.pth``.
     """
 
@@ -60,7 +60,7 @@ class SemSegEvaluator(DatasetEvaluator):
         self._class_names = meta.stuff_classes
         self._num_classes = len(self._class_names)
         self._ignore_label = meta.ignore_label
-        self._with_boundaries = self._num_classes < 255  # the erosion works on uint8 labels
+        self._with_boundaries = self._num_classes < 255  # the erosion needs uint8 labels
 
     def reset(self) -> None:
         size = self._num_classes + 1
@@ -108,7 +108,7 @@ class SemSegEvaluator(DatasetEvaluator):
         iou = _iou(self._confusion, need_truth=True)
         boundary_iou = _iou(self._boundary_confusion, need_truth=False)
         weights = true / np.sum(true)
-        # Sums and divisions in this order, as a mean or another order differs in the last digit.
+        # A mean, or another order of sums and divisions, would differ in the last digit.
         result = {
             "mIoU": 100 * (np.sum(iou[present]) / np.sum(present)),
             "fwIoU": 100 * np.sum(iou[present] * weights[present]),
@@ -133,7 +133,7 @@ class SemSegEvaluator(DatasetEvaluator):
         return results
 
     def encode_json_sem_seg(self, sem_seg: np.ndarray, input_file_name: str) -> list[dict]:
-        """An (H, W) label map as run lengths per class, with the data set's category ids."""
+        """Return an (H, W) label map as run lengths per class, with the data set's category ids."""
         segments = []
         for label in np.unique(sem_seg):
             if self._dataset_ids is not None and label not in self._dataset_ids:

@@ -1,4 +1,4 @@
-"""What is done with results: printed for a spreadsheet, compared with what was expected, flattened."""
+"""Print results for a spreadsheet, compare them with expected ones, and flatten them."""
 
 import logging
 import math
@@ -11,7 +11,7 @@ logger = logging.getLogger(__name__)
 def print_csv_format(results: Mapping) -> None:
     """Log the main metrics of each task as two lines of comma-separated names and values.
 
-    Metrics with a "-" in their name belong to single classes and are left out.
+    Metrics with a "-" in their name are of single classes and left out.
     """
     for task, metrics in results.items():
         if not isinstance(metrics, Mapping):
@@ -26,7 +26,7 @@ def print_csv_format(results: Mapping) -> None:
 def verify_results(cfg, results: Mapping) -> bool:
     """Compare with ``cfg.TEST.EXPECTED_RESULTS``, a list of [task, metric, value, tolerance].
 
-    Returns True, or logs every difference and ends the program with status 1.
+    Return True, or log every difference and end the program with status 1.
     """
     wrong = []
     for task, metric, expected, tolerance in cfg.TEST.EXPECTED_RESULTS:
@@ -42,7 +42,7 @@ def verify_results(cfg, results: Mapping) -> bool:
 
 
 def flatten_results_dict(results: Mapping) -> dict:
-    """{"a": {"b": 1}} as {"a/b": 1}, to any depth."""
+    """Return {"a/b": 1} of {"a": {"b": 1}}, to any depth."""
     flat = {}
     for key, value in results.items():
         if isinstance(value, Mapping):

@@ -12,7 +12,7 @@ from .norm import FrozenBatchNorm2d
 
 @dataclass
 class ShapeSpec:
-    """What is known of a feature map before it exists."""
+    """The shape of a feature map, as far as it is known in advance."""
 
     channels: int | None = None
     height: int | None = None
@@ -30,17 +30,17 @@ class CNNBlockBase(nn.Module):
         self.stride = stride
 
     def freeze(self) -> "CNNBlockBase":
-        """Stop training: no parameter takes gradients, and batch norms become frozen ones."""
+        """Stop training: parameters get no gradients, and batch norms become frozen ones."""
         for parameter in self.parameters():
             parameter.requires_grad = False
         return FrozenBatchNorm2d.convert_frozen_batchnorm(self)
 
 
 class ROIAlign(torchvision.ops.RoIAlign):
-    """torchvision's RoIAlign, aligned to pixel centres unless told otherwise.
+    """torchvision's RoIAlign, by default aligned to pixel centers.
 
-    ``output_size`` (height, width) of each region; ``spatial_scale`` turns the boxes' units into those of
-    the input; ``sampling_ratio`` samples per bin and direction, 0 for as many as it covers pixels.
+    ``output_size``: (height, width) of each region; ``spatial_scale``: units of the input per unit of the
+    boxes; ``sampling_ratio``: samples per bin and direction, 0 for as many as the bin has pixels.
     """
 
     def __init__(
@@ -49,22 +49,22 @@ class ROIAlign(torchvision.ops.RoIAlign):
         super().__init__(output_size, spatial_scale, sampling_ratio, aligned)
 
     def forward(self, input: Tensor, rois: Tensor) -> Tensor:
-        """``input`` (N, C, H, W), ``rois`` (R, 5) of image index, x0, y0, x1, y1, to (R, C, *size)."""
+        """Map ``input`` (N, C, H, W) and ``rois`` (R, 5), image index, x0, y0, x1, y1, to (R, C, *size)."""
         return super().forward(input, rois.to(input.dtype))
 
 
 def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float) -> Tensor:
-    """Indices that survive suppression within each class, best score first.
+    """Return the indices kept by suppression within each class, best score first.
 
-    ``boxes`` (N, 4), ``scores`` (N,), ``idxs`` (N,) the classes. A box goes when it overlaps a better one of
-    its class by more than ``iou_threshold``.
+    ``boxes`` (N, 4), ``scores`` (N,), ``idxs`` (N,) the classes. A box is dropped if it overlaps a better one
+    of its class by more than ``iou_threshold``.
     """
     if boxes.shape[-1] != 4:
-        raise AssertionError(f"boxes are N x 4, not {tuple(boxes.shape)}")
-    # Classes are set apart by an offset, which half precision could not hold.
+        raise AssertionError(f"boxes must be N x 4; got {tuple(boxes.shape)}")
+    # Classes are separated by an offset, which half precision could not represent.
     return torchvision.ops.batched_nms(boxes.float(), scores, idxs, iou_threshold)
 
 
 def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
-    """``torch.cat`` that hands a single tensor back as it is."""
+    """Concatenate as ``torch.cat``, but return a single tensor itself."""
     return tensors[0] if len(tensors) == 1 else torch.cat(list(tensors), dim)

@@ -1,9 +1,9 @@
-"""Convolutions that carry their norm and activation, plain and deformable.
+"""Convolutions with norm and activation, plain and deformable.
 
 N images, C channels, H and W height and width, k positions of a kernel, g offset groups.
 
-In evaluation without gradients a batch norm that follows is folded into the weights: one pass over memory
-instead of two. The folded weights are kept, outside the state dict, until anything they were made of changes.
+In evaluation without gradients, the batch norm is folded into the weights, which saves a pass over memory.
+The folded weights are kept, outside the state dict, until their sources change.
 """
 
 from collections.abc import Callable
@@ -20,12 +20,12 @@ _FOLDABLE = (FrozenBatchNorm2d, nn.BatchNorm2d, nn.SyncBatchNorm, NaiveSyncBatch
 
 
 class _Folding(nn.Module):
-    """Mixin of a convolution with ``weight``, ``bias``, ``norm`` and ``activation``: what follows the sum."""
+    """A mixin that applies norm and activation; it needs ``weight``, ``bias``, ``norm`` and ``activation``."""
 
     _folded: tuple | None = None
 
     def _apply_conv(self, convolve: Callable[[Tensor, Tensor | None], Tensor]) -> Tensor:
-        """``convolve(weight, bias)``, then the norm and the activation."""
+        """Apply ``convolve(weight, bias)``, then the norm and the activation."""
         if torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing():
             x = convolve(self.weight, self.bias)
             return self._activate(x if self.norm is None else self.norm(x))
@@ -35,7 +35,7 @@ class _Folding(nn.Module):
             self._folded = None
             x = convolve(self.weight, self.bias)
             x = x if self.norm is None else self.norm(x)
-        # The sum is ours alone and no backward pass will ask for it.
+        # Nothing else uses the sum, and no backward pass needs it.
         return F.relu_(x) if self.activation is F.relu else self._activate(x)
 
     def _activate(self, x: Tensor) -> Tensor:
@@ -43,7 +43,7 @@ class _Folding(nn.Module):
 
     def _is_foldable(self) -> bool:
         norm = self.norm
-        # Exact types: a subclass may compute anything. Hooks want to see the norm being called.
+        # Exact types, because a subclass may compute something else. Hooks need the norm to be called.
         return (
             type(norm) in _FOLDABLE
             and norm.running_mean is not None
@@ -65,12 +65,12 @@ class _Folding(nn.Module):
         if kept is None or kept[0] != state:
             with torch.inference_mode(False), torch.no_grad():
                 folded = _fold(*sources, self.norm.eps)
-            # The aliases keep the memory from being given to another tensor with the same address.
+            # The aliases prevent another tensor from getting the same address.
             aliases = [None if t is None else t.detach() for t in sources]
             self._folded = kept = (state, folded, aliases)
         return kept[1]
 
-    # Writing through `.data` raises no version counter: what comes between evaluations drops the cache.
+    # Writing through `.data` does not raise the version counter, so a change of mode drops the cache.
     def train(self, mode: bool = True) -> "_Folding":
         self._folded = None
         return super().train(mode)
@@ -121,7 +121,7 @@ class Conv2d(_Folding, nn.Conv2d):
 
 
 class _DeformBase(_Folding, torchvision.ops.DeformConv2d):
-    """Takes what ``nn.Conv2d`` takes, ``norm`` and ``activation``; the offsets tell the number of their groups."""
+    """Arguments are those of ``nn.Conv2d``, ``norm`` and ``activation``. The offsets determine their groups."""
 
     def __init__(
         self,
@@ -143,7 +143,7 @@ class _DeformBase(_Folding, torchvision.ops.DeformConv2d):
             nn.init.zeros_(self.bias)
 
     def _deform(self, x: Tensor, offset: Tensor, mask: Tensor | None) -> Tensor:
-        if x.shape[0] == 0:  # torchvision's operator takes no empty batch
+        if x.shape[0] == 0:  # torchvision's operator does not support an empty batch
             size = F.conv2d(x, self.weight, None, self.stride, self.padding, self.dilation, self.groups)
             return self._apply_conv(lambda weight, bias: size)
         return self._apply_conv(
@@ -152,7 +152,7 @@ class _DeformBase(_Folding, torchvision.ops.DeformConv2d):
 
 
 class DeformConv(_DeformBase):
-    """Deformable convolution (version 1): every kernel position samples where its offset points."""
+    """Deformable convolution (version 1): every kernel position samples at its offset."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -165,7 +165,7 @@ class DeformConv(_DeformBase):
 
 
 class ModulatedDeformConv(_DeformBase):
-    """Deformable convolution (version 2): a mask weighs every sample. It has a bias by default."""
+    """Deformable convolution (version 2): a mask weights every sample. It has a bias by default."""
 
     def __init__(self, *args, bias: bool = True, **kwargs):
         super().__init__(*args, bias=bias, **kwargs)

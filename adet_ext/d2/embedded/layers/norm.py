@@ -1,4 +1,4 @@
-"""Normalisation layers.
+"""Normalization layers.
 
 N images, C channels, H and W height and width.
 """
@@ -14,10 +14,10 @@ from ..utils import comm
 
 
 class FrozenBatchNorm2d(nn.Module):
-    """Batch norm whose statistics and affine values never change: all four are buffers.
+    """Batch norm with fixed statistics and affine values: all four are buffers.
 
-    Checkpoints from before version 2 of this layer hold no statistics, because their weight and bias
-    contain them; they are loaded with mean 0 and variance 1.
+    Checkpoints from before version 2 of this layer have no statistics, because weight and bias
+    contain them. They are loaded with mean 0 and variance 1.
     """
 
     _version = 3
@@ -30,7 +30,7 @@ class FrozenBatchNorm2d(nn.Module):
         self.register_buffer("bias", torch.zeros(num_features))
         self.register_buffer("running_mean", torch.zeros(num_features))
         self.register_buffer("running_var", torch.ones(num_features) - eps)
-        # Kept where a batch norm was converted, so that its state dict stays complete.
+        # Kept if a batch norm was converted, so that its state dict stays complete.
         self.register_buffer("num_batches_tracked", None)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -38,7 +38,7 @@ class FrozenBatchNorm2d(nn.Module):
             return F.batch_norm(
                 x, self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=self.eps
             )
-        # batch_norm's backward would also compute, and keep memory for, gradients of constants.
+        # batch_norm would also compute gradients of the constants, and keep memory for them.
         scale = self.weight * (self.running_var + self.eps).rsqrt()
         shift = self.bias - self.running_mean * scale
         return x * scale[:, None, None].to(x.dtype) + shift[:, None, None].to(x.dtype)
@@ -54,7 +54,7 @@ class FrozenBatchNorm2d(nn.Module):
 
     @classmethod
     def convert_frozen_batchnorm(cls, module: nn.Module) -> nn.Module:
-        """Replace every (synchronised) batch norm in ``module``, in place; return it, or its replacement."""
+        """Replace every (synchronized) batch norm in ``module``, in place; return it, or its replacement."""
         if not isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm):
             for name, child in module.named_children():
                 module.add_module(name, cls.convert_frozen_batchnorm(child))
@@ -70,7 +70,7 @@ class FrozenBatchNorm2d(nn.Module):
 
 
 class NaiveSyncBatchNorm(nn.BatchNorm2d):
-    """Batch norm over all processes, each weighed equally, by a plain reduction: it also runs on the CPU."""
+    """Batch norm over all processes with equal weights, by a plain reduction. It also runs on the CPU."""
 
     def forward(self, input: Tensor) -> Tensor:
         if comm.get_world_size() == 1 or not self.training:
@@ -99,7 +99,7 @@ _NORMS: dict[str, Callable[[int], nn.Module]] = {
 
 
 def get_norm(norm: str | Callable[[int], nn.Module] | None, out_channels: int) -> nn.Module | None:
-    """Build a norm by its name in configs (or by calling ``norm``); "" and None give None."""
+    """Build a norm by its name in configs, or by calling ``norm``. "" and None give None."""
     if norm is None or norm == "":
         return None
     if not isinstance(norm, str):

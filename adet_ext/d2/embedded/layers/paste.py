@@ -1,4 +1,4 @@
-"""Masks from box coordinates into the image.
+"""Paste masks from box coordinates into the image.
 
 N instances, M the side of a predicted mask, H and W height and width of the image.
 """
@@ -17,11 +17,11 @@ def paste_masks_in_image(
     """Interpolate each mask over its box and cut it at ``threshold``.
 
     ``masks`` (N, M, M) in [0, 1]; ``boxes`` (N, 4) in pixels of the image; ``image_shape`` (H, W). The result
-    is (N, H, W), boolean; with a negative ``threshold`` uint8, the values times 255. Floating-point work
-    stays within one box at a time.
+    is (N, H, W), boolean; with a negative ``threshold`` uint8, the values times 255. Floating-point values
+    are computed for one box at a time.
     """
     if masks.shape[-1] != masks.shape[-2]:
-        raise AssertionError(f"masks are square, not {tuple(masks.shape[-2:])}")
+        raise AssertionError(f"masks must be square; got {tuple(masks.shape[-2:])}")
     if isinstance(boxes, Boxes):
         boxes = boxes.tensor
     if len(boxes) != len(masks):
@@ -32,16 +32,16 @@ def paste_masks_in_image(
     binary = threshold >= 0
     shape = (len(masks), height, width)
     if boxes.device.type == "cpu":
-        # numpy's zeros are pages that the system hands out when they are written to: most never are.
+        # The system provides the memory of numpy's zeros when it is written to, and most of it never is.
         pasted = torch.from_numpy(np.zeros(shape, dtype=bool if binary else np.uint8))
     else:
         pasted = torch.zeros(shape, dtype=torch.bool if binary else torch.uint8, device=boxes.device)
     if not masks.dtype.is_floating_point:
         masks = masks.float()
-    # A pixel's margin: a mask fades out over half a pixel of its own beyond its box.
+    # Beyond its box, a mask fades out over half a pixel of the mask.
     starts, ends = (boxes[:, :2].floor() - 1).clamp(min=0), boxes[:, 2:].ceil() + 1
     ends = torch.stack([ends[:, 0].clamp(max=width), ends[:, 1].clamp(max=height)], dim=1)
-    # The one copy to the host; every box could otherwise cost one.
+    # One copy to the host, instead of one for each box.
     windows = torch.cat([starts, ends], dim=1).int().tolist()
     columns = torch.arange(width, device=boxes.device, dtype=torch.float32) + 0.5
     rows = torch.arange(height, device=boxes.device, dtype=torch.float32) + 0.5

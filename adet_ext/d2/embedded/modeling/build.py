@@ -1,4 +1,4 @@
-"""Parts of models by name."""
+"""Build parts of models by name."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from ..layers import ShapeSpec
 
 
 class _Registry(_FvcoreRegistry):
-    """fvcore's registry; an unknown name is answered with those that there are, and where to get others."""
+    """fvcore's registry. For an unknown name, the error lists the known ones and where to get others."""
 
     def get(self, name: str) -> Any:
         if name not in self:
@@ -23,8 +23,8 @@ class _Registry(_FvcoreRegistry):
         return super().get(name)
 
 
-# A registered object is called with the config; backbones, proposal generators and heads also with the shape
-# (or the shapes by name) of their input.
+# A registered object is called with the config. Backbones, proposal generators and heads also get the shape (or the
+# shapes by name) of their input.
 META_ARCH_REGISTRY = _Registry("META_ARCH")
 BACKBONE_REGISTRY = _Registry("BACKBONE")
 PROPOSAL_GENERATOR_REGISTRY = _Registry("PROPOSAL_GENERATOR")
@@ -39,15 +39,15 @@ class Backbone(nn.Module):
     """
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        raise NotImplementedError(f"{type(self).__name__} has to define forward")
+        raise NotImplementedError(f"{type(self).__name__} must define forward")
 
     @property
     def size_divisibility(self) -> int:
-        """What height and width of the input have to be multiples of; 0 for nothing."""
+        """The number that height and width of the input must be multiples of; 0 for any."""
         return 0
 
     def output_shape(self) -> dict[str, ShapeSpec]:
-        """Channels and stride of every feature map."""
+        """Return channels and stride of every feature map."""
         return {
             name: ShapeSpec(channels=self._out_feature_channels[name], stride=self._out_feature_strides[name])
             for name in self._out_features
@@ -55,13 +55,13 @@ class Backbone(nn.Module):
 
 
 def build_model(cfg: CfgNode) -> nn.Module:
-    """The model of ``MODEL.META_ARCHITECTURE`` on ``MODEL.DEVICE``, with its initial weights."""
+    """Return the model of ``MODEL.META_ARCHITECTURE`` on ``MODEL.DEVICE``, with its initial weights."""
     model = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)(cfg)
     return model.to(torch.device(cfg.MODEL.DEVICE))
 
 
 def build_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> Backbone:
-    """The backbone of ``MODEL.BACKBONE.NAME``, for images with as many channels as ``MODEL.PIXEL_MEAN``."""
+    """Return the backbone of ``MODEL.BACKBONE.NAME``, for images with as many channels as ``MODEL.PIXEL_MEAN``."""
     if input_shape is None:
         input_shape = ShapeSpec(channels=len(cfg.MODEL.PIXEL_MEAN))
     backbone = BACKBONE_REGISTRY.get(cfg.MODEL.BACKBONE.NAME)(cfg, input_shape)
@@ -71,11 +71,11 @@ def build_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> Backbo
 
 
 def build_proposal_generator(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> nn.Module | None:
-    """The proposal generator of ``MODEL.PROPOSAL_GENERATOR.NAME``; None for "PrecomputedProposals"."""
+    """Return the proposal generator of ``MODEL.PROPOSAL_GENERATOR.NAME``; None for "PrecomputedProposals"."""
     name = cfg.MODEL.PROPOSAL_GENERATOR.NAME
     return None if name == "PrecomputedProposals" else PROPOSAL_GENERATOR_REGISTRY.get(name)(cfg, input_shape)
 
 
 def build_sem_seg_head(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> nn.Module:
-    """The semantic head of ``MODEL.SEM_SEG_HEAD.NAME``."""
+    """Return the semantic head of ``MODEL.SEM_SEG_HEAD.NAME``."""
     return SEM_SEG_HEADS_REGISTRY.get(cfg.MODEL.SEM_SEG_HEAD.NAME)(cfg, input_shape)

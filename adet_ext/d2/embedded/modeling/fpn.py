@@ -19,7 +19,7 @@ from .resnet import build_resnet_backbone
 class FPN(Backbone):
     """Feature pyramid network over the features ``in_features`` of ``bottom_up``, finest first.
 
-    The strides of ``in_features`` double from one to the next. Every level has ``out_channels`` channels;
+    Each stride of ``in_features`` is twice the one before. Every level has ``out_channels`` channels;
     ``fuse_type`` "sum" adds the coarser level to the finer, "avg" takes their mean. ``top_block``, if given,
     adds ``top_block.num_levels`` coarser levels made from ``top_block.in_feature``, a feature of the backbone
     or a level.
@@ -38,7 +38,7 @@ class FPN(Backbone):
         if not in_features:
             raise AssertionError("a feature pyramid needs at least one input feature (MODEL.FPN.IN_FEATURES)")
         if fuse_type not in ("sum", "avg"):
-            raise AssertionError(f"fuse_type is '{fuse_type}'; it has to be 'sum' or 'avg'")
+            raise AssertionError(f"fuse_type must be 'sum' or 'avg'; got '{fuse_type}'")
         shapes = bottom_up.output_shape()
         strides = [shapes[name].stride for name in in_features]
         for finer, coarser in pairwise(strides):
@@ -48,7 +48,7 @@ class FPN(Backbone):
 
         laterals, outputs = [], []
         for level, name in zip(levels, in_features, strict=True):
-            # In this order, so that a seed gives the weights that it gives in Detectron2.
+            # In this order, so that a seed gives the same weights as in Detectron2.
             lateral, output = (
                 Conv2d(
                     inputs, out_channels, size, padding=size // 2, bias=norm == "", norm=get_norm(norm, out_channels)
@@ -61,7 +61,7 @@ class FPN(Backbone):
             self.add_module(f"fpn_output{level}", output)
             laterals.append(lateral)
             outputs.append(output)
-        # Coarsest first, as the pyramid is built. Plain lists: the modules are registered above.
+        # Coarsest first, the order of building. These are plain lists, because the modules are registered above.
         self.lateral_convs = laterals[::-1]
         self.output_convs = outputs[::-1]
         self.top_block = top_block
@@ -80,13 +80,13 @@ class FPN(Backbone):
         return self._size_divisibility
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """Images (N, 3, H, W) to levels (N, C, H / stride, W / stride) by name, finest first."""
+        """Map images (N, 3, H, W) to levels (N, C, H / stride, W / stride) by name, finest first."""
         bottom_up = self.bottom_up(x)
         merged = self.lateral_convs[0](bottom_up[self.in_features[-1]])
         results = [self.output_convs[0](merged)]
         finer = zip(self.in_features[-2::-1], self.lateral_convs[1:], self.output_convs[1:], strict=True)
         for name, lateral, output in finer:
-            # Added in place to the enlarged level, which nobody else holds.
+            # Added in place to the enlarged level, which nothing else uses.
             merged = F.interpolate(merged, scale_factor=2.0, mode="nearest")
             merged += lateral(bottom_up[name])
             if self._fuse_type == "avg":
@@ -100,7 +100,7 @@ class FPN(Backbone):
 
 
 class LastLevelMaxPool(nn.Module):
-    """P6 as every other pixel of P5."""
+    """P6, made of every second pixel of P5."""
 
     def __init__(self):
         super().__init__()
@@ -112,7 +112,7 @@ class LastLevelMaxPool(nn.Module):
 
 
 class LastLevelP6P7(nn.Module):
-    """P6 and P7 by convolutions of stride 2, from the backbone's last feature unless told otherwise."""
+    """P6 and P7 by convolutions of stride 2, by default from the backbone's last feature."""
 
     def __init__(self, in_channels: int, out_channels: int, in_feature: str = "res5"):
         super().__init__()
@@ -130,14 +130,14 @@ class LastLevelP6P7(nn.Module):
 
 @BACKBONE_REGISTRY.register()
 def build_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
-    """ResNet with a pyramid up to P6."""
+    """Return a ResNet with a pyramid up to P6."""
     bottom_up = build_resnet_backbone(cfg, input_shape)
     return _build_fpn(cfg, bottom_up, LastLevelMaxPool())
 
 
 @BACKBONE_REGISTRY.register()
 def build_retinanet_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
-    """ResNet with a pyramid up to P7."""
+    """Return a ResNet with a pyramid up to P7."""
     bottom_up = build_resnet_backbone(cfg, input_shape)
     top_block = LastLevelP6P7(bottom_up.output_shape()["res5"].channels, cfg.MODEL.FPN.OUT_CHANNELS)
     return _build_fpn(cfg, bottom_up, top_block)

@@ -1,4 +1,4 @@
-"""From the resolution that a model saw to the one that was asked for.
+"""Resize results from the resolution of the model to the requested one.
 
 N instances, C classes, M the side of a predicted mask, H and W the output height and width.
 """
@@ -13,7 +13,7 @@ from ..structures import Instances
 def detector_postprocess(
     results: Instances, output_height: int, output_width: int, mask_threshold: float = 0.5
 ) -> Instances:
-    """Scale detections from ``results.image_size`` to the output size; those left without area go.
+    """Scale detections from ``results.image_size`` to the output size, and drop those without area.
 
     ``pred_boxes`` (or ``proposal_boxes``) are scaled in place and clipped; ``pred_masks`` (N, 1, M, M) become a
     boolean tensor (N, H, W).
@@ -36,6 +36,6 @@ def detector_postprocess(
 
 
 def sem_seg_postprocess(result: Tensor, img_size: tuple[int, int], output_height: int, output_width: int) -> Tensor:
-    """Scores (C, ...) of a padded image to (C, H, W): cut to ``img_size`` (height, width), then resized."""
+    """Cut the scores (C, ...) of a padded image to ``img_size`` (height, width), and resize them to (C, H, W)."""
     result = result[None, :, : img_size[0], : img_size[1]]
     return F.interpolate(result, size=(output_height, output_width), mode="bilinear", align_corners=False)[0]

@@ -1,4 +1,4 @@
-"""ResNet and ResNeXt, with deformable convolutions where asked for.
+"""ResNet and ResNeXt, optionally with deformable convolutions.
 
 N images, C channels, H and W height and width.
 """
@@ -24,7 +24,7 @@ def _conv_norm(in_channels: int, out_channels: int, kernel_size: int, norm: str,
 
 
 class _Residual(CNNBlockBase):
-    """A block that adds a branch to its input, or to a projection of it where the channels change."""
+    """A block that adds a branch to its input, or to a projection of it if the channels change."""
 
     def __init__(self, in_channels: int, out_channels: int, *, stride: int, norm: str):
         super().__init__(in_channels, out_channels, stride)
@@ -33,16 +33,16 @@ class _Residual(CNNBlockBase):
             self.shortcut = _conv_norm(in_channels, out_channels, 1, norm, stride=stride)
 
     def _fill(self, *branch: nn.Module) -> None:
-        # The shortcut last: a seed then gives the weights that it gives in Detectron2.
+        # The shortcut is last, so that a seed gives the same weights as in Detectron2.
         for layer in (*branch, self.shortcut):
             if layer is not None:
                 weight_init.c2_msra_fill(layer)
 
     def branch(self, x: Tensor) -> Tensor:
-        raise NotImplementedError(f"{type(self).__name__} has to define branch")
+        raise NotImplementedError(f"{type(self).__name__} must define branch")
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) to (N, ``out_channels``, H / stride, W / stride)."""
+        """Map (N, C, H, W) to (N, ``out_channels``, H / stride, W / stride)."""
         out = self.branch(x)
         out += x if self.shortcut is None else self.shortcut(x)
         return F.relu_(out)
@@ -65,7 +65,7 @@ class BottleneckBlock(_Residual):
     """1x1, 3x3 and 1x1 convolutions: the block of ResNet-50 and deeper.
 
     ``bottleneck_channels`` are those of the 3x3 convolution, which has ``num_groups`` groups and the given
-    ``dilation``; the stride sits on it, or on the first one with ``stride_in_1x1``. ``middle`` is for subclasses
+    ``dilation``. It also has the stride, or the first one has it with ``stride_in_1x1``. ``middle`` is for subclasses
     with another 3x3 convolution.
     """
 
@@ -103,10 +103,10 @@ class BottleneckBlock(_Residual):
 
 
 class DeformBottleneckBlock(BottleneckBlock):
-    """A bottleneck whose 3x3 convolution is deformable, modulated (version 2) with ``deform_modulated``.
+    """A bottleneck with a deformable 3x3 convolution, modulated (version 2) with ``deform_modulated``.
 
-    Takes what :class:`BottleneckBlock` takes, ``deform_modulated`` and ``deform_num_groups``. Offsets and mask come
-    from a convolution ``conv2_offset`` that starts at zero, so that training starts from an ordinary convolution.
+    Arguments are those of :class:`BottleneckBlock`, ``deform_modulated`` and ``deform_num_groups``. A convolution
+    ``conv2_offset`` gives offsets and mask. It is initialized with zeros, which is an ordinary convolution.
     """
 
     def _make_middle(
@@ -132,7 +132,7 @@ class DeformBottleneckBlock(BottleneckBlock):
         offset = self.conv2_offset(x)
         if not self.deform_modulated:
             return self.conv2(x, offset)
-        # The last third of the channels weighs the samples.
+        # The last third of the channels weights the samples.
         split = offset.shape[1] // 3 * 2
         return self.conv2(x, offset[:, :split], offset[:, split:].sigmoid())
 
@@ -146,15 +146,15 @@ class BasicStem(CNNBlockBase):
         weight_init.c2_msra_fill(self.conv1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) to (N, ``out_channels``, H / 4, W / 4)."""
+        """Map (N, C, H, W) to (N, ``out_channels``, H / 4, W / 4)."""
         return F.max_pool2d(F.relu_(self.conv1(x)), kernel_size=3, stride=2, padding=1)
 
 
 class ResNet(Backbone):
     """A stem and stages "res2", "res3", ... of blocks.
 
-    ``out_features`` names what ``forward`` returns ("stem", stages; default: the last); stages beyond the last one
-    asked for are left out. ``freeze_at`` is handed to :meth:`freeze`.
+    ``out_features`` names what ``forward`` returns ("stem", stages; default: the last). Stages after the last of
+    these are left out. ``freeze_at`` goes to :meth:`freeze`.
     """
 
     def __init__(
@@ -169,7 +169,7 @@ class ResNet(Backbone):
         self.stem = stem
         names = [f"res{index}" for index in range(2, 2 + len(stages))]
         self._out_features = [names[-1]] if out_features is None else list(out_features)
-        # Unused stages would cost memory, and stop distributed training, which waits for all gradients.
+        # Unused stages would take memory, and stop distributed training, which waits for all gradients.
         needed = [names.index(name) + 1 for name in self._out_features if name in names]
         self.stage_names = tuple(names[: max(needed, default=0)])
         self.stages = []
@@ -178,7 +178,7 @@ class ResNet(Backbone):
         self._out_feature_channels = {"stem": channels}
         for name, blocks in zip(self.stage_names, stages):
             if not blocks or not all(isinstance(block, CNNBlockBase) for block in blocks):
-                raise AssertionError(f"{name} has to be a non-empty list of CNNBlockBase")
+                raise AssertionError(f"{name} must be a non-empty list of CNNBlockBase")
             stage = nn.Sequential(*blocks)
             self.add_module(name, stage)
             self.stages.append(stage)
@@ -192,9 +192,9 @@ class ResNet(Backbone):
         self.freeze(freeze_at)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """Images (N, 3, H, W) to feature maps (N, C, H / stride, W / stride) by name."""
+        """Map images (N, 3, H, W) to feature maps (N, C, H / stride, W / stride) by name."""
         if x.dim() != 4:
-            raise AssertionError(f"a ResNet takes N x C x H x W, not {tuple(x.shape)}")
+            raise AssertionError(f"the input of a ResNet must be N x C x H x W; got {tuple(x.shape)}")
         x = self.stem(x)
         outputs = {"stem": x} if "stem" in self._out_features else {}
         for name, stage in zip(self.stage_names, self.stages, strict=True):
@@ -204,7 +204,7 @@ class ResNet(Backbone):
         return outputs
 
     def freeze(self, freeze_at: int = 0) -> "ResNet":
-        """Freeze the stem (1), the stem and res2 (2), and so on; 0 and below freeze nothing."""
+        """Freeze the stem (1), the stem and res2 (2), and so on. 0 and below freeze nothing."""
         for index, part in enumerate([[self.stem], *self.stages], start=1):
             if freeze_at >= index:
                 for block in part:
@@ -215,7 +215,7 @@ class ResNet(Backbone):
     def make_stage(
         block_class: type[CNNBlockBase], num_blocks: int, *, in_channels: int, out_channels: int, **kwargs
     ) -> list[CNNBlockBase]:
-        """Blocks of one stage. A ``name_per_block`` list gives each its own ``name``; the rest is shared."""
+        """Return the blocks of one stage. A ``name_per_block`` list has the ``name`` of each; others are shared."""
         blocks = []
         for index in range(num_blocks):
             own = {}
@@ -225,7 +225,7 @@ class ResNet(Backbone):
                     own[key] = value
                     continue
                 if len(value) != num_blocks or name in kwargs:
-                    raise AssertionError(f"{key} has to have {num_blocks} values, and {name} must not be given")
+                    raise AssertionError(f"{key} must have {num_blocks} values, and {name} must not be given")
                 own[name] = value[index]
             blocks.append(block_class(in_channels=in_channels, out_channels=out_channels, **own))
             in_channels = out_channels
@@ -234,18 +234,22 @@ class ResNet(Backbone):
 
 @BACKBONE_REGISTRY.register()
 def build_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
-    """The ResNet that ``MODEL.RESNETS`` and ``MODEL.BACKBONE.FREEZE_AT`` describe."""
+    """Return the ResNet of ``MODEL.RESNETS`` and ``MODEL.BACKBONE.FREEZE_AT``."""
     node = cfg.MODEL.RESNETS
     stem = BasicStem(in_channels=input_shape.channels, out_channels=node.STEM_OUT_CHANNELS, norm=node.NORM)
     if node.DEPTH not in _BLOCKS_PER_STAGE:
-        raise KeyError(f"MODEL.RESNETS.DEPTH is {node.DEPTH}; there are {', '.join(map(str, _BLOCKS_PER_STAGE))}")
+        raise KeyError(f"MODEL.RESNETS.DEPTH must be one of {', '.join(map(str, _BLOCKS_PER_STAGE))}; got {node.DEPTH}")
     if node.RES5_DILATION not in (1, 2):
-        raise AssertionError(f"MODEL.RESNETS.RES5_DILATION is {node.RES5_DILATION}; it has to be 1 or 2")
+        raise AssertionError(f"MODEL.RESNETS.RES5_DILATION must be 1 or 2; got {node.RES5_DILATION}")
+    if len(node.DEFORM_ON_PER_STAGE) != 4:
+        raise AssertionError(
+            f"MODEL.RESNETS.DEFORM_ON_PER_STAGE must have 4 values, one a stage; got {list(node.DEFORM_ON_PER_STAGE)}"
+        )
     basic = node.DEPTH < 50
     plain = {"RES2_OUT_CHANNELS": 64, "DEFORM_ON_PER_STAGE": [False] * 4, "RES5_DILATION": 1, "NUM_GROUPS": 1}
     for key, value in plain.items() if basic else ():
         if node[key] != (type(node[key])(value) if isinstance(value, list) else value):
-            raise AssertionError(f"MODEL.RESNETS.{key} has to be {value} with DEPTH {node.DEPTH}, not {node[key]}")
+            raise AssertionError(f"MODEL.RESNETS.{key} must be {value} with DEPTH {node.DEPTH}; got {node[key]}")
 
     stages = []
     in_channels, out_channels = node.STEM_OUT_CHANNELS, node.RES2_OUT_CHANNELS

@@ -17,10 +17,10 @@ from .build import SEM_SEG_HEADS_REGISTRY
 
 @SEM_SEG_HEADS_REGISTRY.register()
 class SemSegFPNHead(nn.Module):
-    """Brings every level of the pyramid to one stride, adds them up and classifies each place.
+    """Resize every level of the pyramid to one stride, add them up and classify each place.
 
-    A level of stride 2^k s passes k rounds (one round where k = 0) of a 3x3 convolution, its norm and ReLU; a
-    bilinear doubling ends each round, but for the level whose stride is s already.
+    A level of stride 2^k s passes k rounds (one round if k = 0) of a 3x3 convolution, its norm and ReLU. Each
+    round ends with bilinear enlargement by two, except at stride s.
     """
 
     @configurable
@@ -89,14 +89,14 @@ class SemSegFPNHead(nn.Module):
         }
 
     def forward(self, features: dict[str, Tensor], targets: Tensor | None = None) -> tuple[Tensor | None, dict]:
-        """In training (None, losses), else (logits (N, C, H, W), {})."""
+        """Return (None, losses) in training, else (logits (N, C, H, W), {})."""
         logits = self.layers(features)
         if self.training:
             return None, self.losses(logits, targets)
         return self._enlarged(logits), {}
 
     def layers(self, features: dict[str, Tensor]) -> Tensor:
-        """Logits (N, C, H / s, W / s)."""
+        """Return logits (N, C, H / s, W / s)."""
         total = None
         for name in self.in_features:
             level = getattr(self, name)(features[name])
@@ -104,9 +104,13 @@ class SemSegFPNHead(nn.Module):
         return self.predictor(total)
 
     def losses(self, predictions: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        """``loss_sem_seg``, the mean cross-entropy over the labelled pixels, from what :meth:`layers` gives and
-        labels (N, H, W)."""
-        logits = self._enlarged(predictions.float())  # half precision would not do for a mean over a million pixels
+        """Return ``loss_sem_seg``, the mean cross-entropy over labeled pixels.
+
+        Args:
+            predictions: the result of :meth:`layers`.
+            targets: labels (N, H, W).
+        """
+        logits = self._enlarged(predictions.float())  # half precision is not enough for a mean over a million pixels
         loss = F.cross_entropy(logits, targets, ignore_index=self.ignore_value)
         return {"loss_sem_seg": loss * self.loss_weight}
 

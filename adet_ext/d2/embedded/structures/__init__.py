@@ -1,4 +1,4 @@
-"""Boxes, instances, images and masks, with Detectron2's names, behaviour and numbers."""
+"""Boxes, instances, images and masks, with Detectron2's names, behavior and numbers."""
 
 from .boxes import Boxes, BoxMode
 from .image_list import ImageList

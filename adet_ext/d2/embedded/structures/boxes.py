@@ -15,11 +15,11 @@ from torchvision.ops import box_area, box_convert, clip_boxes_to_image
 
 @unique
 class BoxMode(IntEnum):
-    """How the four numbers of a box are meant."""
+    """The meaning of the four numbers of a box."""
 
     XYXY_ABS = 0  # two corners
     XYWH_ABS = 1  # corner and size, as COCO's files have it
-    XYXY_REL = 2  # listed for their numbers; neither engine converts relative boxes
+    XYXY_REL = 2  # for completeness; neither engine converts relative boxes
     XYWH_REL = 3
     XYWHA_ABS = 4  # rotated; Detectron2 only
 
@@ -54,7 +54,7 @@ class Boxes:
         if tensor.numel() == 0:
             tensor = tensor.reshape(-1, 4)
         if tensor.dim() != 2 or tensor.shape[1] != 4:
-            raise AssertionError(f"boxes are N x 4, not {tuple(tensor.shape)}")
+            raise AssertionError(f"boxes must be N x 4; got {tuple(tensor.shape)}")
         self.tensor = tensor
 
     @property
@@ -65,21 +65,21 @@ class Boxes:
         return Boxes(self.tensor.clone())
 
     def to(self, device: torch.device | str) -> "Boxes":
-        """The same boxes on another device; the dtype stays float32."""
+        """Return the boxes on another device. The type is float32."""
         return Boxes(self.tensor.to(device=device))
 
     def area(self) -> Tensor:
-        """Areas (N,) in square pixels."""
+        """Return the areas (N,) in square pixels."""
         return box_area(self.tensor)
 
     def clip(self, box_size: tuple[int, int]) -> None:
-        """Cut the boxes, in place, to an image of ``box_size`` (height, width)."""
+        """Clip the boxes, in place, to an image of ``box_size`` (height, width)."""
         if not torch.isfinite(self.tensor).all():
             raise AssertionError("boxes contain NaN or infinity, so they cannot be clipped")
         self.tensor = clip_boxes_to_image(self.tensor, box_size)
 
     def nonempty(self, threshold: float = 0.0) -> Tensor:
-        """Boolean (N,): both sides are longer than ``threshold`` pixels."""
+        """Return bool (N,): whether both sides are longer than ``threshold`` pixels."""
         sides = self.tensor[:, 2:] - self.tensor[:, :2]
         return (sides > threshold).all(dim=1)
 
@@ -90,7 +90,7 @@ class Boxes:
 
     @classmethod
     def cat(cls, boxes_list: Sequence["Boxes"]) -> "Boxes":
-        """All boxes of the list in one object that shares no memory with them."""
+        """Return all boxes of the list in one object, which does not share memory with them."""
         if len(boxes_list) == 0:
             return cls(torch.empty(0))
         return cls(torch.cat([boxes.tensor for boxes in boxes_list], dim=0))

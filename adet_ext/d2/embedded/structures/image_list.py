@@ -14,7 +14,7 @@ from torch import Tensor
 class ImageList:
     """``tensor`` (N, ..., H, W) and ``image_sizes``, the (height, width) of each image before padding.
 
-    Images sit in the upper left corner. Indexing gives one image without its padding.
+    Images are in the upper left corner. Indexing gives one image without its padding.
     """
 
     def __init__(self, tensor: Tensor, image_sizes: list[tuple[int, int]]):

@@ -1,4 +1,4 @@
-"""The instances of one image, as named columns of equal length."""
+"""The instances of one image, as named fields of equal length."""
 
 import itertools
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ class Instances:
             self.set(name, value)
 
     def __getattr__(self, name: str) -> Any:
-        # "_fields" is asked for before it exists when an object is unpickled or copied.
+        # Unpickling and copying ask for "_fields" before it exists.
         if name == "_fields" or name not in self._fields:
             raise AttributeError(f"these instances have no field '{name}'")
         return self._fields[name]
@@ -55,11 +55,11 @@ class Instances:
         del self._fields[name]
 
     def get_fields(self) -> dict[str, Any]:
-        """The fields by name: the dictionary itself, not a copy."""
+        """Return the fields by name: the dictionary itself, not a copy."""
         return self._fields
 
     def to(self, *args: Any, **kwargs: Any) -> "Instances":
-        """The same instances with ``to`` called on every field that has it."""
+        """Return the instances with ``to`` applied to every field that has it."""
         moved = Instances(self._image_size)
         for name, value in self._fields.items():
             moved.set(name, value.to(*args, **kwargs) if hasattr(value, "to") else value)
@@ -68,7 +68,7 @@ class Instances:
     def __getitem__(self, item: int | slice | Tensor | Sequence[int]) -> "Instances":
         if type(item) is int:
             if not -len(self) <= item < len(self):
-                raise IndexError(f"instance {item} of {len(self)}")
+                raise IndexError(f"there are {len(self)} instances, from 0 on; got number {item}")
             item = slice(item, None, len(self))  # one row, also for fields whose items are not rows
         chosen = Instances(self._image_size)
         for name, value in self._fields.items():
@@ -85,7 +85,7 @@ class Instances:
 
     @staticmethod
     def cat(instance_lists: Sequence["Instances"]) -> "Instances":
-        """The instances of several objects with the same image size and the same fields, in one."""
+        """Join the instances of several objects, which must have the same image size and fields."""
         if len(instance_lists) == 0 or not all(isinstance(one, Instances) for one in instance_lists):
             raise AssertionError("Instances.cat takes at least one Instances and nothing else")
         first = instance_lists[0]

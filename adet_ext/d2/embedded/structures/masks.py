@@ -19,8 +19,8 @@ _PIXELS_AT_ONCE = 2**24
 
 
 def polygons_to_bitmask(polygons: list[np.ndarray], height: int, width: int) -> np.ndarray:
-    """Union of polygons [x0, y0, x1, y1, ...] in pixels as booleans (height, width), by COCO's rules."""
-    if len(polygons) == 0:  # COCO's code takes no empty list
+    """Return the union of polygons [x0, y0, x1, y1, ...] as bool (height, width), by COCO's rules."""
+    if len(polygons) == 0:  # COCO's code does not support an empty list
         return np.zeros((height, width), dtype=bool)
     return mask_util.decode(mask_util.merge(mask_util.frPyObjects(polygons, height, width))).astype(bool)
 
@@ -34,7 +34,7 @@ class BitMasks:
         else:
             tensor = torch.as_tensor(tensor, dtype=torch.bool, device="cpu")
         if tensor.dim() != 3:
-            raise AssertionError(f"bit masks are N x H x W, not {tuple(tensor.shape)}")
+            raise AssertionError(f"bit masks must be N x H x W; got {tuple(tensor.shape)}")
         self.image_size = tensor.shape[1:]
         self.tensor = tensor
 
@@ -46,14 +46,14 @@ class BitMasks:
         return BitMasks(self.tensor.to(*args, **kwargs))
 
     def nonempty(self) -> Tensor:
-        """Boolean (N,): at least one pixel is set."""
+        """Return bool (N,): whether at least one pixel is set."""
         return self.tensor.flatten(1).any(dim=1)
 
     @staticmethod
     def from_polygon_masks(
         polygon_masks: "PolygonMasks | list[list[np.ndarray]]", height: int, width: int
     ) -> "BitMasks":
-        """Rasterise polygons onto an image of the given size."""
+        """Rasterize polygons onto an image of the given size."""
         instances = polygon_masks.polygons if isinstance(polygon_masks, PolygonMasks) else polygon_masks
         masks = [torch.from_numpy(polygons_to_bitmask(one, height, width)) for one in instances]
         return BitMasks(torch.stack(masks) if masks else torch.empty(0, height, width, dtype=torch.bool))
@@ -76,9 +76,9 @@ class BitMasks:
         return torch.cat(cropped)
 
     def get_bounding_boxes(self) -> Boxes:
-        """The tightest box around each mask, on the CPU; zeros where a mask is empty."""
+        """Return the tightest box around each mask, on the CPU; zeros for an empty mask."""
         boxes, kept = torch.zeros(len(self), 4), self.nonempty()
-        # torchvision names the last pixel inside, and takes no empty mask.
+        # torchvision gives the last pixel inside, and does not support empty masks.
         boxes[kept.cpu()] = masks_to_boxes(self.tensor[kept]).cpu() + torch.tensor([0.0, 0.0, 1.0, 1.0])
         return Boxes(boxes)
 
@@ -108,7 +108,7 @@ class PolygonMasks:
 
     def __init__(self, polygons: list[list[np.ndarray | Tensor | Sequence[float]]]):
         if not isinstance(polygons, list):
-            raise ValueError(f"polygons are a list (instances) of lists (parts), not a {type(polygons).__name__}")
+            raise ValueError(f"polygons must be a list (instances) of lists (parts); got {type(polygons).__name__}")
         self.polygons = [self._check(index, parts) for index, parts in enumerate(polygons)]
 
     @staticmethod
@@ -132,11 +132,11 @@ class PolygonMasks:
         return self
 
     def nonempty(self) -> Tensor:
-        """Boolean (N,): there is at least one polygon."""
+        """Return bool (N,): whether there is at least one polygon."""
         return torch.tensor([len(parts) > 0 for parts in self.polygons], dtype=torch.bool)
 
     def get_bounding_boxes(self) -> Boxes:
-        """The tightest box around each instance's points; (inf, inf, 0, 0) where there is none."""
+        """Return the tightest box around each instance's points; (inf, inf, 0, 0) without points."""
         boxes = torch.zeros(len(self), 4)
         for box, parts in zip(boxes, self.polygons, strict=True):
             points = np.concatenate([np.empty(0), *parts]).reshape(-1, 2)
@@ -149,14 +149,14 @@ class PolygonMasks:
         if len(boxes) != len(self):
             raise AssertionError(f"{len(boxes)} boxes for {len(self)} masks")
         masks = [
-            torch.from_numpy(_rasterise_within(parts, box, mask_size))
+            torch.from_numpy(_rasterize_within(parts, box, mask_size))
             for parts, box in zip(self.polygons, boxes.cpu().numpy(), strict=True)
         ]
         empty = torch.empty(0, mask_size, mask_size, dtype=torch.bool)
         return (torch.stack(masks) if masks else empty).to(boxes.device)
 
     def area(self) -> Tensor:
-        """Areas (N,) in square pixels, the parts of an instance added up."""
+        """Return the areas (N,) in square pixels; those of an instance's polygons are added up."""
         return torch.tensor([sum(_shoelace(part[0::2], part[1::2]) for part in parts) for parts in self.polygons])
 
     @staticmethod
@@ -164,17 +164,20 @@ class PolygonMasks:
         return PolygonMasks(list(itertools.chain.from_iterable(masks.polygons for masks in polymasks_list)))
 
     def __getitem__(self, item: int | slice | list[int] | np.ndarray | Tensor) -> "PolygonMasks":
-        if isinstance(item, int):
-            return PolygonMasks([self.polygons[item]])
         if isinstance(item, slice):
             return PolygonMasks(self.polygons[item])
+        if isinstance(item, int):
+            item = [item]
         index = np.asarray(item.cpu() if isinstance(item, Tensor) else item)
         if index.dtype == bool:
             if index.shape != (len(self),):
                 raise AssertionError(f"a selection of shape {index.shape} for {len(self)} instances")
             index = np.flatnonzero(index)
         elif index.size and not np.issubdtype(index.dtype, np.integer):
-            raise ValueError(f"instances are selected by integers or booleans, not {index.dtype}")
+            raise ValueError(f"instances must be selected by integers or booleans; got {index.dtype}")
+        for i in index.tolist():
+            if not -len(self) <= i < len(self):
+                raise IndexError(f"there are {len(self)} instances, from 0 on; got number {i}")
         return PolygonMasks([self.polygons[i] for i in index.tolist()])
 
     def __iter__(self) -> Iterator[list[np.ndarray]]:
@@ -191,9 +194,9 @@ def _shoelace(x: np.ndarray, y: np.ndarray) -> float:
     return 0.5 * np.abs(np.dot(x, np.roll(y, 1)) - np.dot(y, np.roll(x, 1)))
 
 
-def _rasterise_within(polygons: list[np.ndarray], box: np.ndarray, mask_size: int) -> np.ndarray:
+def _rasterize_within(polygons: list[np.ndarray], box: np.ndarray, mask_size: int) -> np.ndarray:
     width, height = box[2] - box[0], box[3] - box[1]
-    # A box thinner than a tenth of a pixel would blow the polygon up without end.
+    # Boxes count as at least a tenth of a pixel wide, which bounds the enlargement of polygons.
     scale_x, scale_y = mask_size / max(width, 0.1), mask_size / max(height, 0.1)
     moved = []
     for polygon in polygons:

@@ -1,4 +1,4 @@
-"""Talking between the processes of one training job; every call also works in a job of one process."""
+"""Communicate between the processes of a training job. All functions also work in a job of one process."""
 
 import functools
 from typing import Any
@@ -10,24 +10,24 @@ import torch.distributed as dist
 _LOCAL_GROUP: dist.ProcessGroup | None = None
 
 
-def _initialised() -> bool:
+def _initialized() -> bool:
     return dist.is_available() and dist.is_initialized()
 
 
 def get_world_size() -> int:
-    """Number of processes of the job, 1 outside a distributed job."""
-    return dist.get_world_size() if _initialised() else 1
+    """Return the number of processes of the job, 1 outside a distributed job."""
+    return dist.get_world_size() if _initialized() else 1
 
 
 def get_rank() -> int:
-    """Index of this process in the job, 0 outside a distributed job."""
-    return dist.get_rank() if _initialised() else 0
+    """Return the index of this process in the job, 0 outside a distributed job."""
+    return dist.get_rank() if _initialized() else 0
 
 
 def create_local_process_group(num_workers_per_machine: int) -> None:
     """Group the processes machine by machine. All processes call it, once, after ``init_process_group``.
 
-    Ranks are expected to be contiguous per machine, as :func:`adet_ext.d2.engine.launch` and torchrun
+    Ranks must be contiguous on each machine, as :func:`adet_ext.d2.engine.launch` and torchrun
     number them.
     """
     global _LOCAL_GROUP
@@ -41,13 +41,13 @@ def create_local_process_group(num_workers_per_machine: int) -> None:
         )
     for first in range(0, world, num_workers_per_machine):
         ranks = list(range(first, first + num_workers_per_machine))
-        group = dist.new_group(ranks)  # every process has to take part in making every group
+        group = dist.new_group(ranks)  # every process must take part in making every group
         if get_rank() in ranks:
             _LOCAL_GROUP = group
 
 
 def get_local_process_group() -> dist.ProcessGroup:
-    """The group of the processes on this machine."""
+    """Return the group of the processes on this machine."""
     if _LOCAL_GROUP is None:
         raise RuntimeError(
             "no per-machine process group: start the job with launch() or torchrun, or call "
@@ -57,13 +57,13 @@ def get_local_process_group() -> dist.ProcessGroup:
 
 
 def get_local_rank() -> int:
-    """Index of this process on its machine."""
-    return dist.get_rank(group=get_local_process_group()) if _initialised() else 0
+    """Return the index of this process on its machine."""
+    return dist.get_rank(group=get_local_process_group()) if _initialized() else 0
 
 
 def get_local_size() -> int:
-    """Number of processes on this machine."""
-    return dist.get_world_size(group=get_local_process_group()) if _initialised() else 1
+    """Return the number of processes on this machine."""
+    return dist.get_world_size(group=get_local_process_group()) if _initialized() else 1
 
 
 def is_main_process() -> bool:
@@ -72,7 +72,7 @@ def is_main_process() -> bool:
 
 
 def synchronize() -> None:
-    """Wait until every process has come here."""
+    """Wait until every process has called this."""
     if get_world_size() == 1:
         return
     if dist.get_backend() == dist.Backend.NCCL:
@@ -83,14 +83,14 @@ def synchronize() -> None:
 
 @functools.cache
 def _cpu_group() -> dist.ProcessGroup:
-    # Pickled objects travel through gloo: NCCL would put them into GPU memory.
+    # Pickled objects are sent by gloo, because NCCL would put them into GPU memory.
     if dist.get_backend() == dist.Backend.NCCL:
         return dist.new_group(backend="gloo")
     return dist.group.WORLD
 
 
 def all_gather(data: Any, group: dist.ProcessGroup | None = None) -> list[Any]:
-    """Return what each process handed in (anything that pickles), by rank, in every process."""
+    """Return the objects of all processes by rank, in every process. They must be picklable."""
     if get_world_size() == 1:
         return [data]
     group = group or _cpu_group()
@@ -100,7 +100,7 @@ def all_gather(data: Any, group: dist.ProcessGroup | None = None) -> list[Any]:
 
 
 def gather(data: Any, dst: int = 0, group: dist.ProcessGroup | None = None) -> list[Any]:
-    """Return what each process handed in, by rank, in process ``dst``; an empty list in the others."""
+    """Return the objects of all processes by rank in process ``dst``, and an empty list in the others."""
     if get_world_size() == 1:
         return [data]
     group = group or _cpu_group()
@@ -110,19 +110,19 @@ def gather(data: Any, dst: int = 0, group: dist.ProcessGroup | None = None) -> l
 
 
 def shared_random_seed() -> int:
-    """A random number that is the same in all processes: the one drawn by NumPy in the first process.
+    """Return a random number that is the same in all processes. NumPy draws it in the first process.
 
-    Every process calls it, since it communicates.
+    Every process must call it, because it communicates.
     """
     return all_gather(np.random.randint(2**31))[0]
 
 
 def reduce_dict(input_dict: dict[str, torch.Tensor], average: bool = True) -> dict[str, torch.Tensor]:
-    """Sum or average scalar tensors key by key over the processes; the result is valid in process 0 only."""
+    """Sum or average scalar tensors key by key over the processes; the result is valid only in process 0."""
     if get_world_size() == 1:
         return input_dict
     with torch.no_grad():
-        names = sorted(input_dict)  # dictionaries may be filled in another order elsewhere
+        names = sorted(input_dict)  # other processes may have filled their dictionaries in another order
         values = torch.stack([input_dict[name] for name in names])
         dist.reduce(values, dst=0)
         if average and get_rank() == 0:

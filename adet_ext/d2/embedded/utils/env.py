@@ -1,4 +1,4 @@
-"""Seeds, and a table of what a run ran on."""
+"""Seeds, and a table of a run's environment."""
 
 import importlib
 import logging
@@ -31,7 +31,7 @@ def _version(module_name: str) -> str:
 
 
 def collect_env_info() -> str:
-    """A table of the platform, the versions that matter and the GPUs, as a multi-line string."""
+    """Return a table of the platform, relevant versions and GPUs as a multi-line string."""
     rows = [("sys.platform", sys.platform), ("Python", sys.version.replace("\n", ""))]
     modules = ("numpy", "torch", "torchvision", "fvcore", "iopath", "cv2", "PIL", "pycocotools")
     rows += [(name, _version(name)) for name in modules]

@@ -1,4 +1,4 @@
-"""Scalars and pictures of a training run: a storage that is filled during it, and writers that empty it."""
+"""Scalars and pictures of a training run: a storage that collects them, and writers that read it."""
 
 import datetime
 import json
@@ -21,7 +21,7 @@ _ACTIVE: list["EventStorage"] = []
 
 
 def get_event_storage() -> "EventStorage":
-    """The innermost storage whose ``with`` block is running."""
+    """Return the innermost storage whose ``with`` block is running."""
     if not _ACTIVE:
         raise AssertionError("get_event_storage() works inside a `with EventStorage():` block only")
     return _ACTIVE[-1]
@@ -33,9 +33,9 @@ def has_event_storage() -> bool:
 
 
 class EventStorage:
-    """Histories of named scalars, each value with its iteration, plus pictures waiting for a writer.
+    """Histories of named scalars, each value with its iteration, and pictures for the next writer.
 
-    ``iter`` is the iteration that values are filed under; the trainer keeps it equal to its own.
+    ``iter`` is the iteration of new values; the trainer keeps it equal to its own.
     """
 
     def __init__(self, start_iter: int = 0):
@@ -47,12 +47,15 @@ class EventStorage:
         self._images: list[tuple[str, Any, int]] = []
 
     def step(self) -> None:
-        """Go on to the next iteration (where no trainer sets ``iter``)."""
+        """Go to the next iteration, if no trainer sets ``iter``."""
         self.iter += 1
 
     def put_scalar(self, name: str, value: float, smoothing_hint: bool = True, cur_iter: int | None = None) -> None:
-        """File a value. ``smoothing_hint`` says that it is noisy and that writers should show a median;
-        it must be the same for all values of one name."""
+        """Add a value.
+
+        ``smoothing_hint`` says that it is noisy and that writers should show a median. It must be the same for all
+        values of one name.
+        """
         name = self._prefix + name
         if self._hints.setdefault(name, smoothing_hint) != smoothing_hint:
             raise AssertionError(f"scalar {name!r} was put before with smoothing_hint={self._hints[name]}")
@@ -61,7 +64,7 @@ class EventStorage:
         self._latest[name] = (value, iteration)
 
     def put_scalars(self, *, smoothing_hint: bool = True, cur_iter: int | None = None, **kwargs: float) -> None:
-        """File several values at once, by keyword."""
+        """Add several values at once, by keyword."""
         for name, value in kwargs.items():
             self.put_scalar(name, value, smoothing_hint=smoothing_hint, cur_iter=cur_iter)
 
@@ -70,40 +73,40 @@ class EventStorage:
         self._images.append((img_name, img_tensor, self.iter))
 
     def clear_images(self) -> None:
-        """Forget the pictures, which a writer has written."""
+        """Remove the pictures after a writer has written them."""
         self._images = []
 
     def history(self, name: str) -> HistoryBuffer:
-        """All values of one scalar; KeyError where there are none."""
+        """Return all values of one scalar. Raise KeyError if there are none."""
         if name not in self._histories:
             raise KeyError(f"no scalar named {name!r} was put into the event storage")
         return self._histories[name]
 
     def histories(self) -> dict[str, HistoryBuffer]:
-        """All values of all scalars."""
+        """Return all values of all scalars."""
         return self._histories
 
     def smoothing_hints(self) -> dict[str, bool]:
-        """Of each scalar, whether it is noisy."""
+        """Return whether each scalar is noisy."""
         return self._hints
 
     def latest(self) -> dict[str, tuple[float, int]]:
-        """The newest (value, iteration) of each scalar."""
+        """Return the newest (value, iteration) of each scalar."""
         return self._latest
 
     def latest_with_smoothing_hint(self, window_size: int = 20) -> dict[str, tuple[float, int]]:
-        """As :meth:`latest`, but for noisy scalars the median over the last ``window_size`` iterations."""
+        """Return :meth:`latest`, but the median of the last ``window_size`` iterations for noisy scalars."""
         return {
             name: (self.median(name, window_size) if self._hints[name] else value, iteration)
             for name, (value, iteration) in self._latest.items()
         }
 
     def median(self, name: str, window_size: int) -> float:
-        """Median of what a scalar was in the last ``window_size`` iterations."""
+        """Return the median of a scalar in the last ``window_size`` iterations."""
         return self._histories[name].median(self.count_samples(name, window_size))
 
     def count_samples(self, name: str, window_size: int = 20) -> int:
-        """How many values of a scalar the last ``window_size`` iterations brought."""
+        """Return how many values of a scalar the last ``window_size`` iterations have."""
         values = self._histories[name].values()
         count = 0
         for _, iteration in reversed(values):
@@ -114,7 +117,7 @@ class EventStorage:
 
     @contextmanager
     def name_scope(self, name: str) -> Iterator[None]:
-        """Put ``name/`` before the names of all scalars that are put inside the block."""
+        """Put ``name/`` before the names of all scalars that are added in the block."""
         outer, self._prefix = self._prefix, name.rstrip("/") + "/"
         try:
             yield
@@ -130,24 +133,24 @@ class EventStorage:
 
 
 class EventWriter:
-    """Takes what is new out of the active storage each time :meth:`write` is called."""
+    """Write the new values of the active storage at each call of :meth:`write`."""
 
     def write(self) -> None:
-        raise NotImplementedError(f"{type(self).__name__} has to define write()")
+        raise NotImplementedError(f"{type(self).__name__} must define write()")
 
     def close(self) -> None:
-        """Called once, after the last :meth:`write`."""
+        """Finish writing. It is called once, after the last :meth:`write`."""
 
 
 class _ScalarWriter(EventWriter):
-    """Writes every value once: noisy scalars as medians of a window of iterations."""
+    """Write every value once, and noisy scalars as medians of a window of iterations."""
 
     def __init__(self, window_size: int):
         self._window_size = window_size
         self._last_write = -1
 
     def _news(self) -> list[tuple[str, float, int]]:
-        """Name, value and iteration of what came since the last time."""
+        """Return name, value and iteration of all scalars since the last call."""
         latest = get_event_storage().latest_with_smoothing_hint(self._window_size).items()
         news = [(name, value, iteration) for name, (value, iteration) in latest if iteration > self._last_write]
         self._last_write = max((iteration for _, _, iteration in news), default=self._last_write)
@@ -155,7 +158,7 @@ class _ScalarWriter(EventWriter):
 
 
 class JSONWriter(_ScalarWriter):
-    """Appends one JSON line per iteration that has something new."""
+    """Append one JSON line for each iteration with new values."""
 
     def __init__(self, json_file: str, window_size: int = 20):
         super().__init__(window_size)
@@ -176,7 +179,7 @@ class JSONWriter(_ScalarWriter):
 
 
 def _drop_partial_line(path: str) -> None:
-    """Cut off what a killed run or a full disk left of a last line: appending to it would spoil the next."""
+    """Cut off an incomplete last line of a killed run or a full disk, to which the next line would be joined."""
     if not os.path.isfile(path):
         return
     with open(path, "rb+") as file:
@@ -185,7 +188,7 @@ def _drop_partial_line(path: str) -> None:
 
 
 class TensorboardXWriter(_ScalarWriter):
-    """Writes scalars and pictures as TensorBoard events; ``kwargs`` go to torch's SummaryWriter."""
+    """Write scalars and pictures as TensorBoard events; ``kwargs`` go to torch's SummaryWriter."""
 
     def __init__(self, log_dir: str, window_size: int = 20, **kwargs: Any):
         super().__init__(window_size)
@@ -211,7 +214,7 @@ class TensorboardXWriter(_ScalarWriter):
 
 
 class CommonMetricPrinter(EventWriter):
-    """Logs one line: time left, iteration, losses (medians), timings, learning rate, GPU memory."""
+    """Log one line: time left, iteration, losses (medians), timings, learning rate, GPU memory."""
 
     def __init__(self, max_iter: int | None = None, window_size: int = 20):
         self.logger = logging.getLogger(__name__)
@@ -228,7 +231,7 @@ class CommonMetricPrinter(EventWriter):
         if "time" in storage.histories():
             seconds = storage.history("time").median(1000) * left
             storage.put_scalar("eta_seconds", seconds, smoothing_hint=False)
-        elif last is not None and storage.iter > last[0]:  # no timer hook: a coarser estimate
+        elif last is not None and storage.iter > last[0]:  # without the timer hook, a coarser estimate
             seconds = (now - last[1]) / (storage.iter - last[0]) * left
         else:
             return ""
@@ -237,7 +240,7 @@ class CommonMetricPrinter(EventWriter):
     def write(self) -> None:
         storage = get_event_storage()
         if storage.iter == self._max_iter:
-            return  # called once more after training, when nothing of what it prints is new
+            return  # it is called once more after training, without new values
         histories = storage.histories()
 
         def medians(part: str) -> str:
@@ -259,5 +262,5 @@ class CommonMetricPrinter(EventWriter):
         memory = ""
         if torch.cuda.is_available():
             memory = f"max_mem: {torch.cuda.max_memory_allocated() / 2**20:.0f}M"
-        # The spacing of Detectron2's line, which scripts take apart: two blanks also around an empty field.
+        # Scripts parse Detectron2's line, so its spacing is kept: two spaces also around an empty field.
         self.logger.info("%s   lr: %s  %s", "  ".join(fields), rate, memory)

@@ -18,7 +18,7 @@ _CATALOG = {
 
 
 class _Published(PathHandler):
-    """Addresses that begin with ``prefix`` and stand for files on a public host: ``url`` of the rest."""
+    """Addresses that begin with ``prefix``, of files on a public host. ``url`` maps the rest to a URL."""
 
     def __init__(self, prefix: str, url: Callable[[str], str]):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Logging as Detectron2 formats it: coloured on the terminal, plain in ``log.txt``, one file per process."""
+"""Logging as Detectron2 formats it: colored on the terminal, plain in ``log.txt``, one file per process."""
 
 import functools
 import logging
@@ -18,7 +18,7 @@ _PLAIN = logging.Formatter("[%(asctime)s] %(name)s %(levelname)s: %(message)s", 
 
 
 class _TerminalFormatter(logging.Formatter):
-    """Shortens logger names and paints the level of what is worse than information."""
+    """Shorten logger names, and color the level of warnings and errors."""
 
     def __init__(self, root_name: str, abbreviation: str):
         super().__init__(colored("[%(asctime)s %(name)s]: ", "green") + "%(message)s", datefmt=_DATE_FORMAT)
@@ -31,7 +31,7 @@ class _TerminalFormatter(logging.Formatter):
                 record.name = short + record.name[len(prefix) :]
                 break
         text = super().formatMessage(record)
-        record.name = full_name  # the next handler, that of the file, writes the full name
+        record.name = full_name  # the file's handler comes next and writes the full name
         if record.levelno >= logging.WARNING:
             text = f"{colored(record.levelname, 'red', attrs=['bold'])} {text}"
         return text
@@ -39,7 +39,7 @@ class _TerminalFormatter(logging.Formatter):
 
 @functools.cache
 def _log_file(path: str) -> logging.Handler:
-    """One handler per file, whichever loggers write to it."""
+    """Return the handler of a file, one for all loggers."""
     PathManager.mkdirs(os.path.dirname(path) or ".")
     handler = logging.FileHandler(path)
     handler.setFormatter(_PLAIN)
@@ -54,14 +54,14 @@ def setup_logger(
     name: str = _PACKAGE,
     abbrev_name: str | None = None,
 ) -> logging.Logger:
-    """Let logger ``name`` write to the terminal (first process only) and to a file (every process).
+    """Make logger ``name`` write to the terminal (first process only) and to a file (every process).
 
     Args:
         output: a file ending in ``.txt`` or ``.log``, or a folder, which gets ``log.txt``; other
             processes than the first append ``.rank1`` and so on. None writes no file.
-        abbrev_name: what stands for ``name`` on the terminal; "" drops it.
+        abbrev_name: replaces ``name`` on the terminal; "" drops it.
 
-    Calling it again adds what is new (another file, say) and never a second copy of anything.
+    Another call adds only what is new, such as another file.
     """
     logger = logging.getLogger(name)
     logger.setLevel(logging.DEBUG)
@@ -73,7 +73,7 @@ def setup_logger(
             terminal = logging.StreamHandler(sys.stdout)
             terminal._is_terminal = True
             logger.addHandler(terminal)
-        terminal.setStream(sys.stdout)  # it may have been replaced and the old one closed
+        terminal.setStream(sys.stdout)  # it may have been replaced, and the old one closed
         short = name if abbrev_name is None else abbrev_name
         terminal.setFormatter(_TerminalFormatter(name, short) if color else _PLAIN)
 
@@ -87,7 +87,7 @@ def setup_logger(
 
 
 def create_small_table(small_dict: dict[str, Any]) -> str:
-    """A table of one row under the dictionary's keys, for a handful of figures."""
+    """Return a table with the dictionary's keys and one row of values."""
     return tabulate(
         [list(small_dict.values())],
         headers=list(small_dict),
