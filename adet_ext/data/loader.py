@@ -11,6 +11,7 @@ Letters: B images of a batch over all processes; P processes ("ranks"); n images
 import contextlib
 import logging
 import random
+import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
@@ -29,6 +30,7 @@ from ..d2.data import (
 from ..d2.utils import comm
 from ..errors import UserError
 from .mapper import AdetDatasetMapper
+from .voc import check_voc_files
 
 __all__ = ["TrainingBatches", "build_test_loader", "build_train_loader", "dataset_dicts"]
 
@@ -271,7 +273,7 @@ def dataset_dicts(names: Iterable[str], key: str, filter_empty: bool) -> list[di
             "'python -m adet_ext data list'"
         )
     try:
-        return get_detection_dataset_dicts(names, filter_empty=filter_empty)
+        return _read(names, filter_empty)
     except AssertionError as error:  # how Detectron2 says that nothing is left, among other things
         filtered = (
             " (images without annotations other than crowds are left out, see DATALOADER.FILTER_EMPTY_ANNOTATIONS)"
@@ -288,10 +290,18 @@ def dataset_dicts(names: Iterable[str], key: str, filter_empty: bool) -> list[di
     except FileNotFoundError as error:
         missing = str(error.filename or error)
         raise UserError(
-            f"{key}: {missing} is missing; built-in COCO names are read from the folder that the "
+            f"{key}: {missing} is missing; built-in names are read from the folder that the "
             "environment variable DETECTRON2_DATASETS names"
             + ("; 'python -m adet_ext data prepare-lvis' makes this file" if missing.endswith("_cocofied.json") else "")
         ) from error
+
+
+def _read(names: list[str], filter_empty: bool) -> list[dict]:
+    try:
+        return get_detection_dataset_dicts(names, filter_empty=filter_empty)
+    except (AttributeError, ElementTree.ParseError, IndexError, TypeError, ValueError, OSError):
+        check_voc_files(names)  # for Detectron2's own reader of VOC's files, which raises these
+        raise
 
 
 def _wide(dicts: list[dict]) -> np.ndarray | None:

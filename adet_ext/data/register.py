@@ -1,4 +1,4 @@
-"""Registering any COCO-format data set under a name, for ``--dataset NAME IMAGES ANNOTATIONS`` and for scripts."""
+"""Registering a data set of COCO's or VOC's format, for ``--dataset NAME IMAGES ANNOTATIONS`` and for scripts."""
 
 import functools
 import json
@@ -14,6 +14,8 @@ from ..utils.files import written_beside
 from .catalog import process_folder, replace_dataset
 from .match_classes import match_classes
 from .validate import CheckedCoco, validate_coco
+from .validate_voc import is_image_set
+from .voc import register_voc_dataset
 
 __all__ = ["check_registered", "num_classes_of", "register_dataset"]
 
@@ -34,7 +36,7 @@ _kept: dict[str, _Kept] = {}
 def register_dataset(
     name: str, images: str, annotations: str, *, classes: Sequence[str] | None = None, allow_outside: bool = False
 ) -> list[str]:
-    """Check a COCO-format data set, register it, and return its class names.
+    """Check a data set in COCO's or PASCAL VOC's format, register it, and return its class names.
 
     Class names and their number come from the file. Registering a name again replaces what it stood for. Training and
     evaluation read the same checked annotations; there is no converted copy to go stale.
@@ -42,7 +44,8 @@ def register_dataset(
     Args:
         name: what ``DATASETS.TRAIN`` and ``DATASETS.TEST`` call it.
         images: the folder that the file names in the annotation file start from.
-        annotations: the annotation file.
+        annotations: COCO's JSON file; or, for VOC's format, the list of images, a text file such as
+            ``ImageSets/Main/train.txt`` (see :func:`~adet_ext.data.voc.register_voc_dataset`, which has more options).
         classes: the class names of the model in their order, those of the training set for example; the file's
             categories are matched with them by name. None: the file's own, by ascending category id.
         allow_outside: accept image files outside ``images``.
@@ -52,6 +55,8 @@ def register_dataset(
     """
     if not name:
         raise UserError(f"a data set needs a name: --dataset NAME {images} {annotations}")
+    if is_image_set(annotations):
+        return register_voc_dataset(name, images, annotations, classes=classes, allow_outside=allow_outside)
     checked = _checked(images, annotations, classes, allow_outside)
     json_file = annotations
     if checked.repaired is not None:
