@@ -10,6 +10,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # see adet_ext/utils/thread
 import pytest  # noqa: E402
 
 from adet_ext.d2 import ENGINE, REASON  # noqa: E402
+from adet_ext.d2.data import DatasetCatalog, MetadataCatalog  # noqa: E402
 
 
 def pytest_report_header(config):
@@ -65,3 +66,14 @@ def _loggers_as_before_the_file():
 def _loggers_as_before():
     with _loggers_kept():
         yield
+
+
+@pytest.fixture
+def forget():
+    """Take data sets out of the catalogs again after a test."""
+    names = []
+    yield names.append
+    for name in names:
+        for catalog in (DatasetCatalog, MetadataCatalog):
+            if name in catalog:
+                catalog.remove(name)

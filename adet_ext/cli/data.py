@@ -18,6 +18,7 @@ from ..data.lvis import lvis_splits, prepare_lvis
 from ..data.prepare_panoptic import annotated_images, coco_splits, prepare_panoptic
 from ..data.register import register_dataset
 from ..data.validate import validate_coco
+from ..data.validate_voc import is_image_set, validate_voc
 from ..errors import UserError, one_line
 from ..utils.files import make_folder
 from ..utils.image_io import read_as, write_image
@@ -27,6 +28,7 @@ from .arguments import parse_with_overrides
 
 __all__ = ["build_parser", "draw", "main"]
 
+_FILES = ("json_file", "panoptic_json", "sem_seg_root", "image_set", "dirname")  # in the metadata, for the list
 _SHEET = "contact_sheet.png"
 _OUTSIDE = "accept image files outside the folder IMAGES"
 
@@ -44,10 +46,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _add_validate(commands) -> None:
-    check = commands.add_parser("validate", help="check a data set in COCO format; exit status 1 if it has errors")
+    check = commands.add_parser("validate", help="check a set in COCO or VOC format; exit status 1 if it has errors")
     check.add_argument("name", metavar="NAME", help="what the data set is called; only for the report")
     check.add_argument("images", metavar="IMAGES", help="the folder of its images")
-    check.add_argument("annotations", metavar="ANNOTATIONS", help="its JSON file")
+    check.add_argument("annotations", metavar="ANNOTATIONS", help="its JSON file; for VOC, its list of images (.txt)")
     check.add_argument("--allow-outside", action="store_true", help=_OUTSIDE)
     check.add_argument("--examples", type=int, default=5, metavar="N", help="cases shown of each kind of problem (5)")
 
@@ -93,7 +95,7 @@ def _add_draw(commands) -> None:
         action="append",
         default=[],
         metavar=("NAME", "IMAGES", "ANNOTATIONS"),
-        help="a data set in COCO format to draw instead of the config's; may be repeated",
+        help="a data set in COCO or VOC format to draw instead of the config's; may be repeated",
     )
     pictures.add_argument("--allow-outside", action="store_true", help=_OUTSIDE)
     pictures.add_argument(
@@ -124,7 +126,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _list() -> int:
     for name in sorted(DatasetCatalog.list()):
         metadata = MetadataCatalog.get(name)
-        file = metadata.get("json_file") or metadata.get("panoptic_json") or metadata.get("sem_seg_root") or ""
+        file = next((f for f in map(metadata.get, _FILES) if f), "")
         here = not file or "://" in file or os.path.exists(file)
         print(f"{name:<40}{file or '-'}" + ("" if here else "  (not here)"))
     print("\nBuilt-in names of COCO and others are read from the folder that DETECTRON2_DATASETS names.")
@@ -132,7 +134,8 @@ def _list() -> int:
 
 
 def _validate(arguments: argparse.Namespace) -> int:
-    checked = validate_coco(
+    validate = validate_voc if is_image_set(arguments.annotations) else validate_coco
+    checked = validate(
         arguments.annotations,
         arguments.images,
         max_examples=max(arguments.examples, 1),

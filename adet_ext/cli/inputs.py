@@ -13,6 +13,7 @@ from ..d2.config import CfgNode
 from ..d2.data import MetadataCatalog
 from ..data.catalog import class_names_of
 from ..data.validate import validate_coco
+from ..data.validate_voc import validate_voc
 from ..engine.predictor import Predictor
 from ..errors import UserError
 from ..utils import video
@@ -38,8 +39,8 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     names.add_argument(
         "--dataset-names",
         metavar="NAME",
-        help="use the class names of this data set, not the config's; a registered name, or the JSON file that was "
-        "trained on",
+        help="use the class names of this data set, not the config's; a registered name, or the JSON file or "
+        "list of images that was trained on",
     )
     names.add_argument("--class-names", nargs="+", metavar="NAME", help="the class names themselves")
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config overrides, at the end")
@@ -123,7 +124,7 @@ def given_classes(arguments: argparse.Namespace) -> list[str] | None:
     """Return the class names that the arguments give themselves or by an annotation file, else None."""
     if arguments.class_names:
         return list(arguments.class_names)
-    if arguments.dataset_names and arguments.dataset_names.lower().endswith(".json"):
+    if arguments.dataset_names and arguments.dataset_names.lower().endswith((".json", ".txt")):
         return _names_in(arguments.dataset_names).thing_classes
     return None
 
@@ -131,7 +132,7 @@ def given_classes(arguments: argparse.Namespace) -> list[str] | None:
 def metadata_of(cfg: CfgNode, arguments: argparse.Namespace) -> Any:
     if arguments.class_names:
         return SimpleNamespace(thing_classes=list(arguments.class_names))
-    if arguments.dataset_names and arguments.dataset_names.lower().endswith(".json"):
+    if arguments.dataset_names and arguments.dataset_names.lower().endswith((".json", ".txt")):
         return _names_in(arguments.dataset_names)
     name = arguments.dataset_names or (cfg.DATASETS.TEST[0] if cfg.DATASETS.TEST else "")
     metadata = MetadataCatalog.get(name) if name in MetadataCatalog.list() else SimpleNamespace()
@@ -143,6 +144,7 @@ def metadata_of(cfg: CfgNode, arguments: argparse.Namespace) -> Any:
 @functools.cache
 def _names_in(path: str) -> SimpleNamespace:
     """The class names of an annotation file, and its category ids, as a training with ``--dataset`` has them."""
-    checked = validate_coco(path, "", check_files=False)
+    validate = validate_voc if path.lower().endswith(".txt") else validate_coco
+    checked = validate(path, "", check_files=False)
     checked.report.raise_for_errors()
     return SimpleNamespace(thing_classes=checked.classes, thing_dataset_id_to_contiguous_id=checked.category_ids)

@@ -29,9 +29,10 @@ def make_parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar=("NAME", "IMAGES", "ANNOTATIONS"),
-        help="a data set in COCO format: its name, the folder of its images, its JSON file. Repeat the option: the "
-        "first is trained on, the last evaluated on; the number of classes is taken from the first file, and the "
-        "categories of the others are matched with it by name",
+        help="a data set: its name, the folder of its images, and its JSON file in COCO format or, in VOC format, its "
+        "list of images, such as ImageSets/Main/train.txt. Repeat the option: the first is trained on, the last "
+        "evaluated on; the number of classes is taken from the first file, and the categories of the others are "
+        "matched with it by name",
     )
     parser.add_argument(
         "--allow-outside", action="store_true", help="accept image files outside the folders given with --dataset"

@@ -47,6 +47,11 @@ class Kept:
     def size(self) -> str:
         return f"{self.image['width']} x {self.image['height']} pixels of the image"
 
+    @property
+    def shown_box(self) -> str:
+        """The box as the file has it."""
+        return short(self.box)
+
     def drop(self, report: Report, kind: str, sentence: str) -> None:
         self.dropped = True
         report.warning(kind, f"{self.where}: {sentence}; the annotation is left out, correct or remove it")

@@ -9,6 +9,7 @@ n: images of the data set.
 import contextlib
 import logging
 import random
+import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
@@ -28,6 +29,7 @@ from ..d2.utils import comm
 from ..errors import UserError, one_line
 from .batches import TrainingBatches
 from .mapper import AdetDatasetMapper
+from .voc import check_voc_files
 
 __all__ = ["build_test_loader", "build_train_loader", "dataset_dicts"]
 
@@ -198,7 +200,7 @@ def dataset_dicts(names: Iterable[str], key: str, filter_empty: bool) -> list[di
             "'python -m adet_ext data list'"
         )
     try:
-        return get_detection_dataset_dicts(names, filter_empty=filter_empty)
+        return _read(names, filter_empty)
     except AssertionError as error:  # Detectron2 raises it if no image is left, among other reasons
         filtered = (
             " (images without annotations other than crowds are left out, see DATALOADER.FILTER_EMPTY_ANNOTATIONS)"
@@ -215,10 +217,18 @@ def dataset_dicts(names: Iterable[str], key: str, filter_empty: bool) -> list[di
     except FileNotFoundError as error:
         missing = str(error.filename or error)
         raise UserError(
-            f"{key}: {missing} is missing; built-in COCO names are read from the folder that the "
+            f"{key}: {missing} is missing; built-in names are read from the folder that the "
             "environment variable DETECTRON2_DATASETS names"
             + ("; 'python -m adet_ext data prepare-lvis' makes this file" if missing.endswith("_cocofied.json") else "")
         ) from error
+
+
+def _read(names: list[str], filter_empty: bool) -> list[dict]:
+    try:
+        return get_detection_dataset_dicts(names, filter_empty=filter_empty)
+    except (AttributeError, ElementTree.ParseError, IndexError, TypeError, ValueError, OSError):
+        check_voc_files(names)  # for Detectron2's own reader of VOC's files, which raises these
+        raise
 
 
 def _wide(dicts: list[dict]) -> np.ndarray | None:

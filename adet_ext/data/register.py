@@ -1,4 +1,4 @@
-"""Register a COCO-format data set under a name, for ``--dataset NAME IMAGES ANNOTATIONS`` and for scripts."""
+"""Register a data set in COCO's or VOC's format, for ``--dataset NAME IMAGES ANNOTATIONS`` and for scripts."""
 
 import functools
 import json
@@ -15,6 +15,8 @@ from .catalog import process_folder, replace_dataset
 from .json_file import read_json
 from .match_classes import match_classes
 from .validate import CheckedCoco, validate_coco
+from .validate_voc import is_image_set
+from .voc import register_voc_dataset
 
 __all__ = ["check_registered", "count_without_mask", "num_classes_of", "refresh_dataset", "register_dataset"]
 
@@ -46,7 +48,7 @@ _kept: dict[str, _Kept] = {}
 def register_dataset(
     name: str, images: str, annotations: str, *, classes: Sequence[str] | None = None, allow_outside: bool = False
 ) -> list[str]:
-    """Check a COCO-format data set, register it, and return its class names.
+    """Check a data set in COCO's or PASCAL VOC's format, register it, and return its class names.
 
     Class names and their number come from the file. Registering a name again replaces what it stood for. Training and
     evaluation read the same checked annotations. If the file changes, the next load and the next evaluation check it
@@ -55,7 +57,8 @@ def register_dataset(
     Args:
         name: its name in ``DATASETS.TRAIN`` and ``DATASETS.TEST``.
         images: the folder that the file names in the annotation file start from.
-        annotations: the annotation file.
+        annotations: COCO's JSON file; or, for VOC's format, the list of images, a text file such as
+            ``ImageSets/Main/train.txt`` (see :func:`~adet_ext.data.voc.register_voc_dataset`, which has more options).
         classes: the class names of the model in their order, for example those of the training set. The file's
             categories are matched with them by name. None: those of the file, by ascending category id.
         allow_outside: accept image files outside ``images``.
@@ -65,6 +68,8 @@ def register_dataset(
     """
     if not name:
         raise UserError(f"a data set needs a name: --dataset NAME {images} {annotations}")
+    if is_image_set(annotations):
+        return register_voc_dataset(name, images, annotations, classes=classes, allow_outside=allow_outside)
     asked = _Set(name, images, annotations, None if classes is None else list(classes), allow_outside)
     kept, checked = _check(asked)
     _kept[name] = kept

@@ -8,9 +8,9 @@ import os
 from typing import Any
 
 from ..d2.structures import BoxMode
-from ..d2.utils import PathManager
 from ..errors import UserError
 from .annotation_form import Kept, is_id, is_int, is_text, plain, short, type_name
+from .image_files import leaves, listing
 from .json_file import parse_json, read_bytes, reads_alike_everywhere
 from .report import Report
 from .validate_annotations import check_annotations, check_boxes, check_masks
@@ -160,7 +160,7 @@ def _images(entries: list, image_root: str, report: Report, check_files: bool, a
                 "image id twice",
                 f"image id {plain(entry['id'])} occurs twice ({plain(entry['file_name'])}); give each image its own id",
             )
-        elif not allow_outside and _leaves(entry["file_name"]):
+        elif not allow_outside and leaves(entry["file_name"]):
             report.error(
                 "image file outside",
                 f"image id {plain(entry['id'])}: its file_name {short(entry['file_name'])} leaves the image folder "
@@ -197,23 +197,17 @@ def _image_problem(entry: Any) -> str:
     return ""
 
 
-def _leaves(file_name: str) -> bool:
-    """Whether the file is outside the image folder."""
-    path = os.path.normpath(file_name)
-    return os.path.isabs(path) or path == ".." or path.startswith(".." + os.sep)
-
-
 def _with_file(entry: dict, image_root: str, listings: dict[str, set[str] | None], report: Report) -> dict:
     """Look for the file of ``entry`` and return the entry, with backslashes in its file name replaced."""
     folder, name = os.path.split(os.path.join(image_root, entry["file_name"]))
     is_new = folder not in listings
-    names = _listing(folder, listings)
+    names = listing(folder, listings)
     if names is not None and name in names:
         return entry
     if "\\" in entry["file_name"]:
         other = {**entry, "file_name": entry["file_name"].replace("\\", "/")}
         folder_of_other, name_of_other = os.path.split(os.path.join(image_root, other["file_name"]))
-        if not _leaves(other["file_name"]) and name_of_other in (_listing(folder_of_other, listings) or ()):
+        if not leaves(other["file_name"]) and name_of_other in (listing(folder_of_other, listings) or ()):
             report.warning(
                 "backslash in a path",
                 f"image id {plain(entry['id'])}: {short(entry['file_name'])} has Windows' backslashes; it is read as "
@@ -231,16 +225,6 @@ def _with_file(entry: dict, image_root: str, listings: dict[str, set[str] | None
             "there, or take the image out of the file",
         )
     return entry
-
-
-def _listing(folder: str, listings: dict[str, set[str] | None]) -> set[str] | None:
-    """Return the names in ``folder``, which are listed once, or None if there is no such folder."""
-    if folder not in listings:
-        try:
-            listings[folder] = set(PathManager.ls(folder or "."))
-        except OSError:
-            listings[folder] = None
-    return listings[folder]
 
 
 def _dicts(images: dict[Any, dict], kept: list[Kept], category_ids: dict[int, int], image_root: str) -> list[dict]:

@@ -109,7 +109,7 @@ def check_boxes(kept: list[Kept], report: Report) -> None:
     over |= np.prod(clipped[:, 2:], axis=1) < _KEPT_AREA * np.prod(safe[:, 2:], axis=1)
     thin = (np.where(over[:, None], clipped[:, 2:], safe[:, 2:]) < _MIN_SIDE).any(1)
     for i in np.flatnonzero(~finite | empty | over | thin):
-        k, box = kept[i], short(kept[i].box)
+        k, box = kept[i], kept[i].shown_box
         if not finite[i]:
             k.drop(report, "box not finite", f"its box {box} is not made of finite numbers")
         elif empty[i]:

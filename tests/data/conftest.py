@@ -45,16 +45,3 @@ class CocoSet:
 @pytest.fixture
 def coco_set(tmp_path):
     return CocoSet(tmp_path)
-
-
-@pytest.fixture
-def forget():
-    """Take data sets out of the catalogs again after a test."""
-    from adet_ext.d2.data import DatasetCatalog, MetadataCatalog
-
-    names = []
-    yield names.append
-    for name in names:
-        for catalog in (DatasetCatalog, MetadataCatalog):
-            if name in catalog:
-                catalog.remove(name)
