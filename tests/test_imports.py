@@ -16,7 +16,7 @@ PACKAGE = Path(adet_ext.__file__).resolve().parent
 
 # The rooms that a room's modules may import at no time, or the only ones they may.
 FORBIDDEN = {"layers": {"modeling", "data"}, "modeling": {"data"}}
-ALLOWED = {"d2": {"d2", "errors", "utils"}}
+ALLOWED = {"d2": {"d2", "errors", "utils"}, "nas": {"nas", "errors", "utils", "report"}}
 
 
 def module_files() -> dict[str, Path]:
