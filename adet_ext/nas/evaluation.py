@@ -14,11 +14,21 @@ import os
 import random
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from ..errors import UserError, one_line
 
-__all__ = ["Evaluate", "Outcome", "Task", "limit_threads", "load_factory", "make_evaluate", "run_one", "task_seed"]
+__all__ = [
+    "Evaluate",
+    "Outcome",
+    "Task",
+    "limit_threads",
+    "limited_threads",
+    "load_factory",
+    "make_evaluate",
+    "run_one",
+    "task_seed",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +66,9 @@ class Outcome:
 
 
 Evaluate = Callable[[Task], Outcome]
+
+
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 def task_seed(seed: int, index: int) -> int:
@@ -98,9 +111,25 @@ def make_evaluate(factory: str, settings: dict, threads: int) -> Evaluate:
 
 def limit_threads(threads: int) -> None:
     """Let torch, here and in the processes started from here, use so many threads."""
-    os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(threads)
+    os.environ.update(dict.fromkeys(_THREADS, str(threads)))
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(threads)
+
+
+@contextlib.contextmanager
+def limited_threads(threads: int) -> Iterator[None]:
+    """A context with :func:`limit_threads`; afterwards all is as it was before."""
+    before = {name: os.environ.get(name) for name in _THREADS}
+    torch = sys.modules.get("torch")
+    count = torch.get_num_threads() if torch is not None else None
+    limit_threads(threads)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+        if count is not None:
+            torch.set_num_threads(count)
 
 
 def run_one(evaluate: Evaluate, task: Task) -> dict:

@@ -84,7 +84,7 @@ def _difference(name: str, before: Any, now: Any) -> str:
 class Journal:
     """A journal opened to be written, which no one else may write meanwhile.
 
-    Opening changes nothing but a torn last line, which is cut off. :meth:`begin` writes the header, or compares it.
+    Opening changes nothing but a torn last line, which is cut off. :meth:`begin` writes the header.
 
     Attributes:
         header: None where the journal is new.
@@ -119,25 +119,25 @@ class Journal:
         self._lines: _LineFile | None = None
         self._waiting: _LineFile | None = None
 
-    def begin(self, header: dict) -> None:
-        """Write the header of a new journal, or check that it is that of the journal.
-
-        Raises:
-            UserError: it is another search's journal; names the first difference.
-        """
+    def check(self, header: dict) -> None:
+        """Raise UserError, with the first difference, where the journal has another header."""
         header = json.loads(_dump({"format": FORMAT, **header}))  # tuples become lists
-        if self.header is None:
-            line = _dump(header)
-            with written_beside(self.path, suffix=".part", durable=True) as beside, open(beside, "wb") as file:
-                file.write(line)
-                file.flush()
-            self.header = header
-            self._count(line)
-        elif difference := first_difference(self.header, header):
+        if self.header is not None and (difference := first_difference(self.header, header)):
             raise UserError(
                 f"{self.path}: must be the journal of this very search to be gone on with; {difference}. "
                 "Give the same settings, or another folder."
             )
+
+    def begin(self, header: dict) -> None:
+        """Write the header of a new journal, or :meth:`check` it; lines can then be appended."""
+        self.check(header)
+        if self.header is None:
+            line = _dump({"format": FORMAT, **header})
+            with written_beside(self.path, suffix=".part", durable=True) as beside, open(beside, "wb") as file:
+                file.write(line)
+                file.flush()
+            self.header = json.loads(line)
+            self._count(line)
         self._lines = _LineFile(self.path)
 
     def append(self, entry: dict) -> None:
