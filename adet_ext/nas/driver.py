@@ -5,6 +5,7 @@ import os
 import sys
 
 from .journal import Recorded
+from .progress import warnings_above
 from .samplers import NAMES
 from .search import search
 from .space import Space
@@ -52,23 +53,24 @@ def search_from_arguments(
         UserError, KeyboardInterrupt, Terminated: see :func:`~adet_ext.nas.search.search`.
     """
     path = os.path.join(args.output, JOURNAL)
-    recorded = search(
-        space,
-        args.sampler,
-        factory,
-        settings,
-        path=path,
-        sampler_settings=(sampler_settings or {}).get(args.sampler),
-        early_stopping=early_stopping,
-        seed=args.seed,
-        round_size=args.round,
-        budget=args.budget,
-        hours=args.hours,
-        workers=args.workers,
-        ray=args.ray,
-        threads=args.threads,
-        local=local,
-    )
+    with warnings_above():
+        recorded = search(
+            space,
+            args.sampler,
+            factory,
+            settings,
+            path=path,
+            sampler_settings=(sampler_settings or {}).get(args.sampler),
+            early_stopping=early_stopping,
+            seed=args.seed,
+            round_size=args.round,
+            budget=args.budget,
+            hours=args.hours,
+            workers=args.workers,
+            ray=args.ray,
+            threads=args.threads,
+            local=local,
+        )
     sys.stderr.flush()
     print(render(path, args.best))
     return recorded

@@ -154,8 +154,8 @@ def run_one(evaluate: Evaluate, task: Task) -> dict:
     except Exception as error:
         result = _failed(f"{type(error).__name__}: {one_line(error)}"[:1000])
         error.__traceback__ = None  # its frames keep the tensors of a failed evaluation
-    if result["status"] == "failed":
-        gc.collect()
+    if result["status"] == "failed" and (gpu is not None or "memory" in result["error"].lower()):
+        gc.collect()  # not after every failure: it takes half a second where torch is loaded
         if gpu is not None:
             gpu.empty_cache()
     result["cost"] = {

@@ -166,8 +166,9 @@ class Journal:
         if not os.path.isfile(self._side):
             return {}
         lines, length = _parse(_read(self._side))
-        if not lines or lines[0] != {"journal": self.digest(0)}:
-            logger.warning("%s: belongs to another journal; it is not used", self._side)
+        if not lines or lines[0] != {"journal": self.digest(0)}:  # no line: killed while it was begun
+            if lines:
+                logger.warning("%s: belongs to another journal; it is not used", self._side)
             os.remove(self._side)
             return {}
         os.truncate(self._side, length)

@@ -1,12 +1,15 @@
 """The progress line of a search: how many, how fast, the best so far, the time left."""
 
+import contextlib
+import logging
 import math
 import sys
 import time
+from collections.abc import Iterator
 
 from tqdm import tqdm
 
-__all__ = ["Progress", "best_of", "duration", "spent"]
+__all__ = ["Progress", "best_of", "duration", "say", "spent", "warnings_above"]
 
 
 def spent(entries: list[dict]) -> int:
@@ -25,6 +28,27 @@ def duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes}:{rest:02d} min" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d} h"
+
+
+def say(sentence: str) -> None:
+    """Print on the standard error, above the progress line."""
+    tqdm.write(sentence, file=sys.stderr)
+
+
+@contextlib.contextmanager
+def warnings_above() -> Iterator[None]:
+    """Have the search's warnings printed by :func:`say`, unless the program has set up logging."""
+    logger = logging.getLogger(__package__)
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: say(record.getMessage())
+    if logger.hasHandlers():
+        yield
+        return
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
 
 class Progress:
@@ -54,6 +78,8 @@ class Progress:
         self._count += 1
         if entry["status"] == "done" and (self._best is None or entry["reward"] > self._best["reward"]):
             self._best = entry
+        if self._bar.total is not None:  # the last round may go beyond the budget
+            self._bar.total = max(self._bar.total, self._count)
         self._bar.set_postfix_str(self.text(), refresh=False)
         self._bar.update()
 

@@ -8,7 +8,6 @@ follows from it, and a sampler's state is stored after every round, or follows f
 import contextlib
 import logging
 import math
-import sys
 import time
 from collections.abc import Callable
 
@@ -17,7 +16,7 @@ from ..utils.stopping import StopRequest
 from .evaluation import Task, limited_threads, task_seed
 from .evaluators import Evaluator, evaluate_all, make_evaluator
 from .journal import Journal, Recorded
-from .progress import Progress, spent
+from .progress import Progress, say, spent
 from .samplers import Sampler, build_sampler
 from .space import Space
 from .state import load_state, save_state
@@ -46,7 +45,7 @@ def search(
     ray: str = "",
     threads: int = 1,
     local: dict | None = None,
-    say: Callable[[str], None] | None = None,
+    say: Callable[[str], None] = say,
 ) -> Recorded:
     """Search, or go on with the search of the journal at ``path``.
 
@@ -61,7 +60,7 @@ def search(
         workers, ray, threads: see :func:`~adet_ext.nas.evaluators.make_evaluator`. ``threads`` is part of what the
             reward depends on.
         local: further settings for the factory which the reward does not depend on, such as a device or a folder.
-        say: is told, in sentences, what happens.
+        say: is told, in sentences, what happens; by default, they are printed on the standard error.
 
     Returns:
         What the journal then holds.
@@ -72,7 +71,6 @@ def search(
         KeyboardInterrupt, Terminated: Ctrl-C or SIGTERM, after the round in flight; a second one stops at once.
             Neither loses an evaluation that was finished.
     """
-    say = say or (lambda sentence: print(sentence, file=sys.stderr, flush=True))
     _check(seed=seed, round_size=round_size, budget=budget, hours=hours, workers=workers, threads=threads)
     learner = build_sampler(sampler, space, seed, **(sampler_settings or {}))
     stopper = None

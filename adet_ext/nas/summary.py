@@ -34,9 +34,9 @@ def summarize(path: str) -> dict:
     Returns:
         ``journal``, ``space``, ``sampler``, ``seed``; ``running``: the process, or ""; ``counts`` by status;
         ``stopped``, early; ``best``: its line, or None; ``mean_first``, ``mean_last``: mean reward of the first and
-        the last 50 lines with a reward; ``seconds``: ``evaluation`` (of all workers together), ``ask``, ``tell``, and
-        ``span``, from the first finish to the last, with the time between two runs; ``per_hour``: evaluations, by the
-        span; ``sampler_share``: of the sampler in evaluation and sampler together.
+        the last ``window`` lines with a reward, 50 or half of all; ``seconds``: ``evaluation`` (of all workers
+        together), ``ask``, ``tell``, and ``span``, from the first finish to the last, with the time between two runs;
+        ``per_hour``: evaluations, by the span; ``sampler_share``: of the sampler in evaluation and sampler together.
 
     Raises:
         UserError: see :func:`~adet_ext.nas.journal.read_journal`.
@@ -48,6 +48,7 @@ def summarize(path: str) -> dict:
     }
     finished = sorted(entry["cost"]["finished"] for entry in entries if "finished" in entry.get("cost", {}))
     span = finished[-1] - finished[0] if finished else 0
+    window = min(50, len(rewards) // 2)
     sampler = cost["ask_"] + cost["tell_"]
     return {
         "journal": path,
@@ -58,8 +59,9 @@ def summarize(path: str) -> dict:
         "counts": {status: sum(entry["status"] == status for entry in entries) for status in STATUSES},
         "stopped": sum(entry["stopped"] for entry in entries if entry["status"] == "done"),
         "best": best_of(entries),
-        "mean_first": _mean(rewards[:50]),
-        "mean_last": _mean(rewards[-50:]),
+        "window": window,
+        "mean_first": _mean(rewards[:window]),
+        "mean_last": _mean(rewards[len(rewards) - window :]),
         "seconds": {"evaluation": cost[""], "ask": cost["ask_"], "tell": cost["tell_"], "span": span},
         "per_hour": 3600 * (len(finished) - 1) / span if span else None,
         "sampler_share": sampler / (sampler + cost[""]) if cost[""] else None,
@@ -80,7 +82,8 @@ def render(path: str, best: int = 5) -> str:
         f"architectures: {len(recorded.entries)} ({counts}); {found['stopped']} stopped early",
     ]
     if found["mean_first"] is not None:
-        lines.append(f"mean reward: first 50 {found['mean_first']:.4g}, last 50 {found['mean_last']:.4g}")
+        first, last = (f"{found['window']} {found[key]:.4g}" for key in ("mean_first", "mean_last"))
+        lines.append(f"mean reward: first {first}, last {last}")
     if found["per_hour"] is not None:
         seconds = found["seconds"]
         lines.append(

@@ -48,8 +48,13 @@ class FileLock:
                 break
             os.close(self._file)  # its holder removed it between our opening and locking it
         _HELD.add(self._key)
-        os.ftruncate(self._file, 0)
-        os.write(self._file, f"{os.getpid()} {socket.gethostname()}\n".encode())
+        try:
+            with contextlib.suppress(OSError):  # a full disk; the name is for others to read
+                os.ftruncate(self._file, 0)
+                os.write(self._file, f"{os.getpid()} {socket.gethostname()}\n".encode())
+        except BaseException:
+            self.close()
+            raise
 
     def _is_at_path(self) -> bool:
         try:
@@ -91,6 +96,8 @@ def holder(path: str) -> str:
 
     A process of another machine counts as alive.
     """
+    if os.path.realpath(path) in _HELD:  # to close the file, anywhere in the process that holds it, would unlock it
+        return f"process {os.getpid()}"
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
             process, _, host = file.read().strip().partition(" ")

@@ -25,6 +25,7 @@ from adet_ext.nas.space import Decision, Space
 
 FACTORY = "tests.nas.toy:factory"
 POPULATION = {"population": 8, "tournament": 3}
+STOPPING = {"points": 1, "start": 0.4, "delta": 0.5}
 
 
 class Toy(Space):
@@ -94,7 +95,7 @@ def first(settings: dict, task: Task) -> bool:
 
 def run(path, **keywords):
     """Search the toy space by evolution, with early stopping."""
-    options = {"sampler_settings": POPULATION, "early_stopping": {"points": 1}, "seed": 5, "round_size": 6}
+    options = {"sampler_settings": POPULATION, "early_stopping": STOPPING, "seed": 5, "round_size": 6}
     options.update({"budget": 40, "settings": {"level": 1}, "say": lambda sentence: None, "sampler": "evolution"})
     options.update(keywords)
     sampler, settings = options.pop("sampler"), options.pop("settings")
