@@ -1,7 +1,7 @@
 """The journal of a search: JSON lines, a header and one line per architecture, safe against a kill at any byte.
 
-The header has ``format`` and what makes the search what it is: space, sampler, settings, seed, round size. Line i + 1
-is the architecture of index i::
+The header has ``format`` and what makes the search what it is: ``space``, ``sampler``, ``settings``, ``seed``,
+``round`` and what a search adds. Line i + 1 is the architecture of index i::
 
     {"index": i, "tokens": [...], "reward": number or null, "status": "done" | "rejected" | "failed" | "repeated",
      "error": "", "same_as": index or null, "metrics": {}, "scores": [], "stopped": false, "graph": {}, "cost": {}}
@@ -28,6 +28,7 @@ __all__ = ["FORMAT", "STATUSES", "Journal", "Recorded", "first_difference", "rea
 logger = logging.getLogger(__name__)
 
 FORMAT = 1
+_HEADER = ("space", "sampler", "settings", "seed", "round")
 STATUSES = ("done", "rejected", "failed", "repeated")
 
 
@@ -283,6 +284,8 @@ def _header(path: str, line: dict) -> dict:
             f"{path}: must be the journal of a search, of format {FORMAT}; got {line.get('format', 'no format')!r}. "
             "Name another file."
         )
+    if missing := [key for key in _HEADER if key not in line]:
+        raise UserError(f"{path}: line 1 must have {', '.join(_HEADER)}; {missing[0]} is missing. Name another file.")
     return line
 
 

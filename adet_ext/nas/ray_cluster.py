@@ -52,8 +52,8 @@ class RayCluster(Crew):
             cores = int(resources.get("CPU", 0))
             if max(1, workers) * threads > cores:
                 raise UserError(
-                    f"--workers times --threads must be at most the {cores} cores of the Ray cluster at {address}; got "
-                    f"{max(1, workers)} times {threads}. Take fewer."
+                    f"--workers times --threads must be at most the number of cores of the Ray cluster at {address}, "
+                    f"{cores}; got {max(1, workers)} times {threads}. Take fewer."
                 )
             workers = workers or cores // threads
             share = min(1.0, int(10000 * resources.get("GPU", 0) / workers) / 10000)

@@ -52,12 +52,12 @@ def summarize(path: str) -> dict:
     sampler = cost["ask_"] + cost["tell_"]
     return {
         "journal": path,
-        "space": header["space"]["name"],
-        "sampler": header["sampler"]["name"],
+        "space": header["space"].get("name", "an unnamed space"),
+        "sampler": header["sampler"].get("name", "an unnamed sampler"),
         "seed": header["seed"],
         "running": holder(path + ".lock"),
         "counts": {status: sum(entry["status"] == status for entry in entries) for status in STATUSES},
-        "stopped": sum(entry["stopped"] for entry in entries if entry["status"] == "done"),
+        "stopped": sum(bool(entry.get("stopped")) for entry in entries if entry["status"] == "done"),
         "best": best_of(entries),
         "window": window,
         "mean_first": _mean(rewards[:window]),
@@ -92,7 +92,7 @@ def render(path: str, best: int = 5) -> str:
             f"({100 * found['sampler_share']:.1f} %)"
         )
     failures = [entry for entry in recorded.entries if entry["status"] == "failed"]
-    lines += [f"failed: architecture {entry['index']}: {entry['error']}" for entry in failures[-3:]]
+    lines += [f"failed: architecture {entry['index']}: {entry.get('error')}" for entry in failures[-3:]]
     return "\n".join([*lines, *_best(recorded, best)])
 
 
@@ -103,7 +103,9 @@ def _best(recorded: Recorded, count: int) -> list[str]:
     space = Space.from_json(recorded.header["space"])
     rows = [["index", "reward", "metrics"]]
     for entry in entries:
-        metrics = ", ".join(f"{name} {value:.4g}" for name, value in entry["metrics"].items() if value is not None)
+        metrics = ", ".join(
+            f"{name} {value:.4g}" for name, value in entry.get("metrics", {}).items() if value is not None
+        )
         rows.append([str(entry["index"]), f"{entry['reward']:.6g}", metrics])
     texts = [f"{entry['index']}: {space.text(entry['tokens'])}" for entry in entries]
     return ["", text_table(rows), "", *texts]

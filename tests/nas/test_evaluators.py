@@ -85,6 +85,14 @@ def test_workers_that_cannot_start_are_not_started_for_ever(light_workers):
         evaluated({"exit": True}, 1)
 
 
+def test_closing_ends_workers_that_wait_and_workers_that_work(light_workers):
+    with contextlib.closing(make_evaluator(toy.FACTORY, {"seconds": 60}, workers=2)) as evaluator:
+        evaluator.submit(TASKS[1])
+        processes = [worker.handle.process for worker in evaluator._workers]
+        assert all(process.is_alive() for process in processes)
+    assert not any(process.is_alive() for process in processes)
+
+
 def test_workers_do_not_listen_to_ctrl_c_and_sigterm(light_workers):
     with contextlib.closing(make_evaluator(toy.FACTORY, {"seconds": 0.3}, workers=1)) as evaluator:
         evaluator.submit(TASKS[1])

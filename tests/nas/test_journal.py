@@ -13,7 +13,8 @@ from adet_ext.utils.lock import FileLock, holder
 
 from . import light
 
-HEADER = {"space": {"name": "s", "decisions": []}, "settings": {"depth": 3, "sizes": [1, 2]}, "seed": 0, "round": 2}
+HEADER = {"space": {"name": "s", "decisions": []}, "sampler": {"name": "random"}}
+HEADER.update({"settings": {"depth": 3, "sizes": [1, 2]}, "seed": 0, "round": 2})
 
 
 def entry(index, **values):
@@ -178,5 +179,5 @@ def test_a_full_disk_is_a_sentence_and_leaves_whole_lines(journal, monkeypatch):
 
 def test_a_header_that_json_cannot_hold_is_an_error_before_anything_is_written(journal):
     with Journal(str(journal)) as opened, pytest.raises(ValueError):
-        opened.begin({"settings": {"rate": float("nan")}})
+        opened.begin({**HEADER, "settings": {"rate": float("nan")}})
     assert not journal.exists()
