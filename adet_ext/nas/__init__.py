@@ -13,6 +13,7 @@ asks a sampler for token lists, has them evaluated, tells the sampler the reward
 ``early_stopping``     thresholds below which a candidate is not trained further
 ``polyak``             the average of a network's weights over its training
 ``feature_cache``      what a frozen backbone gives for a data set, computed once
+``fingerprint``        what a cache depends on: weights, images, settings
 =====================  ==============================================================================================
 
 Import each name from its module: nothing is imported here, so that a worker loads no more than it uses.
