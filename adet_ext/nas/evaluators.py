@@ -65,8 +65,10 @@ def evaluate_all(evaluator: Evaluator, tasks: Sequence[Task]) -> Iterator[tuple[
     """Yield every task with its result, as they finish.
 
     One that fails is given out again, until it has failed ``ATTEMPTS`` times. Its cost then has ``failures``, what each
-    said, and the seconds of all attempts.
+    said, and the seconds of all attempts. A lost process is the error only where all were lost: an error of its own is
+    the same again and again, and who kills processes is not.
     """
+    errors: dict[int, str] = {}
     failures: dict[int, list[str]] = {task.index: [] for task in tasks}
     seconds = dict.fromkeys(failures, 0.0)
     for task in tasks:
@@ -75,12 +77,15 @@ def evaluate_all(evaluator: Evaluator, tasks: Sequence[Task]) -> Iterator[tuple[
         task, result = evaluator.wait()
         said = failures[task.index]
         if result["status"] == "failed":
+            if result["error"] != LOST:
+                errors[task.index] = result["error"]
             said.append(result["cost"].pop("how", result["error"]))
             logger.warning("architecture %d failed (%d of %d): %s", task.index, len(said), ATTEMPTS, said[-1])
             if len(said) < ATTEMPTS:
                 seconds[task.index] += result["cost"]["seconds"]
                 evaluator.submit(task)
                 continue
+            result["error"] = errors.get(task.index, LOST)
         del failures[task.index]
         if said:
             result["cost"].update(failures=said, seconds=round(result["cost"]["seconds"] + seconds[task.index], 4))

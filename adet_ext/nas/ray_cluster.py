@@ -1,8 +1,10 @@
 """A Ray cluster: one actor per worker. Ray itself is imported only here, when a cluster is asked for."""
 
 import os
+import signal
 import socket
 import sys
+import threading
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -110,12 +112,16 @@ def _connect(ray, address: str, cores: int) -> None:
         options |= {"num_cpus": cores or None, "include_dashboard": False, "object_store_memory": 100 * 2**20}
     elif address != "auto":
         _check_answer(address)
+    handler = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address=address, **options)
     except Exception as error:
         raise UserError(
             f"--ray must be the address of a running Ray cluster; {address} is not: {one_line(error)[:300]}"
         ) from error
+    finally:  # Ray sets its own; a search stops in its own way
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
 
 
 def _check_answer(address: str) -> None:

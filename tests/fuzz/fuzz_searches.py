@@ -86,6 +86,7 @@ def run(kills: int, seed: int, workers: int = 0, seconds: float = 0.01) -> dict[
             left = {x.name for x in path.parent.iterdir()}
             assert left == {"journal.jsonl", "journal.jsonl.state", "terminal.txt"}, left
             if counts["equal"] < counts["searches"]:
+                print(*(f"{x}\n{y}" for x, y in zip(toy.lines(path), toy.lines(whole)) if x != y), file=sys.stderr)
                 print((path.parent / "terminal.txt").read_text()[-3000:], file=sys.stderr)
                 break
     return counts

@@ -52,6 +52,21 @@ def test_an_architecture_that_kills_three_workers_has_failed_and_the_others_go_o
     assert all(results[index]["status"] == "done" for index in range(7) if index != 2)
 
 
+def test_a_process_lost_at_the_last_attempt_does_not_hide_the_error_of_the_others():
+    class Losing:
+        results = [("failed", "reward is nan"), ("failed", LOST), ("failed", LOST)]
+
+        def submit(self, task):
+            pass
+
+        def wait(self):
+            status, error = self.results.pop(0)
+            return Task(0, (), 0), {"status": status, "error": error, "cost": {"seconds": 1.0}}
+
+    ((_, result),) = evaluate_all(Losing(), [Task(0, (), 0)])
+    assert result["error"] == "reward is nan" and result["cost"]["failures"] == ["reward is nan", LOST, LOST]
+
+
 def test_an_evaluation_that_fails_is_tried_three_times(tmp_path):
     tries = []
 

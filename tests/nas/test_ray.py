@@ -1,6 +1,7 @@
 """Ray: the journal of this process, an actor that is killed, and addresses that do not answer."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -67,6 +68,7 @@ class TestWithRay:
         monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
         with pytest.raises(UserError, match="cluster; auto is not: Could not find any running Ray instance"):
             make_evaluator(toy.FACTORY, {}, ray="auto")
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL  # Ray's own is taken back
 
     def test_two_actors_write_the_journal_of_this_process_also_when_one_is_killed(self, tmp_path):
         done = run_script(
