@@ -14,6 +14,12 @@ asks a sampler for token lists, has them evaluated, tells the sampler the reward
 ``polyak``             the average of a network's weights over its training
 ``feature_cache``      what a frozen backbone gives for a data set, computed once
 ``fingerprint``        what a cache depends on: weights, images, settings
+``evaluation``         task, outcome, and one evaluation with its cost; what a project's factory is
+``evaluators``         who evaluates: this process, :mod:`.pool` (worker processes) or :mod:`.ray_cluster`
+``journal``            JSON lines, safe against a kill at any byte; read by :func:`~adet_ext.nas.journal.read_journal`
+``search``             rounds: ask, evaluate, journal, tell; the same journal whatever evaluates
+``driver``             the arguments that the projects' ``search_net.py`` have in common
+``summary``            what a journal says, as numbers and as text
 =====================  ==============================================================================================
 
 Import each name from its module: nothing is imported here, so that a worker loads no more than it uses.

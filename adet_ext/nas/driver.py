@@ -1,4 +1,18 @@
-"""What the commands of all searches have in common: their arguments, and the search that these describe."""
+"""What the commands of all searches have in common: their arguments, and the search that these describe.
+
+A project's ``search_net.py`` is little more than::
+
+    def main() -> int:
+        parser = argparse.ArgumentParser(description=__doc__)
+        add_search_arguments(parser, output="output/my_search")
+        parser.add_argument("--iterations", type=int, default=300)
+        args = parser.parse_args()
+        search_from_arguments(args, MySpace(), "my_project.evaluate:factory", {"iterations": args.iterations})
+        return 0
+
+    if __name__ == "__main__":  # worker processes import this module again
+        sys.exit(adet_ext.cli.run_program("search_net.py", main))
+"""
 
 import argparse
 import os

@@ -21,9 +21,11 @@ if __name__ == "__main__":
 from tests.nas import toy
 
 
-def start(path: Path, seconds: float, workers: int) -> subprocess.Popen:
+def start(path: Path, seconds: float, workers: int, sampler: str) -> subprocess.Popen:
     """Begin or go on with a search in a process of its own."""
-    options = {"path": str(path), "workers": workers, "local": {"seconds": seconds}}
+    options = {"path": str(path), "workers": workers, "local": {"seconds": seconds}, "sampler": sampler}
+    if sampler != "evolution":
+        options["sampler_settings"] = {}
     with open(path.parent / "terminal.txt", "a") as terminal:
         return subprocess.Popen([sys.executable, toy.__file__, json.dumps(options)], stderr=terminal)
 
@@ -67,20 +69,22 @@ def kill(search: subprocess.Popen, rng: random.Random, worker: bool) -> None:
             pass
 
 
-def run(kills: int, seed: int, workers: int = 0, seconds: float = 0.01) -> dict[str, int]:
+def run(kills: int, seed: int, workers: int = 0, seconds: float = 0.01, sampler: str = "evolution") -> dict[str, int]:
     """Kill so many times; return how many kills, torn lines, searches, and searches with the same journal."""
     rng, counts = random.Random(seed), {"kills": 0, "torn": 0, "searches": 0, "equal": 0}
     with tempfile.TemporaryDirectory() as folder:
         whole = Path(folder, "whole", "journal.jsonl")
         whole.parent.mkdir()
         begin = time.monotonic()
-        assert start(whole, seconds, workers).wait(300) == 0, (whole.parent / "terminal.txt").read_text()[-3000:]
+        assert start(whole, seconds, workers, sampler).wait(300) == 0, (whole.parent / "terminal.txt").read_text()[
+            -3000:
+        ]
         length = time.monotonic() - begin
         while counts["kills"] < kills:
             counts["searches"] += 1
             path = Path(folder, str(counts["searches"]), "journal.jsonl")
             path.parent.mkdir()
-            counts["equal"] += until_done(path, rng, counts, kills, workers, seconds, length) and (
+            counts["equal"] += until_done(path, rng, counts, kills, workers, seconds, length, sampler) and (
                 toy.lines(path) == toy.lines(whole)
             )
             left = {x.name for x in path.parent.iterdir()}
@@ -92,10 +96,10 @@ def run(kills: int, seed: int, workers: int = 0, seconds: float = 0.01) -> dict[
     return counts
 
 
-def until_done(path, rng, counts, kills, workers, seconds, length) -> bool:
+def until_done(path, rng, counts, kills, workers, seconds, length, sampler) -> bool:
     """Kill a search and go on with it until it is done; return whether it ended well."""
     while True:
-        search = start(path, seconds, workers)
+        search = start(path, seconds, workers, sampler)
         while counts["kills"] < kills:
             try:
                 return search.wait(rng.uniform(0.1, length)) == 0
@@ -119,7 +123,8 @@ if __name__ == "__main__":
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=0.01, help="of an evaluation")
+    parser.add_argument("--sampler", choices=["controller", "evolution", "random"], default="evolution")
     arguments = parser.parse_args()
-    found = run(arguments.kills, arguments.seed, arguments.workers, arguments.seconds)
+    found = run(arguments.kills, arguments.seed, arguments.workers, arguments.seconds, arguments.sampler)
     print(json.dumps(found))
     sys.exit(found["equal"] < found["searches"])
