@@ -75,9 +75,8 @@ class Pool(Crew):
         _kill(process)
         pipe.close()
         code = process.exitcode
-        if code >= 0:
-            return f"worker {worker.number} ended with status {code}"
-        return f"worker {worker.number} was ended by {signal.Signals(-code).name}"
+        names = {-number: f"was ended by {number.name}" for number in signal.Signals}
+        return f"worker {worker.number} {names.get(code, f'ended with status {code}')}"
 
     def close(self) -> None:
         """See :class:`~adet_ext.nas.evaluators.Evaluator`."""

@@ -118,3 +118,30 @@ def test_threads_are_limited_within_and_as_before_afterwards(monkeypatch):
         assert torch.get_num_threads() == 2 and os.environ["MKL_NUM_THREADS"] == "2"
     assert torch.get_num_threads() == before and os.environ["OMP_NUM_THREADS"] == "3"
     assert "MKL_NUM_THREADS" not in os.environ
+
+
+def test_the_peak_of_a_gpu_is_the_evaluation_s_and_its_memory_is_given_back_after_a_failure(monkeypatch):
+    class Gpu:  # stands in for torch.cuda
+        calls = []
+
+        def reset_peak_memory_stats(self):
+            self.calls.append("reset")
+
+        def max_memory_allocated(self):
+            return 3 * 2**20
+
+        def empty_cache(self):
+            self.calls.append("empty")
+
+    monkeypatch.setattr("adet_ext.nas.evaluation._gpu", Gpu)
+
+    def evaluate(task):
+        Gpu.calls.append("evaluate")
+        if task.index:
+            raise RuntimeError("CUDA out of memory")
+        return Outcome(1)
+
+    assert run_one(evaluate, TASK)["cost"]["peak_gpu_memory_mb"] == 3
+    assert Gpu.calls == ["reset", "evaluate"]
+    run_one(evaluate, Task(1, (1, 2), 7))
+    assert Gpu.calls[2:] == ["reset", "evaluate", "empty"]
