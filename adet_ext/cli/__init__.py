@@ -9,12 +9,12 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ..errors import UserError
 from ..utils.stopping import Terminated, terminate_at_once
 
-__all__ = ["VERBS", "main", "run"]
+__all__ = ["VERBS", "main", "run", "run_program"]
 
 VERBS = {
     "train": "train a model, or evaluate it with --eval-only",
@@ -26,6 +26,7 @@ VERBS = {
     "quick": "train a small model, evaluate it and write an HTML report, in one command",
     "report": "write the HTML report of a training",
     "study": "train the rows of an ablation over several seeds and compare",
+    "search": "show what an architecture search has found, also while it runs",
     "analyze": "parameters, multiply-adds and activations, per module",
     "convert": "a SmalMask's checkpoint into a SmalMask2's, or the reverse",
     "env": "versions, the engine that is on and why, native operators",
@@ -41,27 +42,39 @@ def run(verb: str, argv: Sequence[str] | None = None) -> int:
     traceback comes before it. Ctrl-C and SIGTERM become one sentence and status 130 and 143. Other exceptions are
     defects and pass through.
     """
+    return run_program(f"adet_ext {verb}", lambda: _main_of(verb)(None if argv is None else list(argv)))
+
+
+def run_program(name: str, main: Callable[[], int | None]) -> int:
+    """Run a program of the package or of a project under the rules of :func:`run`; return its exit status.
+
+    Args:
+        name: what its sentences begin with.
+    """
     logging.raiseExceptions = False  # a log that cannot be written, to a full disk for example, is no traceback
     try:
         with terminate_at_once():
-            return _run(verb, argv)
+            return _run(name, main)
     except Terminated as stop:
-        print(f"adet_ext {verb}: {stop.message}", file=sys.stderr)
+        print(f"{name}: {stop.message}", file=sys.stderr)
         return 143
 
 
-def _run(verb: str, argv: Sequence[str] | None) -> int:
+def _main_of(verb: str) -> Callable[[list[str] | None], int | None]:
+    return importlib.import_module(f"{__name__}.{verb}").main
+
+
+def _run(name: str, main: Callable[[], int | None]) -> int:
     try:
-        module = importlib.import_module(f"{__name__}.{verb}")
-        return module.main(None if argv is None else list(argv)) or 0
+        return main() or 0
     except UserError as error:
         if os.environ.get("ADET_EXT_DEBUG", "") not in ("", "0"):
             traceback.print_exc()
         sys.stdout.flush()
-        print(f"adet_ext {verb}: {error}", file=sys.stderr)
+        print(f"{name}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
-        print(f"adet_ext {verb}: {stop or 'interrupted'}", file=sys.stderr)
+        print(f"{name}: {stop or 'interrupted'}", file=sys.stderr)
         return 130
     except BrokenPipeError:
         # The reader of our output went away, as in "... | head". Python would complain once more at exit.

@@ -11,6 +11,7 @@ import pytest
 
 from adet_ext import __version__, cli
 from adet_ext.errors import UserError
+from adet_ext.utils.stopping import Terminated
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = {"train_net.py": "train", "demo.py": "demo"}
@@ -88,6 +89,14 @@ def test_arguments_and_status_pass_through(verb):
     assert cli.main(["probe", "a", "b", "c"]) == 3
     verb(lambda argv: None)
     assert cli.main(["probe"]) == 0
+
+
+def test_a_project_s_program_gets_the_same_sentences_and_statuses(capsys):
+    for error, status in [(UserError("no images"), 2), (KeyboardInterrupt("stopped"), 130), (Terminated("ended"), 143)]:
+        assert cli.run_program("search_net.py", lambda error=error: raising(error)(None)) == status
+    err = capsys.readouterr().err
+    assert err == "search_net.py: no images\nsearch_net.py: stopped\nsearch_net.py: ended\n"
+    assert cli.run_program("search_net.py", lambda: None) == 0
 
 
 @pytest.mark.parametrize("name", cli.VERBS)
