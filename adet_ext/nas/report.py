@@ -89,8 +89,8 @@ def _rewards(summaries: list[dict[str, Any]]) -> str:
         return section("Reward", "<p class=note>No architecture has been evaluated yet.</p>")
     first, last = summaries[0]["first"], summaries[0]["last"]
     lead = (
-        f"Mean of the first {first['count']}: {first['mean']:.4g} (standard deviation {first['spread']:.2g}); of the last "
-        f"{last['count']}: {last['mean']:.4g} ({last['spread']:.2g})."
+        f"Mean of the first {first['count']}: {first['mean']:.4g} (standard deviation {first['spread']:.2g}); "
+        f"of the last {last['count']}: {last['mean']:.4g} ({last['spread']:.2g})."
     )
     body = _chart(means, "reward", f"Mean reward of the last {PERIOD} architectures, fewer in a short search.")
     return section("Reward", body + _chart(bests, "best reward", "The best reward so far."), lead)

@@ -53,7 +53,7 @@ def sampler_name(header: dict) -> str:
 
 
 def reward_curve(entries: Sequence[dict]) -> list[tuple[int, float]]:
-    """Return (index, reward) of all that have one; an architecture drawn again counts again, as the sampler meant it."""
+    """Return (index, reward) of all that have one. An architecture that is drawn again counts again."""
     return [
         (e["index"], e["reward"]) for e in entries if e["status"] in ("done", "repeated") and e["reward"] is not None
     ]

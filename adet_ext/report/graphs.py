@@ -46,7 +46,7 @@ def draw_graph(nodes: Sequence[Sequence[str]], edges: Sequence[Sequence[str]]) -
 
 
 def _columns(graph: networkx.MultiDiGraph) -> list[list[str]]:
-    """Return the nodes by column, each beside the neighbors that it has in the columns before, so that few edges cross."""
+    """Return the nodes by column, in an order in which few edges cross: by the mean row of what leads to each."""
     rank: dict[str, float] = {}
     columns = []
     for generation in networkx.topological_generations(graph):
