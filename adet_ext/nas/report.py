@@ -18,7 +18,7 @@ from ..report.graphs import draw_graph
 from ..report.page import definitions, duration, grid, page, section, tiles
 from ..utils.files import make_folder, written_beside
 from .journal import read_journal
-from .summary import PERIOD, moving_mean, summarize
+from .statistics import PERIOD, describe, moving_mean
 
 __all__ = ["write_report"]
 
@@ -37,8 +37,8 @@ def write_report(folder: str, journal: str, *, beside: Sequence[str] = (), best:
     Raises:
         UserError: a journal cannot be read, or the folder cannot be written.
     """
-    summary = summarize(*read_journal(journal), best=best)
-    others = [summarize(*read_journal(path), best=1) for path in beside]
+    summary = describe(*read_journal(journal), best=best)
+    others = [describe(*read_journal(path), best=1) for path in beside]
     sections = [
         _tiles(summary),
         _rewards([summary, *others]),

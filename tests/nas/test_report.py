@@ -5,7 +5,7 @@ import pytest
 from adet_ext.errors import UserError
 from adet_ext.nas.report import write_report
 
-from .test_summary import HEADER, entry
+from .test_statistics import HEADER, entry
 
 GRAPH = {"nodes": [["c", "C5"], ["n", "concat"]], "edges": [["c", "n", "deformable"]]}
 

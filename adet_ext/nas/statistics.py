@@ -7,13 +7,13 @@ from typing import Any
 
 from .space import Space
 
-__all__ = ["PERIOD", "cost", "moving_mean", "reward_curve", "shares", "summarize"]
+__all__ = ["PERIOD", "cost", "describe", "moving_mean", "reward_curve", "shares"]
 
 # Architectures that one point of a curve stands for; thesis Figure 7.5 counts them in 50s too.
 PERIOD = 50
 
 
-def summarize(header: dict, entries: Sequence[dict], *, best: int = 10, period: int = PERIOD) -> dict[str, Any]:
+def describe(header: dict, entries: Sequence[dict], *, best: int = 10, period: int = PERIOD) -> dict[str, Any]:
     """Return what a report shows of one search, ready for JSON.
 
     Args:

@@ -1,7 +1,7 @@
 import math
 
 from adet_ext.nas.space import Decision, Space
-from adet_ext.nas.summary import moving_mean, shares, summarize
+from adet_ext.nas.statistics import describe, moving_mean, shares
 
 SPACE = Space("toy", [Decision("a", "operation", ("x", "y")), Decision("b", "location", ("p", "q", "r"))])
 
@@ -17,12 +17,12 @@ HEADER = {"space": SPACE.to_json(), "sampler": {"name": "random"}, "settings": {
 
 def test_the_best_are_ranked_by_reward_each_once():
     entries = [entry(0, (0, 0), 1.0), entry(1, (1, 2), 5.0), entry(2, (1, 2), 5.0, "repeated"), entry(3, (0, 1), 3.0)]
-    assert [found["index"] for found in summarize(HEADER, entries)["best"]] == [1, 3, 0]
+    assert [found["index"] for found in describe(HEADER, entries)["best"]] == [1, 3, 0]
 
 
 def test_a_repeated_architecture_counts_in_the_curve_and_a_failed_one_does_not():
     entries = [entry(0, (0, 0), 1.0), entry(1, (1, 1), None, "failed"), entry(2, (0, 0), 1.0, "repeated")]
-    found = summarize(HEADER, entries)
+    found = describe(HEADER, entries)
     assert found["reward"] == [(0, 1.0), (2, 1.0)]
     assert (found["done"], found["failed"], found["repeated"], found["asked"]) == (1, 1, 1, 3)
 
@@ -60,13 +60,13 @@ def test_rejected_architectures_have_no_share():
 
 def test_the_clock_leaves_out_the_pause_of_a_stopped_search():
     entries = [entry(i, (0, 0), 0.0) for i in range(4)]
-    running = summarize(HEADER, entries)["cost"]["clock_hours"]
+    running = describe(HEADER, entries)["cost"]["clock_hours"]
     entries[2]["cost"]["finished"] += 86400
     entries[3]["cost"]["finished"] += 86400
     assert math.isclose(running * 3600, 3 * 3 + 2)
-    assert math.isclose(summarize(HEADER, entries)["cost"]["clock_hours"] * 3600, 2 * 3 + 2)
+    assert math.isclose(describe(HEADER, entries)["cost"]["clock_hours"] * 3600, 2 * 3 + 2)
 
 
 def test_a_journal_without_architectures_has_a_summary():
-    found = summarize(HEADER, [])
+    found = describe(HEADER, [])
     assert found["best"] == [] and found["reward"] == [] and found["asked"] == 0
