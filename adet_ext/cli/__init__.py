@@ -26,6 +26,7 @@ VERBS = {
     "quick": "train a small model, evaluate it and write an HTML report, in one command",
     "report": "write the HTML report of a training",
     "study": "train the rows of an ablation over several seeds and compare",
+    "search": "show what an architecture search has found, also while it runs",
     "analyze": "parameters, multiply-adds and activations, per module",
     "convert": "a SmalMask's checkpoint into a SmalMask2's, or the reverse",
     "env": "versions, the engine that is on and why, native operators",

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from ..errors import UserError
 
-__all__ = ["disk_problem", "make_folder", "remove_remains", "written_beside"]
+__all__ = ["disk_problem", "is_alive", "make_folder", "remove_remains", "written_beside"]
 
 _FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 # Names given by written_beside, and those of earlier versions.
@@ -106,14 +106,18 @@ def remove_remains(folder: str) -> None:
     """Remove the half-written files that killed processes left in ``folder``."""
     for name in os.listdir(folder):
         match = _REMAINS.fullmatch(name)
-        if match and not (match["process"] and _is_alive(int(match["process"]))):
+        if match and not (match["process"] and _is_another(int(match["process"]))):
             with contextlib.suppress(OSError):
                 os.remove(os.path.join(folder, name))
 
 
-def _is_alive(process: int) -> bool:
-    if process == os.getpid():  # of an earlier process with this number: this one has not begun to write
-        return False
+def _is_another(process: int) -> bool:
+    # This process's number was an earlier one's: this one has not begun to write.
+    return process != os.getpid() and is_alive(process)
+
+
+def is_alive(process: int) -> bool:
+    """Return whether there is a process of this number on this machine."""
     try:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):

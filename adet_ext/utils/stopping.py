@@ -1,6 +1,7 @@
 """Stop a process that gets SIGTERM or Ctrl-C: at once, or where its work can be cut."""
 
 import contextlib
+import math
 import os
 import signal
 import sys
@@ -43,11 +44,21 @@ class StopRequest:
     the first is the same request: a scheduler signals all processes, and a parent passes its signal on.
 
     Args:
+        patience: ``math.inf`` waits for the answer, however long it takes.
         say: is told, in a sentence, that the first signal has come.
+        promise: what that sentence says after the signal's name; by default, that of a training.
+        cut: what a stop without an answer says.
     """
 
-    def __init__(self, patience: float = 5.0, say: Callable[[str], None] | None = None):
+    def __init__(
+        self,
+        patience: float = 5.0,
+        say: Callable[[str], None] | None = None,
+        promise: str = "",
+        cut: str = "stopped within an iteration; the checkpoints are as they were",
+    ):
         self.patience, self._say = patience, say or (lambda sentence: print(sentence, file=sys.stderr, flush=True))
+        self._promise, self._cut = promise, cut
         self.requested = 0
 
     def __enter__(self) -> "StopRequest":
@@ -74,12 +85,14 @@ class StopRequest:
         if self.requested and now - self._when < min(1.0, self.patience / 2):
             return
         if self.requested:
-            self.stop(self.requested, "stopped within an iteration; the checkpoints are as they were")
+            self.stop(self.requested, self._cut)
         self.requested, self._when = number, now
-        self._timer = threading.Timer(self.patience, _signal_main_thread, (number,))
-        self._timer.daemon = True
-        self._timer.start()
-        self._say(f"{signal.Signals(number).name}: stopping after this iteration, within {self.patience:g} s")
+        if math.isfinite(self.patience):
+            self._timer = threading.Timer(self.patience, _signal_main_thread, (number,))
+            self._timer.daemon = True
+            self._timer.start()
+        promise = self._promise or f"stopping after this iteration, within {self.patience:g} s"
+        self._say(f"{signal.Signals(number).name}: {promise}")
 
 
 @contextlib.contextmanager

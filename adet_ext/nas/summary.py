@@ -1,0 +1,106 @@
+"""What a journal says, as numbers and as text; also of a search that is still running."""
+
+import os
+
+from ..errors import UserError
+from ..utils.lock import holder
+from ..utils.table import text_table
+from .journal import STATUSES, Recorded, read_journal
+from .progress import best_of, duration
+from .space import Space
+
+__all__ = ["JOURNAL", "best_entries", "find_journal", "render", "summarize"]
+
+JOURNAL = "journal.jsonl"
+
+
+def find_journal(path: str) -> str:
+    """Return the journal's file: ``path``, or the one in the folder ``path``."""
+    found = os.path.join(path, JOURNAL) if os.path.isdir(path) else path
+    if not os.path.isfile(found):
+        raise UserError(f"{path}: must be the journal of a search, or its folder; there is none. Name another one.")
+    return found
+
+
+def best_entries(entries: list[dict], count: int) -> list[dict]:
+    """Return the ``count`` evaluated architectures with the highest rewards, best first; of equals the earlier."""
+    done = [entry for entry in entries if entry["status"] == "done"]
+    return sorted(done, key=lambda entry: -entry["reward"])[:count]
+
+
+def summarize(path: str) -> dict:
+    """Return, ready for JSON, what the journal at ``path`` says.
+
+    Returns:
+        ``journal``, ``space``, ``sampler``, ``seed``; ``running``: the process, or ""; ``counts`` by status;
+        ``stopped``, early; ``best``: its line, or None; ``mean_first``, ``mean_last``: mean reward of the first and
+        the last 50 lines with a reward; ``seconds``: ``evaluation`` (of all workers together), ``ask``, ``tell``, and
+        ``span``, from the first finish to the last, with the time between two runs; ``per_hour``: evaluations, by the
+        span; ``sampler_share``: of the sampler in evaluation and sampler together.
+
+    Raises:
+        UserError: see :func:`~adet_ext.nas.journal.read_journal`.
+    """
+    header, entries = read_journal(path)
+    rewards = [entry["reward"] for entry in entries if entry["reward"] is not None]
+    cost = {
+        key: sum(entry.get("cost", {}).get(f"{key}seconds", 0) for entry in entries) for key in ("", "ask_", "tell_")
+    }
+    finished = sorted(entry["cost"]["finished"] for entry in entries if "finished" in entry.get("cost", {}))
+    span = finished[-1] - finished[0] if finished else 0
+    sampler = cost["ask_"] + cost["tell_"]
+    return {
+        "journal": path,
+        "space": header["space"]["name"],
+        "sampler": header["sampler"]["name"],
+        "seed": header["seed"],
+        "running": holder(path + ".lock"),
+        "counts": {status: sum(entry["status"] == status for entry in entries) for status in STATUSES},
+        "stopped": sum(entry["stopped"] for entry in entries if entry["status"] == "done"),
+        "best": best_of(entries),
+        "mean_first": _mean(rewards[:50]),
+        "mean_last": _mean(rewards[-50:]),
+        "seconds": {"evaluation": cost[""], "ask": cost["ask_"], "tell": cost["tell_"], "span": span},
+        "per_hour": 3600 * (len(finished) - 1) / span if span else None,
+        "sampler_share": sampler / (sampler + cost[""]) if cost[""] else None,
+    }
+
+
+def _mean(rewards: list[float]) -> float | None:
+    return sum(rewards) / len(rewards) if rewards else None
+
+
+def render(path: str, best: int = 5) -> str:
+    """Return the summary of a journal and its ``best`` architectures as text."""
+    found, recorded = summarize(path), read_journal(path)
+    counts = ", ".join(f"{count} {status}" for status, count in found["counts"].items() if count) or "none yet"
+    running = f"{found['running']} is searching" if found["running"] else "no search is running"
+    lines = [
+        f"{path}: {found['space']} by {found['sampler']}, seed {found['seed']}; {running}",
+        f"architectures: {len(recorded.entries)} ({counts}); {found['stopped']} stopped early",
+    ]
+    if found["mean_first"] is not None:
+        lines.append(f"mean reward: first 50 {found['mean_first']:.4g}, last 50 {found['mean_last']:.4g}")
+    if found["per_hour"] is not None:
+        seconds = found["seconds"]
+        lines.append(
+            f"time: {found['per_hour']:.0f} evaluations an hour over {duration(seconds['span'])}; evaluation "
+            f"{duration(seconds['evaluation'])}, sampler {duration(seconds['ask'] + seconds['tell'])} "
+            f"({100 * found['sampler_share']:.1f} %)"
+        )
+    failures = [entry for entry in recorded.entries if entry["status"] == "failed"]
+    lines += [f"failed: architecture {entry['index']}: {entry['error']}" for entry in failures[-3:]]
+    return "\n".join([*lines, *_best(recorded, best)])
+
+
+def _best(recorded: Recorded, count: int) -> list[str]:
+    entries = best_entries(recorded.entries, count)
+    if not entries:
+        return []
+    space = Space.from_json(recorded.header["space"])
+    rows = [["index", "reward", "metrics"]]
+    for entry in entries:
+        metrics = ", ".join(f"{name} {value:.4g}" for name, value in entry["metrics"].items() if value is not None)
+        rows.append([str(entry["index"]), f"{entry['reward']:.6g}", metrics])
+    texts = [f"{entry['index']}: {space.text(entry['tokens'])}" for entry in entries]
+    return ["", text_table(rows), "", *texts]
