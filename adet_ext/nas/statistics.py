@@ -114,9 +114,8 @@ def cost(entries: Sequence[dict]) -> dict[str, Any]:
     seconds = [float(c.get("seconds", 0)) for c in costs]
     phases: collections.Counter[str] = collections.Counter()
     for entry in entries:
-        for name, value in entry["cost"].items():
-            if name.endswith("_seconds"):
-                phases[name.removesuffix("_seconds")] += value
+        for name in ("ask_seconds", "tell_seconds"):
+            phases["sampler"] += entry["cost"].get(name, 0)
         for name, value in (entry["cost"].get("phases") or {}).items():
             phases[name] += value
     ends = sorted(entry["cost"]["finished"] for entry in entries if entry["cost"].get("finished"))

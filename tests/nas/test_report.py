@@ -64,3 +64,11 @@ def test_names_are_escaped(tmp_path):
 def test_a_missing_journal_is_said(tmp_path):
     with pytest.raises(UserError, match="nowhere"):
         write_report(str(tmp_path), str(tmp_path / "nowhere.jsonl"))
+
+
+def test_the_verb_writes_the_report_beside_the_journal(journal, tmp_path, capsys):
+    from adet_ext.cli.search import main
+
+    assert main(["report", journal]) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "report.html")
+    assert (tmp_path / "report.json").is_file()

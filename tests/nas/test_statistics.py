@@ -70,3 +70,10 @@ def test_the_clock_leaves_out_the_pause_of_a_stopped_search():
 def test_a_journal_without_architectures_has_a_summary():
     found = describe(HEADER, [])
     assert found["best"] == [] and found["reward"] == [] and found["asked"] == 0
+
+
+def test_the_sampler_and_the_parts_of_evaluations_share_the_time():
+    entries = [entry(i, (0, 0), 0.0) for i in range(2)]
+    for one in entries:
+        one["cost"] |= {"ask_seconds": 0.25, "tell_seconds": 0.5, "cpu_seconds": 9.0, "phases": {"training": 1.5}}
+    assert describe(HEADER, entries)["cost"]["phases"] == {"sampler": 1.5, "training": 3.0}
