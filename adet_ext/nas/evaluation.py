@@ -57,12 +57,14 @@ class Outcome:
         metrics: further numbers for the journal.
         scores: the scores at the early-stopping points that were reached.
         stopped: whether it was stopped at the last of them.
+        seconds: where the time went, by the name of a part of the work; goes to the journal's costs.
     """
 
     reward: float
     metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
     scores: tuple[float, ...] = ()
     stopped: bool = False
+    seconds: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 Evaluate = Callable[[Task], Outcome]
@@ -137,8 +139,9 @@ def run_one(evaluate: Evaluate, task: Task) -> dict:
 
     Returns:
         Ready for JSON: ``status`` "done" or "failed", ``reward``, ``error``, ``metrics``, ``scores``, ``stopped`` and
-        ``cost``: ``seconds``, ``cpu_seconds``, ``process``, ``peak_memory_mb`` (of this evaluation on Linux, of the
-        process so far elsewhere), ``peak_gpu_memory_mb`` where a GPU is used, ``finished`` (unix time).
+        ``cost``: ``seconds``, ``cpu_seconds``, ``phases`` (the outcome's seconds, if any), ``process``,
+        ``peak_memory_mb`` (of this evaluation on Linux, of the process so far elsewhere), ``peak_gpu_memory_mb`` where
+        a GPU is used, ``finished`` (unix time).
 
     Raises:
         UserError: the evaluation says that the user has to put something right, or returns no Outcome.
@@ -146,9 +149,11 @@ def run_one(evaluate: Evaluate, task: Task) -> dict:
     _seed(task.seed)
     gpu = _gpu()
     _reset_peaks(gpu)
-    start, cpu_start = time.perf_counter(), time.process_time()
+    start, cpu_start, phases = time.perf_counter(), time.process_time(), {}
     try:
-        result = _as_json(evaluate(task))
+        outcome = evaluate(task)
+        result = _as_json(outcome)
+        phases = {str(name): round(float(value), 4) for name, value in outcome.seconds.items()}
     except UserError:
         raise
     except Exception as error:
@@ -163,6 +168,7 @@ def run_one(evaluate: Evaluate, task: Task) -> dict:
         "cpu_seconds": round(time.process_time() - cpu_start, 4),
         "process": os.getpid(),
         "peak_memory_mb": _peak_memory(),
+        **({"phases": phases} if phases else {}),
         **({"peak_gpu_memory_mb": round(gpu.max_memory_allocated() / 2**20, 1)} if gpu is not None else {}),
         "finished": round(time.time(), 3),
     }

@@ -1,17 +1,18 @@
-"""Draw line charts as SVG that take their colors from their page, so that they follow light and dark mode."""
+"""Draw charts as SVG that take their colors from their page, so that they follow light and dark mode."""
 
+import contextlib
 import hashlib
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-__all__ = ["CHART_STYLE", "line_chart"]
+__all__ = ["CHART_STYLE", "FAINT", "INK", "PAPER", "SERIES", "drawing", "line_chart", "themed_svg"]
 
 # Matplotlib draws with these placeholders; each becomes a CSS variable of the page.
-_INK, _FAINT = "#010203", "#010204"
-_SERIES = tuple(f"#0102{value:02x}" for value in range(0x10, 0x18))
-_VARIABLES = {_INK: "var(--ink-soft)", _FAINT: "var(--rule)"} | {
-    color: f"var(--series-{index})" for index, color in enumerate(_SERIES)
+INK, FAINT, PAPER = "#010203", "#010204", "#010205"
+SERIES = tuple(f"#0102{value:02x}" for value in range(0x10, 0x18))
+_VARIABLES = {INK: "var(--ink-soft)", FAINT: "var(--rule)", PAPER: "var(--card)"} | {
+    color: f"var(--series-{index})" for index, color in enumerate(SERIES)
 }
 
 # A page must define this once for its charts.
@@ -47,17 +48,14 @@ def line_chart(
         bottom, top: ends of the y axis; by default those of the values.
         size: width and height in inches; the page scales the chart to its column.
     """
-    import matplotlib
     from matplotlib.figure import Figure  # not pyplot: no global state, no display
     from matplotlib.ticker import LogLocator, NullLocator
 
-    # Text stays text. Element ids differ between charts of a page, but not between runs.
-    salt = hashlib.sha256(repr((sorted(series), x_label, y_label)).encode()).hexdigest()[:8]
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": salt, "font.size": 9}):
+    with drawing(repr((sorted(series), x_label, y_label))):
         figure = Figure(figsize=size, layout="constrained")
         axes = figure.add_subplot()
         for index, (name, (xs, ys)) in enumerate(series.items()):
-            color = _SERIES[index % len(_SERIES)]
+            color = SERIES[index % len(SERIES)]
             marker = "o" if len(xs) < 12 else None
             axes.plot(xs, ys, color=color, linewidth=1.8, marker=marker, markersize=4, label=name)
         _dress(axes, x_label, y_label, len(series))
@@ -68,8 +66,26 @@ def line_chart(
             axes.yaxis.set_minor_locator(NullLocator())
         axes.set_ylim(bottom=bottom, top=top)
         axes.set_xlim(left=0)
-        text = io.StringIO()
-        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+        return themed_svg(figure)
+
+
+@contextlib.contextmanager
+def drawing(key: str) -> Iterator[None]:
+    """Set Matplotlib's style for a figure that is made and turned into SVG inside.
+
+    ``key`` makes the element ids: they differ between the drawings of a page, but not between runs.
+    """
+    import matplotlib
+
+    salt = hashlib.sha256(key.encode()).hexdigest()[:8]
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": salt, "font.size": 9}):  # text stays text
+        yield
+
+
+def themed_svg(figure) -> str:
+    """Return a Matplotlib figure as an ``<svg>`` element; INK, FAINT, PAPER and SERIES become the page's colors."""
+    text = io.StringIO()
+    figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = text.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
@@ -81,15 +97,15 @@ def line_chart(
 def _dress(axes, x_label: str, y_label: str, count: int) -> None:
     """Style the axes: two thin spines, a faint horizontal grid, soft labels, a legend without a frame."""
     axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(_FAINT)
-    axes.tick_params(colors=_INK, which="both", length=0)
-    axes.grid(axis="y", color=_FAINT, linewidth=0.8)
+    axes.spines[["left", "bottom"]].set_color(FAINT)
+    axes.tick_params(colors=INK, which="both", length=0)
+    axes.grid(axis="y", color=FAINT, linewidth=0.8)
     axes.set_axisbelow(True)
-    axes.set_xlabel(x_label, color=_INK)
-    axes.set_ylabel(y_label, color=_INK)
+    axes.set_xlabel(x_label, color=INK)
+    axes.set_ylabel(y_label, color=INK)
     axes.margins(x=0.02)
     if count > 1:
         # Above the axes, where no line is.
         axes.legend(
-            frameon=False, labelcolor=_INK, ncols=8, handlelength=1.4, loc="lower left", bbox_to_anchor=(-0.01, 1.0)
+            frameon=False, labelcolor=INK, ncols=8, handlelength=1.4, loc="lower left", bbox_to_anchor=(-0.01, 1.0)
         )
