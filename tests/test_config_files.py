@@ -146,3 +146,20 @@ def test_keys_are_added_beside_another_extensions_and_a_users():
                 yield from missing(value, there[key], f"{prefix}{key}.")
 
     assert not list(missing(get_cfg(), cfg))
+
+
+def test_a_project_s_keys_are_known_once_it_is_imported(tmp_path, monkeypatch):
+    from adet_ext.config import add_missing, add_project_keys, load
+    from adet_ext.d2.config import CfgNode
+
+    def add_keys(cfg):
+        add_missing(cfg, CfgNode({"MODEL": {"PROJECT": {"SIZE": 3}}}))
+
+    monkeypatch.setattr(load, "_PROJECTS", [])
+    path = write(tmp_path, "MODEL: {PROJECT: {SIZE: 5}}")
+    with pytest.raises(UserError, match="no config key MODEL.PROJECT"):
+        load_config(path)
+    add_project_keys(add_keys)
+    add_project_keys(add_keys)
+    assert load._PROJECTS == [add_keys]
+    assert load_config(path).MODEL.PROJECT.SIZE == 5
