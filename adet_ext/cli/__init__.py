@@ -34,8 +34,8 @@ VERBS = {
 USAGE = "python -m adet_ext VERB [arguments]"
 
 
-def run(verb: str, argv: Sequence[str] | None = None) -> int:
-    """Run a verb and return its exit status.
+def run(verb: str, argv: Sequence[str] | None = None, package: str = __name__) -> int:
+    """Run a verb, a module of ``package``, and return its exit status.
 
     A :class:`UserError` becomes one sentence on the standard error and status 2; with ``ADET_EXT_DEBUG=1`` its
     traceback comes before it. Ctrl-C and SIGTERM become one sentence and status 130 and 143. Other exceptions are
@@ -44,15 +44,15 @@ def run(verb: str, argv: Sequence[str] | None = None) -> int:
     logging.raiseExceptions = False  # a log that cannot be written, to a full disk for example, is no traceback
     try:
         with terminate_at_once():
-            return _run(verb, argv)
+            return _run(verb, argv, package)
     except Terminated as stop:
         print(f"adet_ext {verb}: {stop.message}", file=sys.stderr)
         return 143
 
 
-def _run(verb: str, argv: Sequence[str] | None) -> int:
+def _run(verb: str, argv: Sequence[str] | None, package: str) -> int:
     try:
-        module = importlib.import_module(f"{__name__}.{verb}")
+        module = importlib.import_module(f"{package}.{verb}")
         return module.main(None if argv is None else list(argv)) or 0
     except UserError as error:
         if os.environ.get("ADET_EXT_DEBUG", "") not in ("", "0"):

@@ -17,7 +17,7 @@ from adet_ext.modeling.backbone import LastLevelP6P7, build_mnv2_backbone
 from .genotype import BODY_STRIDES, FPNGenotype, load_genotype
 from .operations import build_aggregation, build_operation, resize
 
-__all__ = ["Cell", "GenotypeFPN", "NASFPN", "build_body", "build_nas_fpn_backbone"]
+__all__ = ["Cell", "GenotypeFPN", "NASFPN", "build_body", "build_nas_fpn_backbone", "load_fpn_genotype"]
 
 _LEVELS = ("p3", "p4", "p5", "p6", "p7")
 
@@ -54,8 +54,7 @@ class GenotypeFPN(nn.Module):
             UserError: the genotype has fewer than three outputs, or the widths do not fit.
         """
         super().__init__()
-        if reason := genotype.why_rejected():
-            raise UserError(f"MODEL.NAS_FCOS.FPN: {reason}. Choose another genotype")
+        _check(genotype)
         if width < 1 or out_channels < 1 or out_channels % width:
             raise UserError(
                 "MODEL.FPN.OUT_CHANNELS must be MODEL.NAS_FCOS.WIDTH or a multiple of it; got "
@@ -151,11 +150,21 @@ def build_body(cfg, input_shape: ShapeSpec) -> Backbone:
 
 
 def load_fpn_genotype(name: str) -> FPNGenotype:
-    """Return the FPN genotype that MODEL.NAS_FCOS.FPN names; raise UserError where it names none."""
+    """Return the FPN genotype that MODEL.NAS_FCOS.FPN names.
+
+    Raises:
+        UserError: it names none, or one that does not give P3, P4 and P5.
+    """
     genotype = load_genotype(name)
     if not isinstance(genotype, FPNGenotype):
         raise UserError(f"MODEL.NAS_FCOS.FPN must name the genotype of an FPN; got {name}, which is a head's")
+    _check(genotype)
     return genotype
+
+
+def _check(genotype: FPNGenotype) -> None:
+    if reason := genotype.why_rejected():
+        raise UserError(f"MODEL.NAS_FCOS.FPN: {reason}. Choose another genotype")
 
 
 @BACKBONE_REGISTRY.register()

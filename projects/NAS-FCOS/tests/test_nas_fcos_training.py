@@ -1,0 +1,72 @@
+"""train_net.py trains, resumes and evaluates, as users start it."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from nas_fcos.table import CONFIGS
+
+PROJECT = CONFIGS.parent
+SMALL = [
+    *("MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "", "MODEL.BACKBONE.FREEZE_AT", "0", "MODEL.RESNETS.NORM", "BN"),
+    *("MODEL.RESNETS.DEPTH", "18", "MODEL.RESNETS.RES2_OUT_CHANNELS", "64", "MODEL.FCOS.NUM_CLASSES", "6"),
+    *("MODEL.FPN.OUT_CHANNELS", "32", "MODEL.NAS_FCOS.WIDTH", "32", "DATALOADER.NUM_WORKERS", "0", "SEED", "1"),
+    *("INPUT.MIN_SIZE_TRAIN", "(96,)", "INPUT.MIN_SIZE_TEST", "96", "SOLVER.IMS_PER_BATCH", "2"),
+    *("SOLVER.MAX_ITER", "3", "SOLVER.STEPS", "(2,)", "SOLVER.CHECKPOINT_PERIOD", "2"),
+    *("DATASETS.TRAIN", "('shapes_train',)", "DATASETS.TEST", "()"),
+]
+
+
+def start(config, output, *overrides, arguments=()):
+    command = [sys.executable, str(PROJECT / "train_net.py"), "--config-file", str(CONFIGS / f"{config}.yaml")]
+    command += [*arguments, *SMALL, "OUTPUT_DIR", str(output), *overrides]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+
+
+@pytest.fixture(scope="module")
+def val(tmp_path_factory):
+    """A few shapes as a COCO data set in files, so that evaluation is short."""
+    from PIL import Image
+
+    from adet_ext.data.shapes import ShapesSpec, shapes_coco_json, shapes_image
+
+    folder = tmp_path_factory.mktemp("val")
+    spec = ShapesSpec(num_images=4, height=96, width=96, seed=3)
+    content = shapes_coco_json(spec)
+    for i, entry in enumerate(content["images"]):
+        entry["file_name"] = f"{i}.png"
+        Image.fromarray(shapes_image(spec, i)).save(folder / entry["file_name"])
+    (folder / "val.json").write_text(json.dumps(content))
+    return folder
+
+
+@pytest.mark.parametrize("config", ["NAS_FCOS_256_R_50_1x", "RetinaNet_R_50_1x"])
+def test_a_config_trains_resumes_and_is_evaluated(config, tmp_path, val):
+    done = start(config, tmp_path)
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in (tmp_path / "metrics.json").read_text().splitlines()]
+    assert lines[-1]["iteration"] == 2 and lines[-1]["total_loss"] > 0
+    assert (tmp_path / "model_final.pth").is_file()
+
+    longer = start(config, tmp_path, "SOLVER.MAX_ITER", "4", arguments=["--resume"])
+    assert longer.returncode == 0, longer.stderr
+    lines = [json.loads(line) for line in (tmp_path / "metrics.json").read_text().splitlines()]
+    assert lines[-1]["iteration"] == 3
+
+    data = ["--dataset", "some_shapes", str(val), str(val / "val.json")]
+    weights = ["MODEL.WEIGHTS", str(tmp_path / "model_final.pth"), "DATASETS.TRAIN", "()", "DATASETS.TEST"]
+    tested = start(config, tmp_path, *weights, "('some_shapes',)", arguments=[*data, "--eval-only"])
+    assert tested.returncode == 0, tested.stderr
+    results = json.loads((tmp_path / "inference" / "coco_instances_results.json").read_text())
+    assert isinstance(results, list)
+    assert "AP50" in tested.stdout + tested.stderr
+
+
+def test_a_genotype_that_does_not_fit_is_one_sentence_and_status_2(tmp_path):
+    done = start("NAS_FCOS_256_R_50_1x", tmp_path, "MODEL.NAS_FCOS.FPN", "nobody")
+    assert done.returncode == 2
+    assert "a genotype must be a JSON file or one of" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
