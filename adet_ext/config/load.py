@@ -12,7 +12,7 @@ from .files import read_config_file
 from .keys import add_adet_config
 from .values import fitted, fitted_tree
 
-__all__ = ["add_project_keys", "find_config", "get_cfg", "load_config"]
+__all__ = ["add_project_keys", "find_config", "get_cfg", "load_config", "project_keys"]
 
 _PROJECTS: list[Callable[[CN], None]] = []
 
@@ -25,6 +25,14 @@ def add_project_keys(add_config: Callable[[CN], None]) -> None:
     """
     if add_config not in _PROJECTS:
         _PROJECTS.append(add_config)
+
+
+def project_keys() -> tuple[Callable[[CN], None], ...]:
+    """Return what :func:`add_project_keys` was given.
+
+    A process that is started with them as an argument imports the projects, because functions are pickled by name.
+    """
+    return tuple(_PROJECTS)
 
 
 def get_cfg() -> CN:
