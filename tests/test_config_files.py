@@ -128,7 +128,8 @@ def test_an_override_without_a_meaning_is_refused_by_one_short_sentence(tmp_path
     assert "\n" not in str(error.value) and len(str(error.value)) < 400
 
 
-def test_keys_are_added_beside_another_extensions_and_a_users():
+def test_keys_are_added_beside_another_extensions_and_a_users(monkeypatch):
+    monkeypatch.setattr("adet_ext.config.load._PROJECTS", [])  # those of projects whose tests run in this process
     cfg = engine_cfg()
     cfg.MODEL.FCOS = CfgNode({"NUM_CLASSES": 7, "THEIRS": 1})
     cfg.SOLVER.OPTIMIZER = "ADAMW"

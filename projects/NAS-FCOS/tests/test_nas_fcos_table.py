@@ -1,7 +1,7 @@
 """Table 7.2: every row's parameters and operations at 800 x 1088, beside what the thesis prints."""
 
 import pytest
-from nas_fcos.table import CONFIGS, ROWS, cost_of, head_operations, main
+from nas_fcos.table import CONFIGS, ROWS, cost_of, head_operations, main, residual
 
 # Multiply-adds, operations and trained parameters, from a prototype that was written apart from this project.
 EXACT = {
@@ -76,3 +76,14 @@ def test_the_printed_table_shows_every_row_with_its_residuals(capsys):
     assert row.split()[-9:] == ["189.56", "189.6", "-0.02", "%", "38.358", "38.4", "-0.11", "%", "39.8"]
     assert "head of NAS-FCOS @256: 79.15 G" in lines[-1] and "4.369 M parameters (printed 3.41)" in lines[-1]
     assert len(lines) == 2 + len(ROWS) + 4
+
+
+def test_the_readme_s_table_is_the_one_that_is_counted():
+    text = (CONFIGS.parent / "README.md").read_text(encoding="utf-8")
+    for row in ROWS:
+        cost = cost_of(row.config)
+        operations, parameters = cost.operations() / 1e9, cost.trainable[""] / 1e6
+        cells = [row.decoder, row.backbone, f"`{row.config}.yaml`", f"{operations:.2f}", row.operations or ""]
+        cells += [residual(operations, row.operations), f"{parameters:.3f}", row.parameters or ""]
+        cells += [residual(parameters, row.parameters), row.ap]
+        assert f"| {' | '.join(map(str, cells))} |\n" in text
