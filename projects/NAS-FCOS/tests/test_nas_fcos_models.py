@@ -214,3 +214,14 @@ def test_deform_fpn_starts_as_an_fpn_of_plain_convolutions(tiny_model):
     torch.testing.assert_close(blocks[0](x), expected)
     with pytest.raises(UserError, match="DEFORM_REPEATS must be 1 or more; got 0"):
         tiny_model("DeformFPN_FCOS_R_50_1x", "MODEL.NAS_FCOS.DEFORM_REPEATS", "0")
+
+
+@pytest.mark.parametrize("name", ["NAS_FCOS_256_R_50_1x", "RetinaNet_R_50_1x", "DeformFPN_FCOS_R_50_1x"])
+def test_the_host_waits_for_nothing_before_the_results_leave(name, tiny_model, batch):
+    from tests.modeling.host_waits import counted_waits, host_copies
+
+    model = tiny_model(name).eval()
+    results, waits = counted_waits(model, batch)
+    assert waits == []
+    assert results.detections.boxes.shape == (2, 100, 4)
+    assert host_copies(model) == []
