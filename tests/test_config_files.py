@@ -128,7 +128,8 @@ def test_an_override_without_a_meaning_is_refused_by_one_short_sentence(tmp_path
     assert "\n" not in str(error.value) and len(str(error.value)) < 400
 
 
-def test_keys_are_added_beside_another_extensions_and_a_users():
+def test_keys_are_added_beside_another_extensions_and_a_users(monkeypatch):
+    monkeypatch.setattr("adet_ext.config.load._PROJECTS", [])  # those of projects whose tests run in this process
     cfg = engine_cfg()
     cfg.MODEL.FCOS = CfgNode({"NUM_CLASSES": 7, "THEIRS": 1})
     cfg.SOLVER.OPTIMIZER = "ADAMW"
@@ -146,3 +147,20 @@ def test_keys_are_added_beside_another_extensions_and_a_users():
                 yield from missing(value, there[key], f"{prefix}{key}.")
 
     assert not list(missing(get_cfg(), cfg))
+
+
+def test_a_project_s_keys_are_known_once_it_is_imported(tmp_path, monkeypatch):
+    from adet_ext.config import add_missing, add_project_keys, load
+    from adet_ext.d2.config import CfgNode
+
+    def add_keys(cfg):
+        add_missing(cfg, CfgNode({"MODEL": {"PROJECT": {"SIZE": 3}}}))
+
+    monkeypatch.setattr(load, "_PROJECTS", [])
+    path = write(tmp_path, "MODEL: {PROJECT: {SIZE: 5}}")
+    with pytest.raises(UserError, match="no config key MODEL.PROJECT"):
+        load_config(path)
+    add_project_keys(add_keys)
+    add_project_keys(add_keys)
+    assert load._PROJECTS == [add_keys]
+    assert load_config(path).MODEL.PROJECT.SIZE == 5

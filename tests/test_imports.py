@@ -101,3 +101,16 @@ def test_importing_loads_nothing_that_only_some_commands_use(what):
     environment = {**os.environ, "ADET_EXT_ENGINE": "embedded"}  # Detectron2 loads what it likes
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=180)
     assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_projects_stand_on_the_package_and_on_no_other_project():
+    folder = PACKAGE.parent / "projects"
+    packages = {path.parent.name: path.parent for path in folder.glob("*/*/__init__.py")}
+    assert not [name for name, others in EVER.items() if any(o.split(".")[0] in packages for o in others)]
+    for package, root in packages.items():
+        for path in root.rglob("*.py"):
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            nodes = [n for n in ast.walk(tree) if isinstance(n, (ast.Import, ast.ImportFrom))]
+            found = {alias.name for n in nodes if isinstance(n, ast.Import) for alias in n.names}
+            found |= {n.module for n in nodes if isinstance(n, ast.ImportFrom) and not n.level}
+            assert not {f.split(".")[0] for f in found} & ({"detectron2", *packages} - {package}), path

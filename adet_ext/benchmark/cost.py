@@ -1,9 +1,11 @@
-"""Measure what a model costs: parameters, multiply-adds and activations, per module.
+"""Measure what a model costs: parameters, multiply-adds, elementwise operations and activations, per module.
 
 Multiply-adds are those of convolutions (deformable ones too) and matrix products, one for each multiplication with its
 addition; papers on detection mostly call them FLOPs, and twice their number are floating-point operations. Activations
 are the numbers in the outputs of these operators. They are counted while the model runs, below autograd, so any model
 with any inputs can be measured without tracing.
+
+Some papers add elementwise operations, as the counter ptflops does: see :attr:`Cost.elementwise`.
 """
 
 from collections import Counter
@@ -15,6 +17,7 @@ from typing import Any
 import torch
 import torchvision  # noqa: F401  (registers torch.ops.torchvision)
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, shape_wrapper
 
@@ -28,12 +31,22 @@ class Cost:
     """Costs of one forward pass by module name ("" is the model); a module's include those of its children.
 
     A module that runs several times, as a head does on every level, counts each time, its parameters once.
+
+    ``trainable`` are the parameters that are not frozen. ``elementwise`` has one operation for every output element of
+    a bias, of an ``nn.ReLU`` or ``nn.ReLU6`` module and of a max pooling, and two for every element of a batch norm
+    module that is not frozen. Other norms, functions such as ``F.relu``, sums and resizing are not in it.
     """
 
     parameters: Counter[str] = field(default_factory=Counter)
+    trainable: Counter[str] = field(default_factory=Counter)
     multiply_adds: Counter[str] = field(default_factory=Counter)
+    elementwise: Counter[str] = field(default_factory=Counter)
     activations: Counter[str] = field(default_factory=Counter)
     kinds: dict[str, str] = field(default_factory=dict)
+
+    def operations(self, name: str = "") -> int:
+        """Return multiply-adds and elementwise operations, which is what ptflops gives."""
+        return self.multiply_adds[name] + self.elementwise[name]
 
     def table(self, depth: int) -> list[tuple[str, str, int, int, int]]:
         """Return rows (name, class, parameters, multiply-adds, activations) of modules up to ``depth`` names deep."""
@@ -50,11 +63,12 @@ def measure(model: nn.Module, inputs: Sequence[Any]) -> Cost:
     for name, parameter in model.named_parameters():
         for owner in _owners(name.rpartition(".")[0]):
             cost.parameters[owner] += parameter.numel()
+            cost.trainable[owner] += parameter.numel() * parameter.requires_grad
     stack: list[str] = [""]
     hooks = []
     for name, module in model.named_modules():
         hooks.append(module.register_forward_pre_hook(_push(stack, name)))
-        hooks.append(module.register_forward_hook(_pop(stack), always_call=True))
+        hooks.append(module.register_forward_hook(_pop(stack, cost), always_call=True))
     was_training = model.training
     model.eval()
     try:
@@ -96,11 +110,20 @@ def _push(stack: list[str], name: str) -> Callable:
     return lambda module, args: stack.append(name)
 
 
-def _pop(stack: list[str]) -> Callable:
+def _pop(stack: list[str], cost: Cost) -> Callable:
     def pop(module, args, output):
-        stack.pop()
+        name, count = stack.pop(), _operations_per_element(module)
+        for owner in _owners(name) if count else ():
+            cost.elementwise[owner] += count * output.numel()
 
     return pop
+
+
+def _operations_per_element(module: nn.Module) -> int:
+    """Return what a module does to every element, biases of convolutions aside, which not all modules add."""
+    if isinstance(module, _BatchNorm):
+        return 2 if module.affine else 1
+    return int(isinstance(module, (nn.ReLU, nn.ReLU6)) or isinstance(module, nn.Linear) and module.bias is not None)
 
 
 def _deform_flops(input_shape, weight_shape, *args, out_shape=None, **kwargs) -> int:
@@ -122,6 +145,10 @@ def _factored_flops(bases, t, sigma, u, *args, **kwargs) -> int:
     return 2 * count * num_bases * sum(n for n in (channels, rank) if n > 1) * size * size
 
 
+# Where convolutions have their bias among their arguments.
+_BIAS = {torch.ops.aten.convolution: 2, torch.ops.torchvision.deform_conv2d: 4}
+
+
 class _Counting(TorchDispatchMode):
     """Adds what each operator costs to the module that runs, the last on ``stack``, and to all around it."""
 
@@ -141,6 +168,10 @@ class _Counting(TorchDispatchMode):
         if self.paused:
             return func(*args, **kwargs)
         formula = self.formulas.get(func._overloadpacket)
+        if func._overloadpacket is torch.ops.aten.max_pool2d_with_indices:
+            out = func(*args, **kwargs)
+            self._add_elementwise(out[0].numel())
+            return out
         if formula is None:
             # In inference mode compound operators arrive undivided, and only their parts have formulas.
             if func is not torch.ops.prim.device.default:
@@ -155,7 +186,15 @@ class _Counting(TorchDispatchMode):
         for owner in _owners(self.stack[-1]):
             self.cost.multiply_adds[owner] += flops // 2
             self.cost.activations[owner] += size
+        bias = _BIAS.get(func._overloadpacket)
+        # A folded norm's bias, and the zeros that torchvision makes where there is none, are no parameters.
+        if bias is not None and isinstance(args[bias], nn.Parameter):
+            self._add_elementwise(out.numel())
         return out
+
+    def _add_elementwise(self, count: int) -> None:
+        for owner in _owners(self.stack[-1]):
+            self.cost.elementwise[owner] += count
 
     def _activations(self, func, args, out) -> int:
         if func._overloadpacket is getattr(torch.ops.adet_ext, "blend_factored", None):

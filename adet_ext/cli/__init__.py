@@ -35,14 +35,15 @@ VERBS = {
 USAGE = "python -m adet_ext VERB [arguments]"
 
 
-def run(verb: str, argv: Sequence[str] | None = None) -> int:
-    """Run a verb and return its exit status.
+def run(verb: str, argv: Sequence[str] | None = None, package: str = __name__) -> int:
+    """Run a verb, a module of ``package``, and return its exit status.
 
     A :class:`UserError` becomes one sentence on the standard error and status 2; with ``ADET_EXT_DEBUG=1`` its
     traceback comes before it. Ctrl-C and SIGTERM become one sentence and status 130 and 143. Other exceptions are
     defects and pass through.
     """
-    return run_program(f"adet_ext {verb}", lambda: _main_of(verb)(None if argv is None else list(argv)))
+    name = "adet_ext" if package == __name__ else package
+    return run_program(f"{name} {verb}", lambda: _main_of(package, verb)(None if argv is None else list(argv)))
 
 
 def run_program(name: str, main: Callable[[], int | None]) -> int:
@@ -60,8 +61,8 @@ def run_program(name: str, main: Callable[[], int | None]) -> int:
         return 143
 
 
-def _main_of(verb: str) -> Callable[[list[str] | None], int | None]:
-    return importlib.import_module(f"{__name__}.{verb}").main
+def _main_of(package: str, verb: str) -> Callable[[list[str] | None], int | None]:
+    return importlib.import_module(f"{package}.{verb}").main
 
 
 def _run(name: str, main: Callable[[], int | None]) -> int:

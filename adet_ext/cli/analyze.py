@@ -23,6 +23,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--height", type=int, help="of the image; the config's test size if left out")
     parser.add_argument("--width", type=int, help="of the image; the config's test size if left out")
     parser.add_argument("--depth", type=int, default=2, help="how many names deep the table goes (2)")
+    parser.add_argument(
+        "--operations",
+        action="store_true",
+        help="add parameters that are trained, and operations as the counter ptflops has them: multiply-adds, biases, "
+        "batch norms, ReLU modules and max pooling",
+    )
     parser.add_argument("--json", action="store_true", help="as JSON")
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config overrides, at the end")
     return parser
@@ -46,6 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             "parameters": cost.parameters[""],
             "multiply_adds": cost.multiply_adds[""],
             "activations": cost.activations[""],
+            "trainable": cost.trainable[""],
+            "operations": cost.operations(),
             "modules": [
                 dict(zip(("name", "class", "parameters", "multiply_adds", "activations"), row))
                 for row in cost.table(arguments.depth)
@@ -53,17 +61,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         }
         print(json.dumps(report, indent=2))
     else:
-        print(render(cost, arguments.depth))
+        print(render(cost, arguments.depth, arguments.operations))
         print(f"\n{height} x {width}, {cfg.MODEL.FCOS.POST_NMS_TOPK_TEST} detections; {NOTE}")
     return 0
 
 
-def render(cost: Cost, depth: int) -> str:
-    """Return the table as text: indented by depth, numbers in millions and thousands of millions."""
+def render(cost: Cost, depth: int, operations: bool = False) -> str:
+    """Return the table as text: indented by depth, numbers in millions and thousands of millions.
+
+    ``operations`` adds the parameters that are trained and :meth:`Cost.operations`.
+    """
     rows = []
     for name, kind, parameters, multiply_adds, activations in cost.table(depth):
         label = "  " * (name.count(".") + bool(name)) + (name.rpartition(".")[2] or "model")
-        numbers = (parameters / 1e6, multiply_adds / 1e9, activations / 1e6)
+        numbers = [parameters / 1e6, multiply_adds / 1e9, activations / 1e6]
+        numbers += [cost.trainable[name] / 1e6, cost.operations(name) / 1e9] * operations
         rows.append((f"{label} ({kind})", *(f"{number:.3f}" for number in numbers)))
-    head = ("module", "parameters (M)", "multiply-adds (G)", "activations (M)")
+    head = ["module", "parameters (M)", "multiply-adds (G)", "activations (M)"]
+    head += ["trainable (M)", "operations (G)"] * operations
     return text_table([head, *rows])

@@ -3,8 +3,9 @@
 import argparse
 import logging
 import os
+from collections.abc import Sequence
 
-from ..config import find_config, load_config
+from ..config import find_config, load_config, project_keys
 from ..d2.config import CfgNode
 from ..d2.engine import default_argument_parser, launch
 from ..data.register import num_classes_of, register_dataset
@@ -67,11 +68,12 @@ def configure(args: argparse.Namespace) -> CfgNode:
     return cfg
 
 
-def run(args: argparse.Namespace, parent: int = 0, cfg: CfgNode | None = None):
+def run(args: argparse.Namespace, parent: int = 0, cfg: CfgNode | None = None, projects: Sequence = ()):
     """Do what each process does.
 
     Args:
         parent: the process that made ``cfg``; others make their own, for their data sets.
+        projects: see :func:`project_keys`.
     """
     cfg = setup(cfg if os.getpid() == parent else configure(args), args)
     if not args.eval_only:
@@ -97,5 +99,5 @@ def main(argv: list[str] | None = None) -> None:
         num_machines=args.num_machines,
         machine_rank=args.machine_rank,
         dist_url=args.dist_url,
-        args=(args, os.getpid(), cfg),
+        args=(args, os.getpid(), cfg, project_keys()),
     )

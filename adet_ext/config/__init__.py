@@ -1,6 +1,14 @@
 """The package's config keys, and loading of YAML files with them."""
 
-from .keys import add_adet_config
-from .load import find_config, get_cfg, load_config
+from .keys import add_adet_config, add_missing
+from .load import add_project_keys, find_config, get_cfg, load_config, project_keys
 
-__all__ = ["add_adet_config", "find_config", "get_cfg", "load_config"]
+__all__ = [
+    "add_adet_config",
+    "add_missing",
+    "add_project_keys",
+    "find_config",
+    "get_cfg",
+    "load_config",
+    "project_keys",
+]

@@ -6,7 +6,7 @@ unchanged. No key of Detectron2 is edited.
 
 from ..d2.config import CfgNode as CN
 
-__all__ = ["add_adet_config"]
+__all__ = ["add_adet_config", "add_missing"]
 
 
 def add_adet_config(cfg: CN) -> None:
@@ -28,15 +28,16 @@ def add_adet_config(cfg: CN) -> None:
     # "SGD" is Detectron2's own optimizer; "ADAMW" uses the same parameter groups with torch.optim.AdamW. This package's
     # Trainer reads the key; Detectron2's own DefaultTrainer always takes SGD.
     ours.SOLVER.OPTIMIZER = "SGD"
-    _add_missing(cfg, ours)
+    add_missing(cfg, ours)
 
 
-def _add_missing(cfg: CN, ours: CN) -> None:
+def add_missing(cfg: CN, ours: CN) -> None:
+    """Add the keys of ``ours`` to ``cfg``, in place, where they are not there yet."""
     for key, value in ours.items():
         if key not in cfg:
             cfg[key] = value
         elif isinstance(value, CN) and isinstance(cfg[key], CN):
-            _add_missing(cfg[key], value)
+            add_missing(cfg[key], value)
 
 
 def _add_fcos(cfg: CN) -> None:
@@ -75,10 +76,13 @@ def _add_fcos(cfg: CN) -> None:
     # Focal loss.
     fcos.LOSS_ALPHA = 0.25
     fcos.LOSS_GAMMA = 2.0
-    # The classification loss is divided by the number of positives ("fg"), its moving average ("moving_fg") or
-    # the number of locations ("all").
+    # The classification loss is divided by the number of positives ("fg"), that of positives and images
+    # ("fg_and_images", the first FCOS), its moving average ("moving_fg") or the number of locations ("all").
     fcos.LOSS_NORMALIZER_CLS = "fg"
     fcos.LOSS_WEIGHT_CLS = 1.0
+    # How distances are predicted: "relu", rectified and in units of the stride; "exp", exponentials in pixels, whose
+    # IoU losses are smoothed in pixels too, as in the first FCOS.
+    fcos.BOX_CODING = "relu"
     # "giou", "iou" (-log IoU) or "linear_iou" (1 - IoU).
     fcos.LOC_LOSS_TYPE = "giou"
     # Towers: 3x3 convolutions of each branch and of the part both share; a deformable last one on request.

@@ -1,7 +1,7 @@
 """Load YAML config files, follow ``_BASE_`` and apply overrides."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..d2.config import CfgNode as CN
@@ -12,13 +12,35 @@ from .files import read_config_file
 from .keys import add_adet_config
 from .values import fitted, fitted_tree
 
-__all__ = ["find_config", "get_cfg", "load_config"]
+__all__ = ["add_project_keys", "find_config", "get_cfg", "load_config", "project_keys"]
+
+_PROJECTS: list[Callable[[CN], None]] = []
+
+
+def add_project_keys(add_config: Callable[[CN], None]) -> None:
+    """Let :func:`get_cfg` and :func:`load_config` know the keys that ``add_config(cfg)`` adds.
+
+    A project calls this when it is imported, as it registers its models then. Adding the same function twice changes
+    nothing.
+    """
+    if add_config not in _PROJECTS:
+        _PROJECTS.append(add_config)
+
+
+def project_keys() -> tuple[Callable[[CN], None], ...]:
+    """Return what :func:`add_project_keys` was given.
+
+    A process that is started with them as an argument imports the projects, because functions are pickled by name.
+    """
+    return tuple(_PROJECTS)
 
 
 def get_cfg() -> CN:
-    """A config with Detectron2's defaults and this package's."""
+    """A config with Detectron2's defaults, this package's, and those of the projects that are imported."""
     cfg = _engine_cfg()
     add_adet_config(cfg)
+    for add_config in _PROJECTS:
+        add_config(cfg)
     return cfg
 
 

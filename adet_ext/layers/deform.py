@@ -40,17 +40,27 @@ class ModulatedDeformBlock(nn.Module):
     Maps (N, C_in, H, W) to (N, C_out, H, W). Parameters are named ``offset.*`` and ``conv.*``, as in AdelaiDet.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, *, bias: bool = True):
+    def __init__(
+        self, in_channels: int, out_channels: int, *, bias: bool = True, groups: int = 1, zero_offsets: bool = False
+    ):
+        """
+        Args:
+            groups: G, the groups of input channels that have offsets and masks of their own.
+            zero_offsets: start with offsets 0 and masks 1/2, as DCNv2 does; else with random ones, as AdelaiDet does.
+        """
         super().__init__()
         taps = 3 * 3
-        self.num_offsets = 2 * taps
-        self.offset = Conv2d(in_channels, 3 * taps, kernel_size=3, padding=1)
+        self.num_offsets = 2 * taps * groups
+        self.offset = Conv2d(in_channels, 3 * taps * groups, kernel_size=3, padding=1)
         self.conv = ConvWeights(in_channels, out_channels, bias=bias)
-        nn.init.kaiming_uniform_(self.offset.weight, a=1)
+        if zero_offsets:
+            nn.init.zeros_(self.offset.weight)
+        else:
+            nn.init.kaiming_uniform_(self.offset.weight, a=1)
         nn.init.zeros_(self.offset.bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        offsets_and_mask = self.offset(x)  # (N, 27, H, W)
+        offsets_and_mask = self.offset(x)  # (N, 27 G, H, W)
         offsets = offsets_and_mask[:, : self.num_offsets]
         mask = offsets_and_mask[:, self.num_offsets :].sigmoid()
         return deform_conv2d(x, offsets, self.conv.weight, self.conv.bias, padding=1, mask=mask)

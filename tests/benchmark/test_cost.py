@@ -142,3 +142,65 @@ def test_a_dynamic_rank_1_convolution_costs_what_a_plain_one_does():
     x = torch.zeros(1, 16, 14, 15).contiguous(memory_format=torch.channels_last)
     cost = measure(DR1Conv2d(16, 32), [x])
     assert cost.multiply_adds[""] == 14 * 15 * 16 * 32 * 9 and cost.activations[""] == 32 * 14 * 15
+
+
+def test_elementwise_operations_are_those_of_biases_norms_and_activations_that_are_modules():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm, self.act, self.pool = (
+                nn.Conv2d(3, 4, 1),
+                nn.BatchNorm2d(4),
+                nn.ReLU6(),
+                nn.MaxPool2d(2),
+            )
+            self.plain, self.group = nn.Conv2d(4, 4, 1, bias=False), nn.GroupNorm(2, 4)
+
+        def forward(self, x):
+            x = self.pool(self.act(self.norm(self.conv(x))))
+            return nn.functional.relu(self.group(self.plain(x)))
+
+    cost = measure(Model(), [torch.zeros(2, 3, 8, 8)])
+    assert cost.elementwise["conv"] == cost.elementwise["act"] == 2 * 4 * 64
+    assert cost.elementwise["norm"] == 2 * 2 * 4 * 64
+    assert cost.elementwise["pool"] == 2 * 4 * 16
+    assert cost.elementwise["plain"] == cost.elementwise["group"] == 0
+    assert cost.elementwise[""] == 2 * 4 * (64 * 4 + 16)
+    assert cost.operations() == cost.multiply_adds[""] + cost.elementwise[""]
+
+
+def test_frozen_norms_folded_into_convolutions_are_no_biases():
+    from adet_ext.d2.layers import Conv2d, get_norm
+
+    model = Conv2d(3, 4, 1, bias=False, norm=get_norm("FrozenBN", 4)).eval()
+    assert measure(model, [torch.zeros(1, 3, 8, 8)]).elementwise[""] == 0
+
+
+def test_of_deformable_convolutions_only_real_biases_count():
+    from torchvision.ops import DeformConv2d
+
+    class Model(nn.Module):
+        def __init__(self, bias):
+            super().__init__()
+            self.conv = DeformConv2d(4, 6, 3, padding=1, bias=bias)
+
+        def forward(self, x):
+            return self.conv(x, x.new_zeros(1, 18, 5, 7))
+
+    counts = [measure(Model(bias), [torch.zeros(1, 4, 5, 7)]).elementwise[""] for bias in (True, False)]
+    assert counts == [6 * 35, 0]
+
+
+def test_frozen_parameters_are_not_trainable_ones():
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 2, 1))
+    model[0].requires_grad_(False)
+    cost = measure(model, [torch.zeros(1, 3, 4, 4)])
+    assert (cost.parameters[""], cost.trainable[""], cost.trainable["0"]) == (26, 10, 0)
+
+
+def test_nothing_is_computed_on_the_meta_device():
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.MaxPool2d(2)).eval()
+    x = torch.zeros(1, 3, 10, 10)
+    real = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.MaxPool2d(2))
+    assert measure(model, [x.to("meta")]).operations() == measure(real, [x]).operations() > 0

@@ -1,5 +1,7 @@
 """FCOS' target assignment, losses and inference."""
 
+import math
+
 import pytest
 import torch
 from fvcore.nn import sigmoid_focal_loss
@@ -247,6 +249,8 @@ def test_the_counter_of_host_waits_counts():
         ("MODEL.FCOS.LOC_LOSS_TYPE", "linear_iou"),
         ("MODEL.FCOS.LOSS_NORMALIZER_CLS", "moving_fg"),
         ("MODEL.FCOS.LOSS_NORMALIZER_CLS", "all"),
+        ("MODEL.FCOS.LOSS_NORMALIZER_CLS", "fg_and_images"),
+        ("MODEL.FCOS.BOX_CODING", "exp"),
         ("MODEL.FCOS.NUM_SHARE_CONVS", 2, "MODEL.FCOS.NUM_CLS_CONVS", 0, "MODEL.FCOS.NUM_BOX_CONVS", 0),
         ("MODEL.FCOS.USE_DEFORMABLE", True),
         ("MODEL.FCOS.USE_SCALE", False),
@@ -272,6 +276,7 @@ def test_every_choice_trains_and_detects(build, batch, overrides):
     "overrides, message",
     [
         (("MODEL.FCOS.BOX_QUALITY", "area"), "BOX_QUALITY must be .*; got 'area'"),
+        (("MODEL.FCOS.BOX_CODING", "linear"), "BOX_CODING must be relu or exp; got 'linear'"),
         (("MODEL.FCOS.NORM", "LN"), "NORM must be .*; got 'LN'"),
         (("MODEL.FCOS.SIZES_OF_INTEREST", [64]), "must have as many FPN_STRIDES"),
         (("MODEL.FCOS.IN_FEATURES", ["p2", "p3", "p4", "p5", "p6"]), "IN_FEATURES must name features.*got \\['p2'\\]"),
@@ -281,3 +286,47 @@ def test_every_choice_trains_and_detects(build, batch, overrides):
 def test_a_wrong_choice_is_named(build, overrides, message):
     with pytest.raises(ValueError, match=message):
         build(*overrides)
+
+
+def test_exponential_distances_are_pixels_whatever_the_level(build):
+    """exp(0) is one pixel: 1/8 of the stride on P3, 1/16 on P4."""
+    model = build("MODEL.META_ARCHITECTURE", "OneStageDetector", "MODEL.FCOS.BOX_CODING", "exp").eval()
+    head = model.proposal_generator.fcos_head
+    torch.nn.init.zeros_(head.bbox_pred.weight)
+    distances = head([torch.rand(1, 64, 2, 2)] * 5).distances
+    assert [d.unique().item() for d in distances] == [1 / s for s in (8, 16, 32, 64, 128)]
+
+
+def test_losses_in_pixels_do_not_depend_on_the_level_that_finds_an_object(build):
+    """One object, boxes of 1 pixel predicted everywhere: -log IoU is the same at strides 8 and 32 in pixels only."""
+    losses = {}
+    for coding in ("exp", "relu"):
+        for stride in (8, 32):
+            options = ("MODEL.FCOS.BOX_CODING", coding, "MODEL.FCOS.LOC_LOSS_TYPE", "iou")
+            options += ("MODEL.FCOS.IN_FEATURES", ["p3"], "MODEL.FCOS.FPN_STRIDES", [stride])
+            options += ("MODEL.FCOS.SIZES_OF_INTEREST", [], "MODEL.FCOS.CENTER_SAMPLE", False)
+            fcos = build("MODEL.META_ARCHITECTURE", "OneStageDetector", *options).proposal_generator
+            # One location, in the middle of an object of 100 x 60 pixels.
+            locations = all_locations([(1, 1)], [stride], torch.device("cpu"))
+            x, y = locations.xy[0].tolist()
+            objects = instances_of([[x - 50, y - 30, x + 50, y + 30]])
+            maps = [torch.zeros(1, c, 1, 1) for c in (3, 4, 1)]
+            maps[1] += 1 / stride
+            output = HeadOutput(*([m] for m in maps), [])
+            losses[coding, stride] = fcos.losses(output, locations, [objects])[0]["loss_fcos_loc"].item()
+    assert losses["exp", 8] == pytest.approx(-math.log((2 * 2 + 1) / (100 * 60 + 1)))
+    assert losses["exp", 32] == pytest.approx(losses["exp", 8])
+    assert losses["relu", 32] != pytest.approx(losses["relu", 8], rel=0.1)
+
+
+def test_the_first_fcos_divides_the_classification_loss_by_positives_and_images(build):
+    locations = all_locations([(2, 2)], [8], torch.device("cpu"))
+    objects = [instances_of([[0, 0, 16, 16]]), instances_of([])]  # four positives, two images
+    output = HeadOutput([torch.zeros(2, 3, 2, 2)], [torch.ones(2, 4, 2, 2)], [torch.zeros(2, 1, 2, 2)], [])
+    loss = {}
+    for kind in ("fg", "fg_and_images"):
+        options = ("MODEL.FCOS.IN_FEATURES", ["p3"], "MODEL.FCOS.FPN_STRIDES", [8], "MODEL.FCOS.SIZES_OF_INTEREST", [])
+        options += ("MODEL.FCOS.LOSS_NORMALIZER_CLS", kind, "MODEL.FCOS.CENTER_SAMPLE", False)
+        fcos = build("MODEL.META_ARCHITECTURE", "OneStageDetector", *options).proposal_generator
+        loss[kind] = fcos.losses(output, locations, objects)[0]["loss_fcos_cls"].item()
+    assert loss["fg"] * 4 == pytest.approx(loss["fg_and_images"] * (4 + 2))

@@ -41,6 +41,7 @@ class FCOS(nn.Module):
         focal_gamma: float = 2.0,
         cls_loss_weight: float = 1.0,
         cls_loss_normalizer: str = "fg",
+        pixel_losses: bool = False,
         train_limits: dict,
         test_limits: dict,
     ):
@@ -50,7 +51,8 @@ class FCOS(nn.Module):
             strides: of the levels, in pixels.
             sizes_of_interest: see :func:`assign_targets`; one fewer than levels.
             box_quality: "ctrness" or "iou".
-            cls_loss_normalizer: "fg", "moving_fg" or "all".
+            cls_loss_normalizer: "fg", "fg_and_images", "moving_fg" or "all".
+            pixel_losses: smooth the IoUs by one square pixel, as the first FCOS does, not by one square of the stride.
             train_limits, test_limits: keyword arguments of :func:`detect` in either mode.
 
         Raises:
@@ -63,7 +65,7 @@ class FCOS(nn.Module):
                 f"{list(strides)}, {list(in_features)} and {list(sizes_of_interest)}"
             )
         check_choice("MODEL.FCOS.BOX_QUALITY", box_quality, ("ctrness", "iou"))
-        check_choice("MODEL.FCOS.LOSS_NORMALIZER_CLS", cls_loss_normalizer, ("fg", "moving_fg", "all"))
+        check_choice("MODEL.FCOS.LOSS_NORMALIZER_CLS", cls_loss_normalizer, ("fg", "fg_and_images", "moving_fg", "all"))
         self.fcos_head = head
         self.in_features = list(in_features)
         self.strides = list(strides)
@@ -77,6 +79,7 @@ class FCOS(nn.Module):
         self.focal_gamma = focal_gamma
         self.cls_loss_weight = cls_loss_weight
         self.cls_loss_normalizer = cls_loss_normalizer
+        self.pixel_losses = pixel_losses
         self.train_limits = train_limits
         self.test_limits = test_limits
         if cls_loss_normalizer == "moving_fg":
@@ -92,19 +95,7 @@ class FCOS(nn.Module):
             raise ValueError(
                 f"MODEL.FCOS.IN_FEATURES must have the same channels, to share a head; got {sorted(channels)}"
             )
-        head = FCOSHead(
-            in_channels=channels.pop(),
-            num_levels=len(fcos.IN_FEATURES),
-            num_classes=fcos.NUM_CLASSES,
-            num_cls_convs=fcos.NUM_CLS_CONVS,
-            num_box_convs=fcos.NUM_BOX_CONVS,
-            num_share_convs=fcos.NUM_SHARE_CONVS,
-            norm=fcos.NORM,
-            use_deformable=fcos.USE_DEFORMABLE,
-            use_scale=fcos.USE_SCALE,
-            quality_on_box_tower=fcos.CTR_ON_REG,
-            prior_prob=fcos.PRIOR_PROB,
-        )
+        check_choice("MODEL.FCOS.BOX_CODING", fcos.BOX_CODING, ("relu", "exp"))
 
         def limits(mode: str) -> dict:
             return {
@@ -116,7 +107,7 @@ class FCOS(nn.Module):
             }
 
         return {
-            "head": head,
+            "head": cls.build_head(cfg, channels.pop()),
             "in_features": fcos.IN_FEATURES,
             "strides": fcos.FPN_STRIDES,
             "num_classes": fcos.NUM_CLASSES,
@@ -129,8 +120,36 @@ class FCOS(nn.Module):
             "focal_gamma": fcos.LOSS_GAMMA,
             "cls_loss_weight": fcos.LOSS_WEIGHT_CLS,
             "cls_loss_normalizer": fcos.LOSS_NORMALIZER_CLS,
+            "pixel_losses": fcos.BOX_CODING == "exp",
             "train_limits": limits("TRAIN"),
             "test_limits": limits("TEST"),
+        }
+
+    @classmethod
+    def build_head(cls, cfg, channels: int) -> FCOSHead:
+        """Return the head that the config describes, for levels of ``channels``; a subclass may have another one."""
+        fcos = cfg.MODEL.FCOS
+        return FCOSHead(
+            **cls.prediction_options(cfg, channels),
+            num_cls_convs=fcos.NUM_CLS_CONVS,
+            num_box_convs=fcos.NUM_BOX_CONVS,
+            num_share_convs=fcos.NUM_SHARE_CONVS,
+            norm=fcos.NORM,
+            use_deformable=fcos.USE_DEFORMABLE,
+        )
+
+    @staticmethod
+    def prediction_options(cfg, channels: int) -> dict:
+        """Return the arguments of :class:`FCOSHead` that are not about its towers."""
+        fcos = cfg.MODEL.FCOS
+        return {
+            "in_channels": channels,
+            "num_levels": len(fcos.IN_FEATURES),
+            "num_classes": fcos.NUM_CLASSES,
+            "use_scale": fcos.USE_SCALE,
+            "quality_on_box_tower": fcos.CTR_ON_REG,
+            "prior_prob": fcos.PRIOR_PROB,
+            "exponential_strides": fcos.FPN_STRIDES if fcos.BOX_CODING == "exp" else (),
         }
 
     def head_output(self, features: dict[str, torch.Tensor]) -> tuple[HeadOutput, Locations]:
@@ -181,7 +200,8 @@ class FCOS(nn.Module):
 
         predicted = flatten_levels(output.distances)[image, location].float()  # (P, 4)
         quality = flatten_levels(output.quality)[image, location, 0].float()  # (P,)
-        iou, giou = smoothed_ious(predicted, ltrb)
+        unit = stride[:, None] if self.pixel_losses else 1
+        iou, giou = smoothed_ious(predicted * unit, ltrb * unit)
         per_box = box_loss(iou, giou, self.box_loss_kind)
         if self.box_quality == "ctrness":
             losses["loss_fcos_loc"] = (per_box * centerness).sum() / positives.normalizer
@@ -195,6 +215,8 @@ class FCOS(nn.Module):
     def _cls_normalizer(self, num_fg: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         if self.cls_loss_normalizer == "fg":
             return num_fg
+        if self.cls_loss_normalizer == "fg_and_images":
+            return num_fg + logits.shape[0]
         if self.cls_loss_normalizer == "moving_fg":
             self.moving_num_fg.mul_(0.9).add_(num_fg.detach(), alpha=0.1)
             return self.moving_num_fg.clone()

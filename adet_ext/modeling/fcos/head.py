@@ -21,7 +21,7 @@ class HeadOutput(NamedTuple):
     """The head's outputs, one entry per level."""
 
     logits: list[torch.Tensor]  # (N, classes, H_l, W_l)
-    distances: list[torch.Tensor]  # (N, 4, H_l, W_l): l, t, r, b in units of the stride, not negative
+    distances: list[torch.Tensor]  # (N, 4, H_l, W_l): l, t, r, b in units of the stride
     quality: list[torch.Tensor]  # (N, 1, H_l, W_l): logits of center-ness or of IoU
     box_tower: list[torch.Tensor]  # (N, C, H_l, W_l)
     cls_tower: Sequence[torch.Tensor] = ()  # (N, C, H_l, W_l)
@@ -106,6 +106,7 @@ class FCOSHead(nn.Module):
         use_scale: bool = True,
         quality_on_box_tower: bool = True,
         prior_prob: float = 0.01,
+        exponential_strides: Sequence[int] = (),
     ):
         """
         Args:
@@ -117,8 +118,11 @@ class FCOSHead(nn.Module):
             use_scale: a learned factor per level on the distances.
             quality_on_box_tower: whether the quality branch reads the box tower or the classification tower.
             prior_prob: initial foreground probability.
+            exponential_strides: the strides of the levels where distances are exponentials, in pixels, as in the first
+                FCOS. By default they are rectified, in units of the stride.
         """
         super().__init__()
+        self.exponential_strides = list(exponential_strides)
         self.quality_on_box_tower = quality_on_box_tower
 
         def tower(num_convs: int, deformable: bool) -> Tower:
@@ -148,8 +152,13 @@ class FCOSHead(nn.Module):
             if self.scales is not None:
                 distances = self.scales[level](distances)
             output.logits.append(self.cls_logits(cls_tower))
-            output.distances.append(F.relu(distances))
+            output.distances.append(self._decode(distances, level))
             output.quality.append(self.ctrness(box_tower if self.quality_on_box_tower else cls_tower))
             output.box_tower.append(box_tower)
             output.cls_tower.append(cls_tower)
         return output
+
+    def _decode(self, distances: torch.Tensor, level: int) -> torch.Tensor:
+        if self.exponential_strides:
+            return distances.exp() / self.exponential_strides[level]
+        return F.relu(distances)

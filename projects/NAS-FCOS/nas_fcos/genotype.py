@@ -1,0 +1,242 @@
+"""Genotypes: what a decoder is made of, without its widths and weights; read from and written to JSON.
+
+The pool of an FPN holds the backbone's features c2 to c5 (strides 4 to 32), numbers 0 to 3, then the outputs x1, x2,
+... of its blocks, numbers 4, 5, ... (thesis 7.3.2).
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from adet_ext.errors import UserError
+from adet_ext.utils.files import written_beside
+
+from .operations import AGGREGATIONS, FPN_OPERATIONS, HEAD_OPERATIONS
+
+__all__ = ["BODY_STRIDES", "Block", "FPNGenotype", "HeadGenotype", "architecture_names", "load_genotype", "node_name"]
+
+BODY_STRIDES = (4, 8, 16, 32)
+_BODY = ("c2", "c3", "c4", "c5")
+_OUTPUTS = 3  # P3, P4 and P5
+_FOLDER = Path(__file__).resolve().parent / "architectures"
+
+
+def node_name(number: int) -> str:
+    """Return the name of a feature in the pool: 3 is "c5", 4 is "x1"."""
+    return _BODY[number] if number < len(_BODY) else f"x{number - len(_BODY) + 1}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """A basic block: two features of the pool, an operation on each, and how the results are merged."""
+
+    inputs: tuple[int, int]
+    operations: tuple[str, str]
+    aggregation: str
+
+
+@dataclasses.dataclass(frozen=True)
+class FPNGenotype:
+    """The blocks of an FPN, in order; block t, counted from 0, gives the feature with number 4 + t.
+
+    Features that no later block takes are *unsampled*. The last three of them become P5, P4 and P3, in this order, and
+    each of the others is added to all three (equation 7.1).
+
+    Raises:
+        UserError: a block takes a feature that is not there yet, or names an unknown operation or aggregation.
+    """
+
+    blocks: tuple[Block, ...]
+
+    def __post_init__(self):
+        for t, block in enumerate(self.blocks):
+            where, pool = f"FPN block {t + 1}", len(_BODY) + t
+            for number in block.inputs:
+                if not 0 <= number < pool:
+                    got = node_name(number) if number >= 0 else number
+                    raise UserError(f"{where}: an input must be c2 to {node_name(pool - 1)}; got {got}. Correct it")
+            for name in block.operations:
+                _check_one_of(f"{where}: an operation", name, FPN_OPERATIONS)
+            _check_one_of(f"{where}: the aggregation", block.aggregation, AGGREGATIONS)
+
+    @classmethod
+    def from_numbers(cls, tuples: Sequence[Sequence[int]]) -> "FPNGenotype":
+        """Return the genotype of tuples (input, input, operation, operation, aggregation) of numbers.
+
+        Numbers of operations are places in :data:`FPN_OPERATIONS`, those of aggregations in :data:`AGGREGATIONS`.
+        """
+        blocks = []
+        for t, numbers in enumerate(tuples):
+            where = f"FPN block {t + 1}"
+            if len(numbers) != 5:
+                raise UserError(f"{where} must have 5 numbers; got {len(numbers)}")
+            first, second, op1, op2, merge = numbers
+            names = [_pick(f"{where}: an operation", FPN_OPERATIONS, op) for op in (op1, op2)]
+            merge = _pick(f"{where}: the aggregation", AGGREGATIONS, merge)
+            blocks.append(Block((first, second), tuple(names), merge))
+        return cls(tuple(blocks))
+
+    @property
+    def unsampled(self) -> tuple[int, ...]:
+        """The numbers of the blocks' outputs that no block takes, in order."""
+        taken = {number for block in self.blocks for number in block.inputs}
+        return tuple(n for n in range(len(_BODY), len(_BODY) + len(self.blocks)) if n not in taken)
+
+    @property
+    def outputs(self) -> tuple[int, ...]:
+        """The numbers of the features that become P5, P4 and P3."""
+        return self.unsampled[-_OUTPUTS:]
+
+    @property
+    def dangling(self) -> tuple[int, ...]:
+        """The numbers of the features that are added to all outputs."""
+        return self.unsampled[:-_OUTPUTS]
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """The strides of all features of the pool: a block's is the smaller of its inputs'."""
+        strides = list(BODY_STRIDES)
+        for block in self.blocks:
+            strides.append(min(strides[number] for number in block.inputs))
+        return tuple(strides)
+
+    def why_rejected(self) -> str:
+        """Return why no FPN can be made of this genotype, or "" where one can."""
+        count = len(self.unsampled)
+        if count >= _OUTPUTS:
+            return ""
+        return f"an FPN must have {_OUTPUTS} blocks or more that no later block takes, for P3 to P5; got {count}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the genotype as a JSON value."""
+        blocks = [
+            {
+                "inputs": [node_name(number) for number in block.inputs],
+                "operations": list(block.operations),
+                "aggregation": block.aggregation,
+            }
+            for block in self.blocks
+        ]
+        return {"kind": "fpn", "blocks": blocks}
+
+    @classmethod
+    def from_json(cls, value: Any) -> "FPNGenotype":
+        """Return the genotype of a JSON value; raise UserError where it is none."""
+        entries = _entries(value, "blocks", "an FPN genotype")
+        names = {node_name(number): number for number in range(len(_BODY) + len(entries))}
+        blocks = []
+        for t, entry in enumerate(entries):
+            where = f"FPN block {t + 1}"
+            if not isinstance(entry, dict) or set(entry) != {"inputs", "operations", "aggregation"}:
+                raise UserError(f"{where} must have inputs, operations and aggregation; got {_short(entry)}")
+            inputs, operations = (_pair(where, name, entry[name]) for name in ("inputs", "operations"))
+            for name in inputs:
+                _check_one_of(f"{where}: an input", name, tuple(names)[: len(_BODY) + t])
+            blocks.append(Block(tuple(names[name] for name in inputs), operations, entry["aggregation"]))
+        return cls(tuple(blocks))
+
+
+@dataclasses.dataclass(frozen=True)
+class HeadGenotype:
+    """The layers of a head, in order, and the first of them that all levels share (thesis 7.3.2).
+
+    ``share_from`` is 0 where all layers are shared, and the number of layers where none is.
+
+    Raises:
+        UserError: no layers, an unknown operation, or ``share_from`` out of range.
+    """
+
+    operations: tuple[str, ...]
+    share_from: int = 0
+
+    def __post_init__(self):
+        if not self.operations:
+            raise UserError("a head must have one layer or more; got none")
+        for i, name in enumerate(self.operations):
+            _check_one_of(f"head layer {i + 1}: the operation", name, HEAD_OPERATIONS)
+        count = len(self.operations)
+        whole = isinstance(self.share_from, int) and not isinstance(self.share_from, bool)
+        if not whole or not 0 <= self.share_from <= count:
+            raise UserError(f"a head's share_from must be 0 to {count}; got {_short(self.share_from)}. Correct it")
+
+    @classmethod
+    def from_numbers(cls, operations: Sequence[int], share_from: int = 0) -> "HeadGenotype":
+        """Return the genotype of places in :data:`HEAD_OPERATIONS`."""
+        names = [_pick(f"head layer {i + 1}: the operation", HEAD_OPERATIONS, op) for i, op in enumerate(operations)]
+        return cls(tuple(names), share_from)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the genotype as a JSON value."""
+        return {"kind": "head", "operations": list(self.operations), "share_from": self.share_from}
+
+    @classmethod
+    def from_json(cls, value: Any) -> "HeadGenotype":
+        """Return the genotype of a JSON value; raise UserError where it is none."""
+        return cls(tuple(_entries(value, "operations", "a head genotype")), value.get("share_from", 0))
+
+
+def architecture_names() -> list[str]:
+    """Return the names of the genotypes that come with the project."""
+    return sorted(path.stem for path in _FOLDER.glob("*.json"))
+
+
+def load_genotype(name: str) -> FPNGenotype | HeadGenotype:
+    """Return a genotype by the name of one that comes with the project, or by the path of a JSON file.
+
+    Raises:
+        UserError: no such name or file, or it holds no genotype.
+    """
+    path = _FOLDER / f"{name}.json" if name in architecture_names() else Path(name)
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        known = ", ".join(architecture_names())
+        raise UserError(f"a genotype must be a JSON file or one of {known}; got {name!r}. Correct the name") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} must be JSON; {' '.join(str(error).split())}. Correct the file") from error
+    kinds = {"fpn": FPNGenotype, "head": HeadGenotype}
+    kind = value.get("kind") if isinstance(value, dict) else None
+    if not isinstance(kind, str) or kind not in kinds:
+        raise UserError(f"{path}: kind must be fpn or head; got {_short(kind)}. Correct the file")
+    try:
+        return kinds[kind].from_json(value)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def save_genotype(genotype: FPNGenotype | HeadGenotype, path: str | os.PathLike) -> None:
+    """Write a genotype as JSON, beside its place first."""
+    with written_beside(str(path)) as beside:
+        Path(beside).write_text(json.dumps(genotype.to_json(), indent=1) + "\n", encoding="utf-8")
+
+
+def _entries(value: Any, key: str, what: str) -> list:
+    entries = value.get(key) if isinstance(value, dict) else None
+    if not isinstance(entries, list) or not entries:
+        raise UserError(f"{what} must have a list of {key}; got {_short(entries)}")
+    return entries
+
+
+def _pair(where: str, name: str, value: Any) -> tuple[str, str]:
+    if not isinstance(value, list) or len(value) != 2 or not all(isinstance(item, str) for item in value):
+        raise UserError(f"{where}: {name} must be two names; got {_short(value)}")
+    return tuple(value)
+
+
+def _pick(what: str, choices: Sequence[str], number: int) -> str:
+    if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < len(choices):
+        raise UserError(f"{what} must be 0 to {len(choices) - 1}; got {_short(number)}")
+    return choices[number]
+
+
+def _check_one_of(what: str, value: Any, choices: Sequence[str]) -> None:
+    if not isinstance(value, str) or value not in choices:
+        raise UserError(f"{what} must be one of {', '.join(choices)}; got {_short(value)}")
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
