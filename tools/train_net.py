@@ -4,7 +4,8 @@
 import os
 import sys
 
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # see adet_ext/utils/threads.py; before torch is loaded
+if "OMP_WAIT_POLICY" not in os.environ:  # see adet_ext/utils/threads.py; before torch is loaded
+    os.environ.update(OMP_WAIT_POLICY="passive", GOMP_SPINCOUNT="1000")
 
 from adet_ext.cli import run  # noqa: E402
 

@@ -33,7 +33,7 @@ def program(tmp_path):
 
 
 def test_a_command_waits_passively(program):
-    assert policy(["-m", "adet_ext", "--version"], **program) == "policy passive None"
+    assert policy(["-m", "adet_ext", "--version"], **program) == "policy passive 1000"
 
 
 @pytest.mark.parametrize("name", ["OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"])
