@@ -25,6 +25,7 @@ def describe(header: dict, entries: Sequence[dict], *, best: int = 10, period: i
     counts = collections.Counter(entry["status"] for entry in entries)
     curve = reward_curve(entries)
     rewards = [reward for _, reward in curve]
+    window = min(period, max(1, len(rewards) // 2))
     ranked = sorted((e for e in entries if e["status"] == "done"), key=lambda e: -e["reward"])
     return {
         "space": space.name,
@@ -37,8 +38,8 @@ def describe(header: dict, entries: Sequence[dict], *, best: int = 10, period: i
         "rejected": counts["rejected"],
         "failed": counts["failed"],
         "stopped": sum(bool(entry.get("stopped")) for entry in entries),
-        "first": _mean_and_spread(rewards[:period]),
-        "last": _mean_and_spread(rewards[-period:]),
+        "first": _mean_and_spread(rewards[:window]),
+        "last": _mean_and_spread(rewards[len(rewards) - window :]),
         "reward": curve,
         "best": [_architecture(space, entry) for entry in ranked[:best]],
         "shares": shares(space, entries, period),
@@ -110,6 +111,7 @@ def cost(entries: Sequence[dict]) -> dict[str, Any]:
 
     The clock runs from line to line; a gap of more than ten times the longest evaluation is a pause of the search.
     """
+    entries = [{"cost": {}, **entry} for entry in entries]  # journals that were edited may lack it
     costs = [entry["cost"] for entry in entries if entry["status"] in ("done", "failed")]
     seconds = [float(c.get("seconds", 0)) for c in costs]
     phases: collections.Counter[str] = collections.Counter()

@@ -8,6 +8,7 @@ from ..utils.table import text_table
 from .journal import STATUSES, Recorded, read_journal
 from .progress import best_of, duration
 from .space import Space
+from .statistics import cost as cost_of
 
 __all__ = ["JOURNAL", "best_entries", "find_journal", "render", "summarize"]
 
@@ -35,8 +36,8 @@ def summarize(path: str) -> dict:
         ``journal``, ``space``, ``sampler``, ``seed``; ``running``: the process, or ""; ``counts`` by status;
         ``stopped``, early; ``best``: its line, or None; ``mean_first``, ``mean_last``: mean reward of the first and
         the last ``window`` lines with a reward, 50 or half of all; ``seconds``: ``evaluation`` (of all workers
-        together), ``ask``, ``tell``, and ``span``, from the first finish to the last, with the time between two runs;
-        ``per_hour``: evaluations, by the span; ``sampler_share``: of the sampler in evaluation and sampler together.
+        together), ``ask``, ``tell``, and ``clock``, without the time between two runs; ``per_hour``: evaluations by the
+        clock; ``sampler_share``: of the sampler in evaluation and sampler together.
 
     Raises:
         UserError: see :func:`~adet_ext.nas.journal.read_journal`.
@@ -46,8 +47,7 @@ def summarize(path: str) -> dict:
     cost = {
         key: sum(entry.get("cost", {}).get(f"{key}seconds", 0) for entry in entries) for key in ("", "ask_", "tell_")
     }
-    finished = sorted(entry["cost"]["finished"] for entry in entries if "finished" in entry.get("cost", {}))
-    span = finished[-1] - finished[0] if finished else 0
+    clock = cost_of(entries)
     window = min(50, len(rewards) // 2)
     sampler = cost["ask_"] + cost["tell_"]
     return {
@@ -62,8 +62,13 @@ def summarize(path: str) -> dict:
         "window": window,
         "mean_first": _mean(rewards[:window]),
         "mean_last": _mean(rewards[len(rewards) - window :]),
-        "seconds": {"evaluation": cost[""], "ask": cost["ask_"], "tell": cost["tell_"], "span": span},
-        "per_hour": 3600 * (len(finished) - 1) / span if span else None,
+        "seconds": {
+            "evaluation": cost[""],
+            "ask": cost["ask_"],
+            "tell": cost["tell_"],
+            "clock": 3600 * clock["clock_hours"],
+        },
+        "per_hour": clock["per_hour"] if clock["clock_hours"] else None,
         "sampler_share": sampler / (sampler + cost[""]) if cost[""] else None,
     }
 
@@ -87,7 +92,7 @@ def render(path: str, best: int = 5) -> str:
     if found["per_hour"] is not None:
         seconds = found["seconds"]
         lines.append(
-            f"time: {found['per_hour']:.0f} evaluations an hour over {duration(seconds['span'])}; evaluation "
+            f"time: {found['per_hour']:.0f} evaluations an hour over {duration(seconds['clock'])}; evaluation "
             f"{duration(seconds['evaluation'])}, sampler {duration(seconds['ask'] + seconds['tell'])} "
             f"({100 * found['sampler_share']:.1f} %)"
         )
@@ -107,5 +112,5 @@ def _best(recorded: Recorded, count: int) -> list[str]:
             f"{name} {value:.4g}" for name, value in entry.get("metrics", {}).items() if value is not None
         )
         rows.append([str(entry["index"]), f"{entry['reward']:.6g}", metrics])
-    texts = [f"{entry['index']}: {space.text(entry['tokens'])}" for entry in entries]
-    return ["", text_table(rows), "", *texts]
+    best = entries[0]
+    return ["", text_table(rows), "", f"architecture {best['index']}: {space.text(best['tokens'])}"]

@@ -34,8 +34,9 @@ def test_arguments_make_the_search_that_they_say(tmp_path, capfd):
         f"{path}: toy by evolution, seed 5; no search is running\narchitectures: {len(found.entries)} "
     )
     best = max((x for x in found.entries if x["status"] == "done"), key=lambda x: x["reward"])
-    assert f"\n{best['index']}: {toy.Toy().text(best['tokens'])}" in out
-    assert " an hour, best " in err and out.count("d0=") == 2
+    assert f"\narchitecture {best['index']}: {toy.Toy().text(best['tokens'])}" in out
+    rows = [line.split() for line in out.splitlines() if " size " in line]
+    assert " an hour, best " in err and len(rows) == 2 and rows[0][0] == str(best["index"]) and out.count("d0=") == 1
 
 
 def test_the_same_command_goes_on_and_other_settings_are_refused(tmp_path, capfd):
