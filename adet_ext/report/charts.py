@@ -6,7 +6,7 @@ import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
-__all__ = ["CHART_STYLE", "FAINT", "INK", "PAPER", "SERIES", "drawing", "line_chart", "themed_svg"]
+__all__ = ["CHART_STYLE", "FAINT", "INK", "PAPER", "SERIES", "drawing", "line_chart", "scatter_chart", "themed_svg"]
 
 # Matplotlib draws with these placeholders; each becomes a CSS variable of the page.
 INK, FAINT, PAPER = "#010203", "#010204", "#010205"
@@ -66,6 +66,20 @@ def line_chart(
             axes.yaxis.set_minor_locator(NullLocator())
         axes.set_ylim(bottom=bottom, top=top)
         axes.set_xlim(left=0)
+        return themed_svg(figure)
+
+
+def scatter_chart(series: Series, *, x_label: str, y_label: str, size: tuple[float, float] = (9.5, 4.0)) -> str:
+    """Return an ``<svg>`` element with the points of each series; arguments as for :func:`line_chart`."""
+    from matplotlib.figure import Figure
+
+    with drawing(repr((sorted(series), x_label, y_label))):
+        figure = Figure(figsize=size, layout="constrained")
+        axes = figure.add_subplot()
+        for index, (name, (xs, ys)) in enumerate(series.items()):
+            axes.plot(xs, ys, "o", color=SERIES[index % len(SERIES)], markersize=5, label=name)
+        _dress(axes, x_label, y_label, len(series))
+        axes.margins(0.05)
         return themed_svg(figure)
 
 

@@ -8,7 +8,8 @@ import os
 import sys
 from pathlib import Path
 
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch is loaded; its threads would keep cores busy
+if "OMP_WAIT_POLICY" not in os.environ:  # see adet_ext/utils/threads.py; before torch is loaded
+    os.environ.update(OMP_WAIT_POLICY="passive", GOMP_SPINCOUNT="1000")
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # where worker processes start from elsewhere
 
 import nas_fcos  # noqa: E402, F401  (registers the models and the config keys)

@@ -6,6 +6,7 @@ from adet_ext import cli
 
 _OWN = {
     "table": "Table 7.2: what every row costs, and by how much that differs from the thesis",
+    "correlate": "how the proxy's rewards rank architectures beside a longer training (Figure 7.6)",
     "convert": "a published NAS-FCOS checkpoint, or torchvision's MobileNetV2, into one for this project",
 }
 

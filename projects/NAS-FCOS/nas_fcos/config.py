@@ -23,6 +23,7 @@ def add_nas_fcos_config(cfg: CN) -> None:
     # DeformFPN-FCOS (7.4.3): how many deformable convolutions stand for each 3x3 convolution of the FPN.
     node.DEFORM_REPEATS = 2
     _add_retinanet(node)
+    _add_search(node)
     add_missing(cfg, CN({"MODEL": {"NAS_FCOS": node}}))
 
 
@@ -35,3 +36,38 @@ def _add_retinanet(node: CN) -> None:
     retinanet.ANCHOR_SCALE = 4
     retinanet.OCTAVE_STEPS = 3
     retinanet.ASPECT_RATIOS = [0.5, 1.0, 2.0]
+
+
+def _add_search(node: CN) -> None:
+    # The search and its proxy task (7.3.3, 7.4.1). The values are the thesis'; DATASETS.TRAIN is what it is split from.
+    search = node.SEARCH = CN()
+    # What is searched for: "fpn" with FCOS' own head; "head" on the pyramid of MODEL.WEIGHTS, whose FPN is
+    # MODEL.NAS_FCOS.FPN; "joint", both at once.
+    search.STAGE = "fpn"
+    # Blocks of the FPN and layers of the head.
+    search.BLOCKS = 7
+    search.LAYERS = 6
+    # Images have this shorter side in pixels, and are cut to squares of it.
+    search.SIZE = 384
+    # How many images of DATASETS.TRAIN are used, drawn at random; 0: all.
+    search.IMAGES = 0
+    # The share of the images that the reward is measured on and no decoder is trained on: 1715 of 5715.
+    search.VAL_FRACTION = 0.3
+    # Training of a decoder: images of a batch, iterations of Adam, its learning rate, the decay of the Polyak average.
+    search.BATCH = 200
+    search.ITERATIONS = 300
+    search.LR = 8e-4
+    search.POLYAK = 0.9
+    # "loss": minus the sum of FCOS' losses (equation 7.2); "ap": VOC's AP at an IoU of 0.5 (Figure 7.9).
+    search.REWARD = "loss"
+    # Whether decoders that are poor after half of the iterations are not trained further.
+    search.EARLY_STOPPING = False
+    # The controller, whose other constants are those of adet_ext.nas.controller, and the baseline by evolution.
+    # Mini-batches of more than one architecture are cheaper; the learning rate rises with them.
+    search.CONTROLLER = CN({"LEARNING_RATE": 1e-4, "BATCH_SIZE": 1, "WARMUP_STEPS": 4})
+    search.EVOLUTION = CN({"POPULATION": 100, "TOURNAMENT": 25})
+    # Where the frozen features are kept: a folder, which searches with the same images and weights share; "memory"; or
+    # "" to compute them for every batch again.
+    search.CACHE = "output/nas_fcos/features"
+    # The most that they may take.
+    search.CACHE_LIMIT_GB = 64.0

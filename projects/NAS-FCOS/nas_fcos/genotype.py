@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from adet_ext.errors import UserError
-from adet_ext.utils.files import written_beside
+from adet_ext.utils.files import make_folder, written_beside
 
 from .operations import AGGREGATIONS, FPN_OPERATIONS, HEAD_OPERATIONS
 
@@ -209,6 +209,7 @@ def load_genotype(name: str) -> FPNGenotype | HeadGenotype:
 
 def save_genotype(genotype: FPNGenotype | HeadGenotype, path: str | os.PathLike) -> None:
     """Write a genotype as JSON, beside its place first."""
+    make_folder(os.path.dirname(str(path)))
     with written_beside(str(path)) as beside:
         Path(beside).write_text(json.dumps(genotype.to_json(), indent=1) + "\n", encoding="utf-8")
 

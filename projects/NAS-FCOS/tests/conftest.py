@@ -24,11 +24,18 @@ TINY = [
 
 
 @pytest.fixture
-def tiny_config():
+def tiny_arguments():
+    """Return the file of a config's name, and the overrides that make it small, for commands."""
+    return lambda name: (str(PROJECT / "configs" / f"{name}.yaml"), list(TINY))
+
+
+@pytest.fixture
+def tiny_config(tiny_arguments):
     """Return the config of a name, small, with overrides KEY, VALUE, ..."""
 
     def make(name: str, *overrides: str):
-        return load_config(str(PROJECT / "configs" / f"{name}.yaml"), [*TINY, *overrides])
+        file, tiny = tiny_arguments(name)
+        return load_config(file, [*tiny, *overrides])
 
     return make
 

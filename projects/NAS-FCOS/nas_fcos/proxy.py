@@ -1,0 +1,264 @@
+"""The proxy task (thesis 7.3.3, 7.4.1): train a decoder briefly on cached features, and reward it by minus its loss.
+
+:func:`make_evaluate` is what a search calls, by the name ``nas_fcos.proxy:make_evaluate``.
+"""
+
+import contextlib
+import logging
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import numpy as np
+import torch
+
+from adet_ext.config import get_cfg
+from adet_ext.d2.config import CfgNode
+from adet_ext.d2.data import DatasetCatalog
+from adet_ext.d2.modeling import build_model
+from adet_ext.d2.structures import Instances
+from adet_ext.data.register import register_dataset
+from adet_ext.engine.checkpoint import AdetCheckpointer
+from adet_ext.errors import UserError
+from adet_ext.evaluation.voc_ap import Detections, Truth, voc_average_precisions
+from adet_ext.nas.evaluation import Outcome, Task
+from adet_ext.nas.feature_cache import FeatureCache
+from adet_ext.nas.fingerprint import fingerprint
+from adet_ext.nas.polyak import PolyakAverage
+
+from .decoder import Decoder, build_decoder
+from .genotype import FPNGenotype, HeadGenotype
+from .proxy_data import ProxyImages, image_files, split
+from .search_space import SearchSpace, build_space
+
+__all__ = ["Proxy", "make_evaluate"]
+
+_AP_IOU = 0.5
+
+
+def make_evaluate(settings: dict) -> Callable[[Task], Outcome]:
+    """Return the evaluation of one architecture.
+
+    Args:
+        settings: "config", the config as nested dicts; "overrides", KEY VALUE pairs that the reward does not depend on;
+            "datasets", (name, images, annotations) each, to be registered here unless they are.
+    """
+    classes = None
+    for name, images, annotations in settings.get("datasets", ()):
+        if name not in DatasetCatalog:
+            classes = register_dataset(name, images, annotations, classes=classes, allow_outside=True)
+    cfg = get_cfg()
+    cfg.merge_from_other_cfg(CfgNode(settings["config"]))
+    cfg.merge_from_list(list(settings.get("overrides", ())))
+    return Proxy(cfg, _progress).evaluate
+
+
+class Proxy:
+    """Trains decoders on features of MODEL.WEIGHTS' body, or of its pyramid where a head is searched for.
+
+    Args:
+        cfg: MODEL as of a NAS-FCOS model; MODEL.NAS_FCOS.SEARCH is the proxy task; the cache is in OUTPUT_DIR.
+        progress: is called with the number of images whose features are computed, and how many there are.
+
+    Raises:
+        UserError: images, weights or settings are missing or do not fit.
+    """
+
+    def __init__(self, cfg: CfgNode, progress: Callable[[int, int], None] = lambda done, total: None):
+        self.cfg, self.node = cfg, cfg.MODEL.NAS_FCOS.SEARCH
+        self.seed = max(cfg.SEED, 0)
+        self.device = torch.device(cfg.MODEL.DEVICE)
+        self.space: SearchSpace = build_space(cfg)
+        self.images = ProxyImages(cfg, self.seed)
+        self.split = split(len(self.images), self.node.VAL_FRACTION, self.seed)
+        self._frozen, self.shapes = self._load_frozen()
+        self.objects = [self._objects(i) for i in range(len(self.images))]
+        self.cache = self._build_cache(progress) if self.node.CACHE else None
+
+    # Features -------------------------------------------------------------------------------------------------------
+
+    def _load_frozen(self):
+        """Return what computes the features, with the weights of MODEL.WEIGHTS, and the shapes of its results."""
+        model = build_model(self.cfg)
+        checkpointer = AdetCheckpointer(model)
+        whole = self.node.STAGE == "head"
+        frozen = model.backbone if whole else model.backbone.bottom_up
+        if self.cfg.MODEL.WEIGHTS:
+            with _quiet():  # a list of all weights of the decoder, which nobody misses
+                checkpointer.load(self.cfg.MODEL.WEIGHTS, checkpointables=[])
+            part = "backbone." if whole else "backbone.bottom_up."
+            missing = [key for key in checkpointer.incompatible.missing_keys if key.startswith(part)]
+            learned = {part + name for name, _ in frozen.named_parameters()}
+            if lacking := sorted(learned.intersection(missing)):
+                raise UserError(
+                    f"MODEL.WEIGHTS must hold the whole {'backbone and FPN' if whole else 'backbone'} whose features "
+                    f"are kept; {self.cfg.MODEL.WEIGHTS} lacks {len(lacking)} of its {len(learned)} weights, such as "
+                    f"{lacking[0]}. Give the config that the file was trained with"
+                )
+        self._mean, self._std = model.pixel_mean, model.pixel_std
+        return frozen.eval().requires_grad_(False), frozen.output_shape()
+
+    @torch.no_grad()
+    def _compute(self, numbers: Sequence[int]) -> dict[str, torch.Tensor]:
+        images = torch.stack([self.images[i]["image"] for i in numbers]).to(self.device)
+        images = ((images - self._mean) / self._std).contiguous(memory_format=torch.channels_last)
+        features = self._frozen(images)
+        return {name: features[name] for name in self._names}
+
+    @property
+    def _names(self) -> list[str]:
+        return list(self.cfg.MODEL.FCOS.IN_FEATURES if self.node.STAGE == "head" else self.cfg.MODEL.FPN.IN_FEATURES)
+
+    def _build_cache(self, progress) -> FeatureCache:
+        files = image_files(self.images)
+        settings = {
+            "size": self.node.SIZE,
+            "seed": self.seed,
+            "features": self._names,
+            "format": self.cfg.INPUT.FORMAT,
+            "mean": list(self.cfg.MODEL.PIXEL_MEAN),
+            "std": list(self.cfg.MODEL.PIXEL_STD),
+            "model": self.cfg.MODEL.BACKBONE.NAME,
+            "generated": [name for name in files if "://" in name],  # shapes
+        }
+        path = None if self.node.CACHE == "memory" else self.node.CACHE
+        return FeatureCache.build(
+            path,
+            fingerprint(self._frozen, [name for name in files if "://" not in name], settings),
+            range(len(self.images)),
+            self._compute,
+            int(self.node.CACHE_LIMIT_GB * 2**30),
+            dtype="float16",
+            batch_size=8,
+            other="beside",
+            progress=progress,
+        )
+
+    def features(self, numbers: Sequence[int]) -> dict[str, torch.Tensor]:
+        """Return the features of images by name, (N, C, H, W) each, from the cache if there is one."""
+        if self.cache is None:
+            return self._compute(numbers)
+        batch = self.cache.batch(numbers)
+        return {n: x.to(self.device).contiguous(memory_format=torch.channels_last) for n, x in batch.items()}
+
+    def _objects(self, number: int) -> Instances:
+        return self.images[number]["instances"].to(self.device)
+
+    # One architecture -----------------------------------------------------------------------------------------------
+
+    def evaluate(self, task: Task) -> Outcome:
+        """Train the architecture and return its reward; stop half-way if the score is not above the threshold.
+
+        Raises:
+            FloatingPointError: a loss is not finite.
+        """
+        torch.manual_seed(task.seed)
+        seconds: Counter[str] = Counter()
+        decoder = self.build(*self.space.genotypes(task.tokens))
+        half, scores = max(1, self.node.ITERATIONS // 2), []
+        for step, average in enumerate(self._train(decoder, task.seed, seconds), 1):
+            if step == half and task.thresholds:
+                scores.append(self._reward(decoder, average, seconds)[0])
+                if scores[-1] <= task.thresholds[0]:
+                    return Outcome(scores[-1], {}, tuple(scores), stopped=True, seconds=seconds)
+        reward, metrics = self._reward(decoder, average, seconds)
+        return Outcome(reward, metrics, tuple(scores), seconds=seconds)
+
+    def build(self, fpn: FPNGenotype | None, head: HeadGenotype | None) -> Decoder:
+        """Return the decoder of genotypes; what is not searched for is as the config says."""
+        return build_decoder(self.cfg, self.shapes, fpn, head).to(self.device, memory_format=torch.channels_last)
+
+    def _train(self, decoder: Decoder, seed: int, seconds: Counter) -> Iterator[PolyakAverage]:
+        """Train for ITERATIONS steps; yield the average of the weights after each."""
+        node, train = self.node, self.split.train
+        optimizer = torch.optim.Adam(decoder.parameters(), lr=node.LR)
+        average = PolyakAverage(decoder, node.POLYAK)
+        generator = np.random.default_rng(seed)
+        decoder.train()
+        order: list[int] = []
+        for step in range(node.ITERATIONS):
+            while len(order) < min(node.BATCH, len(train)):
+                order += generator.permutation(len(train)).tolist()
+            batch = [train[order.pop()] for _ in range(min(node.BATCH, len(train)))]
+            with _timed(seconds, "features"):
+                features = self.features(batch)
+            with _timed(seconds, "training"):
+                loss = sum(decoder.losses(features, [self.objects[i] for i in batch]).values())
+                if not torch.isfinite(loss):
+                    raise FloatingPointError(f"the loss is {float(loss)} at iteration {step}")
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                optimizer.step()
+                average.update()
+            yield average
+
+    def _reward(self, decoder: Decoder, average: PolyakAverage, seconds: Counter) -> tuple[float, dict[str, float]]:
+        """Return the reward of the averaged weights on meta-val, and its parts."""
+        decoder.eval()
+        try:
+            with _timed(seconds, "validation"), average.applied(), torch.no_grad():
+                if self.node.REWARD == "ap":
+                    ap = self.average_precision(decoder)
+                    return ap, {"AP50": ap}
+                losses = self.validate(decoder)
+                return -sum(losses.values()), losses
+        finally:
+            decoder.train()
+
+    @torch.no_grad()
+    def validate(self, decoder: Decoder) -> dict[str, float]:
+        """Return FCOS' losses on meta-val (equation 7.2), as means over its images and not as sums."""
+        totals: Counter[str] = Counter()
+        for batch in self._val_batches():
+            losses = decoder.losses(self.features(batch), [self.objects[i] for i in batch])
+            for name, value in losses.items():
+                totals[name] += float(value) * len(batch) / len(self.split.val)
+        return dict(totals)
+
+    @torch.no_grad()
+    def average_precision(self, decoder: Decoder) -> float:
+        """Return VOC's AP on meta-val at an IoU of 0.5, over all points of recall: the mean over classes."""
+        found, truth = [], []
+        for batch in self._val_batches():
+            detections, _ = decoder.detect(self.features(batch))
+            for place, number in enumerate(batch):
+                keep = detections.valid[place]
+                fields = (detections.boxes, detections.scores, detections.classes)
+                boxes, scores, classes = (x[place][keep].cpu().numpy() for x in fields)
+                found.append((np.full(len(scores), number), classes, boxes, scores))
+                objects = self.objects[number]
+                boxes, classes = objects.gt_boxes.tensor.cpu().numpy(), objects.gt_classes.cpu().numpy()
+                truth.append((np.full(len(classes), number), classes, boxes, np.zeros(len(classes), bool)))
+        truth, found = (map(np.concatenate, zip(*rows)) for rows in (truth, found))
+        ap = voc_average_precisions(
+            Truth(*truth), Detections(*found), self.cfg.MODEL.FCOS.NUM_CLASSES, np.array([_AP_IOU]), False
+        )
+        return float(np.nanmean(ap)) if np.isfinite(ap).any() else 0.0
+
+    def _val_batches(self) -> Iterator[list[int]]:
+        val, size = self.split.val, self.node.BATCH
+        return (val[start : start + size] for start in range(0, len(val), size))
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(level)
+
+
+def _progress(done: int, total: int) -> None:
+    if done == total or sys.stderr.isatty():
+        end = "" if done < total else "\n"
+        print(f"\rfeatures of {done} of {total} images", end=end, file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def _timed(seconds: Mapping[str, float], name: str) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    seconds[name] += time.perf_counter() - start
