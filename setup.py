@@ -71,6 +71,7 @@ EXTRAS = {
         "pytest>=7.4",
         "hypothesis>=6.80",  # random shapes against the references
         "pytest-xdist>=3.5",  # the suite on all cores
+        "ruff>=0.15",  # style and format; another version may format in another way than the one in constraints.txt
     ],
     "lvis": ["lvis>=0.5.3"],  # AP on LVIS annotations; it asks for a second OpenCV, which --no-deps keeps out
     "video": ["av>=11"],  # decoding and encoding of videos, frame-exact where OpenCV is not

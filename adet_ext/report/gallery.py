@@ -81,6 +81,8 @@ def make_gallery(
     if not records:
         raise UserError(f"a data set must have images to show; got none in {dataset}")
     make_folder(folder)
+    if count < 1:
+        raise UserError(f"the number of pictures must be 1 or more; got {count}")
     chosen = [records[i] for i in np.unique(np.linspace(0, len(records) - 1, count).astype(int))]
     gallery, overview, seconds = Gallery(dataset, threshold), [], []
     for number, record in enumerate(chosen):

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from adet_ext.data.mapper import AdetDatasetMapper
-from adet_ext.errors import UserError
+from adet_ext.errors import UserError, one_line
 from adet_ext.utils.image_io import read_as, read_image, read_labels
 
 from .harness import main, quiet_folder, run_samples
@@ -135,6 +135,8 @@ def check(seed: int, folder: str) -> tuple[str, str]:
     refused = [name for name, end in ends.items() if isinstance(end, str)]
     if refused:
         said = "\n".join(f"{name}: {ends[name]}" for name in refused)
+        if any(ends[name] == "MemoryError" for name in refused):
+            return "more memory than the cap, in one of the readers", said
         if len(refused) < len(ends):
             return "FAULT: refused by some readers only", said
         return ("FAULT: a good image is refused" if pixels is not None else "refused by both"), said
@@ -174,7 +176,7 @@ def _in_sentences(read: Callable[[], np.ndarray]) -> np.ndarray:
     try:
         return read()
     except Exception as error:
-        raise UserError(" ".join(str(error).split())) from error
+        raise UserError(one_line(error) if str(error) else type(error).__name__) from error
 
 
 def run(n: int, seed: int = 0) -> tuple[collections.Counter, list]:

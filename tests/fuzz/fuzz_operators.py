@@ -9,6 +9,7 @@ without data: it must then agree with the kernel, about refusal as about sizes, 
 import argparse
 import faulthandler
 import inspect
+import logging
 import random
 import time
 from collections import Counter
@@ -304,6 +305,7 @@ def run(n: int, seed: int, faults: list[str] | None = None) -> Counter[str]:
 
 
 def main() -> None:
+    logging.getLogger("torch._subclasses").setLevel(logging.CRITICAL)  # a traceback for every refused call
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--calls", type=int, default=4000)
     parser.add_argument("--seed", type=int, default=0)

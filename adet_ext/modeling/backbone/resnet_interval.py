@@ -54,13 +54,13 @@ def build_resnet_interval_backbone(cfg, input_shape: ShapeSpec) -> ResNet:
     interval = resnets.DEFORM_INTERVAL
     if resnets.DEPTH not in _BLOCKS_PER_STAGE:
         raise ValueError(
-            f"MODEL.RESNETS.DEFORM_INTERVAL = {interval} needs bottleneck blocks: MODEL.RESNETS.DEPTH 50, "
-            f"101 or 152, not {resnets.DEPTH}. Choose one of these, or set DEFORM_INTERVAL to 1."
+            f"MODEL.RESNETS.DEPTH must be 50, 101 or 152 with DEFORM_INTERVAL {interval}, for bottleneck blocks; got "
+            f"{resnets.DEPTH}. Choose one of these, or set DEFORM_INTERVAL to 1"
         )
     if interval < 1:
-        raise ValueError(f"MODEL.RESNETS.DEFORM_INTERVAL is {interval}; the least is 1 (every block).")
+        raise ValueError(f"MODEL.RESNETS.DEFORM_INTERVAL must be 1 (every block) or more; got {interval}. Correct it")
     if resnets.RES5_DILATION not in (1, 2):
-        raise ValueError(f"MODEL.RESNETS.RES5_DILATION is {resnets.RES5_DILATION}; it takes 1 or 2.")
+        raise ValueError(f"MODEL.RESNETS.RES5_DILATION must be 1 or 2; got {resnets.RES5_DILATION}. Correct it")
 
     stem = BasicStem(in_channels=input_shape.channels, out_channels=resnets.STEM_OUT_CHANNELS, norm=resnets.NORM)
     in_channels, out_channels = resnets.STEM_OUT_CHANNELS, resnets.RES2_OUT_CHANNELS
