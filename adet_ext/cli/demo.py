@@ -89,7 +89,7 @@ class _Session:
 
     def __init__(self, predictor: Predictor, arguments: argparse.Namespace):
         self.predictor, self.arguments = predictor, arguments
-        self.metadata = metadata_of(predictor.cfg, arguments)
+        self.metadata = metadata_of(predictor, arguments)
         self.names = class_names_of(self.metadata)
         ids = getattr(self.metadata, "thing_dataset_id_to_contiguous_id", None) or {}
         self.category_ids = sorted(ids, key=ids.get)

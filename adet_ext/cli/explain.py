@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None, predictor: Predictor | None = None) 
     if picture is not None:
         write_image(components, picture[:, :, ::-1])
         written.append(components)
-    metadata = metadata_of(predictor.cfg, arguments)
+    metadata = metadata_of(predictor, arguments)
     for path, stem in zip(tqdm(paths, unit="image", disable=None), stems):
         try:
             image = read_image(path)

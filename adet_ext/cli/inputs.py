@@ -9,7 +9,6 @@ from types import SimpleNamespace
 from typing import Any
 
 from ..config import load_config
-from ..d2.config import CfgNode
 from ..d2.data import MetadataCatalog
 from ..data.catalog import class_names_of
 from ..data.validate import validate_coco
@@ -129,15 +128,20 @@ def given_classes(arguments: argparse.Namespace) -> list[str] | None:
     return None
 
 
-def metadata_of(cfg: CfgNode, arguments: argparse.Namespace) -> Any:
+def metadata_of(predictor: Predictor, arguments: argparse.Namespace) -> Any:
+    """Return the names for drawing: those that the arguments give, else those in the checkpoint or of the test set."""
     if arguments.class_names:
         return SimpleNamespace(thing_classes=list(arguments.class_names))
     if arguments.dataset_names and arguments.dataset_names.lower().endswith((".json", ".txt")):
         return _names_in(arguments.dataset_names)
-    name = arguments.dataset_names or (cfg.DATASETS.TEST[0] if cfg.DATASETS.TEST else "")
+    tests = predictor.cfg.DATASETS.TEST
+    name = arguments.dataset_names or (tests[0] if tests else "")
     metadata = MetadataCatalog.get(name) if name in MetadataCatalog.list() else SimpleNamespace()
     if arguments.dataset_names and not (class_names_of(metadata) or class_names_of(metadata, "stuff_classes")):
         raise UserError(f"--dataset-names {name}: no class names are registered under this name; use --class-names")
+    classes = predictor.classes
+    if classes and not arguments.dataset_names and class_names_of(metadata) != classes:
+        return SimpleNamespace(thing_classes=classes)
     return metadata
 
 

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 from ..config import find_config, load_config, project_keys
 from ..d2.config import CfgNode
+from ..d2.data import MetadataCatalog
 from ..d2.engine import default_argument_parser, launch
 from ..data.register import num_classes_of, register_dataset
-from ..engine.checkpoint import AdetCheckpointer
+from ..engine.checkpoint import AdetCheckpointer, classes_in
 from ..engine.checks import check_training
 from ..engine.trainer import Trainer, setup
 from ..errors import UserError
@@ -46,12 +47,12 @@ def configure(args: argparse.Namespace) -> CfgNode:
     if not args.config_file:
         raise UserError("--config-file is missing; give a YAML file or a packaged name such as BlendMask/R_50_1x.yaml")
     args.config_file = find_config(args.config_file)
-    classes = None
-    for name, images, annotations in args.dataset:
-        # The first data set is the training set: its classes are the model's.
-        classes = register_dataset(name, images, annotations, classes=classes, allow_outside=args.allow_outside)
     overrides = list(args.opts or [])
     cfg = load_config(args.config_file, overrides)
+    # The first data set is the training set: its classes are the model's, unless the model is there already.
+    classes = classes_in(cfg.MODEL.WEIGHTS) if args.eval_only and args.dataset else None
+    for name, images, annotations in args.dataset:
+        classes = register_dataset(name, images, annotations, classes=classes, allow_outside=args.allow_outside)
     if not args.eval_only:
         check_training(cfg)
     if args.num_gpus == 0 and cfg.MODEL.DEVICE != "cpu":
@@ -85,6 +86,8 @@ def run(args: argparse.Namespace, parent: int = 0, cfg: CfgNode | None = None, p
     weights = checkpointer.get_checkpoint_file() if args.resume and checkpointer.has_checkpoint() else cfg.MODEL.WEIGHTS
     if weights:
         checkpointer.load_to_predict(weights)
+        for name in cfg.DATASETS.TEST:
+            checkpointer.check_classes(name, MetadataCatalog.get(name).get("thing_classes"))
     else:
         logging.getLogger(__name__).warning("MODEL.WEIGHTS is empty: the evaluated weights are random")
     return Trainer.test(cfg, model)

@@ -4,14 +4,16 @@ Files are Detectron2's ``.pth`` and ``.pkl`` and ``.safetensors``; nothing that 
 is written can destroy what was there (see :class:`adet_ext.d2.safe_files.SafeFiles`).
 """
 
+import itertools
 import os
 import re
+from collections.abc import Sequence
 from typing import Any
 
-from ..d2.checkpoint import DetectionCheckpointer
+from ..d2.checkpoint import DetectionCheckpointer, read_checkpoint
 from ..errors import UserError
 
-__all__ = ["AdetCheckpointer", "Diverged"]
+__all__ = ["AdetCheckpointer", "Diverged", "classes_in"]
 
 # ImageNet weights published under the classifier's own names, told by their file names; matched by the names' ends.
 _BARE_NAMES = ("dla", "lpf")
@@ -30,10 +32,14 @@ class Diverged(UserError, FloatingPointError):
 class AdetCheckpointer(DetectionCheckpointer):
     """The engine's checkpointer, whose failures are :class:`UserError`.
 
-    ``incompatible`` is what did not fit when the model was loaded last; None before that.
+    ``incompatible`` is what did not fit when the model was loaded last; None before that. ``classes`` are the names of
+    the model's classes in their order, which are saved with it; ``loaded_classes`` those of the file that was loaded
+    last. None: unknown.
     """
 
     incompatible: Any = None
+    classes: list[str] | None = None
+    loaded_classes: list[str] | None = None
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
         """Load ``path`` into the model and, with them, the named checkpointables; return what is left over.
@@ -47,9 +53,27 @@ class AdetCheckpointer(DetectionCheckpointer):
         if any(word in name for word in _BARE_NAMES) and name.endswith(".pth") and "?" not in name:
             path += "?matching_heuristics=True"
         try:
-            return super().load(path, checkpointables)
+            rest = super().load(path, checkpointables)
         except (OSError, ValueError, AssertionError) as error:
             raise UserError(" ".join(str(error).split()) or f"{path} cannot be loaded") from error
+        self.loaded_classes = _names(rest.get("classes"))
+        return rest
+
+    def check_classes(self, dataset: str, classes: Sequence[str] | None) -> None:
+        """Refuse a data set whose classes are not those of the file that was loaded last, in its order.
+
+        Raises:
+            UserError: naming the first class that differs.
+        """
+        if not self.loaded_classes or not classes or list(classes) == self.loaded_classes:
+            return
+        pairs = itertools.zip_longest(self.loaded_classes, classes, fillvalue="none")
+        number, (trained, given) = next((i, pair) for i, pair in enumerate(pairs) if pair[0] != pair[1])
+        raise UserError(
+            f"data set {dataset} must have the classes that the model was trained on, in their order; got {given} for "
+            f"class {number}, which is {trained} in the checkpoint. Give the data set with --dataset, which matches "
+            "classes by name, or register it with classes=adet_ext.engine.checkpoint.classes_in(checkpoint)"
+        )
 
     def load_to_predict(self, path: str) -> None:
         """Load ``path`` into a model that predicts or is evaluated, whose weights must all be in the file.
@@ -93,6 +117,8 @@ class AdetCheckpointer(DetectionCheckpointer):
                     raise Diverged(
                         f"{name}.pth is not written, because {key} is not finite any more; {HOW_TO_GO_ON} from {last}"
                     )
+        if self.classes:
+            kwargs["classes"] = list(self.classes)
         super().save(name, **kwargs)
 
     def step_back(self, iteration: int) -> str:
@@ -114,3 +140,17 @@ class AdetCheckpointer(DetectionCheckpointer):
             return super().get_checkpoint_file()
         except ValueError as error:
             raise UserError(str(error)) from error
+
+
+def classes_in(path: str) -> list[str] | None:
+    """Return the names of the classes that are saved in a checkpoint; None where there are none, or no checkpoint."""
+    if not os.path.isfile(path):
+        return None
+    try:
+        return _names(read_checkpoint(path).get("classes"))
+    except (OSError, ValueError):  # loading it will say what is wrong
+        return None
+
+
+def _names(value: Any) -> list[str] | None:
+    return value if isinstance(value, list) and value and all(isinstance(name, str) for name in value) else None

@@ -86,24 +86,28 @@ class Predictor:
         self.cfg = cfg = cfg.clone()
         if cfg.INPUT.FORMAT not in ("BGR", "RGB"):
             raise UserError(f"INPUT.FORMAT is {cfg.INPUT.FORMAT!r}; images can be fed as BGR or RGB")
+        # The names of the classes in the file of the weights; None where it has none.
+        self.classes: list[str] | None = None
         if model is None:
             if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
                 logger.warning("MODEL.DEVICE is %s, but there is no GPU; predicting on the CPU", cfg.MODEL.DEVICE)
                 cfg.defrost()
                 cfg.MODEL.DEVICE = "cpu"
             model = build_model(cfg)
-            self._load(model, cfg.MODEL.WEIGHTS)
+            self.classes = self._load(model, cfg.MODEL.WEIGHTS)
         self.model = model.eval()
         self.min_size, self.max_size = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
 
     @staticmethod
-    def _load(model: nn.Module, weights: str) -> None:
+    def _load(model: nn.Module, weights: str) -> list[str] | None:
         from .checkpoint import AdetCheckpointer
 
         if not weights:
             logger.warning("MODEL.WEIGHTS is empty: the model predicts with random weights")
-        else:
-            AdetCheckpointer(model).load_to_predict(weights)
+            return None
+        checkpointer = AdetCheckpointer(model)
+        checkpointer.load_to_predict(weights)
+        return checkpointer.loaded_classes
 
     @overload
     def __call__(self, images: np.ndarray) -> dict[str, Any]: ...

@@ -15,6 +15,7 @@ import torch
 import yaml
 
 from ..d2.config import CfgNode
+from ..d2.data import MetadataCatalog
 from ..d2.engine import DefaultTrainer, HookBase, TrainerBase, default_setup, hooks
 from ..d2.evaluation import (
     DatasetEvaluator,
@@ -121,6 +122,7 @@ class Trainer(DefaultTrainer):
     def build_hooks(self) -> list[HookBase | None]:
         # Before the hooks are made, because one of them holds the checkpointer.
         self.checkpointer = AdetCheckpointer(self.checkpointer.model, self.cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        self.checkpointer.classes = self._classes()
         self._event_writers: list[EventWriter] = []
         built = super().build_hooks()
         self._history = RunHistory(self._event_writers, os.path.join(self.cfg.OUTPUT_DIR, "metrics.json"))
@@ -128,6 +130,11 @@ class Trainer(DefaultTrainer):
         first = next(i for i, hook in enumerate(built) if isinstance(hook, hooks.EvalHook))
         built.insert(first, StopAtRequest(self._stop_request, self.checkpointer))
         return [self._history, *built]
+
+    def _classes(self) -> list[str] | None:
+        train = self.cfg.DATASETS.TRAIN
+        names = MetadataCatalog.get(train[0]).get("thing_classes") if train else None
+        return list(names) if names else None
 
     def build_writers(self) -> list[EventWriter]:
         self._event_writers[:] = super().build_writers()
@@ -140,9 +147,15 @@ class Trainer(DefaultTrainer):
         values.
 
         Raises:
-            UserError: the checkpoint cannot be loaded, or is not one of the run that the config describes.
+            UserError: the checkpoint cannot be loaded, or is not one of the run that the config describes, or the run
+                had other classes.
         """
         super().resume_or_load(resume=resume)
+        classes, loaded = self.checkpointer.classes, self.checkpointer.loaded_classes
+        if self.start_iter > 0:
+            self.checkpointer.check_classes(", ".join(self.cfg.DATASETS.TRAIN), classes)
+        elif classes and loaded and classes != loaded and len(classes) == len(loaded):
+            logger.warning("The classifier starts from weights for other classes: %s", ", ".join(loaded))
         if resume and comm.is_main_process():
             self._history.cut_back(self.start_iter - 1)
         if self.start_iter > 0:
