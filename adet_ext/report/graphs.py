@@ -12,8 +12,8 @@ __all__ = ["draw_graph"]
 def draw_graph(nodes: Sequence[Sequence[str]], edges: Sequence[Sequence[str]]) -> str:
     """Return an ``<svg>`` element of a graph.
 
-    A node stands one column to the right of the last node that leads to it. Nodes that nothing leads to have the color
-    of inputs, nodes that lead nowhere that of outputs.
+    A node stands one column to the right of the last node that leads to it, and those that lead nowhere stand last.
+    Nodes that nothing leads to have the color of inputs, nodes that lead nowhere that of outputs.
 
     Args:
         nodes: (id, label) each.
@@ -35,7 +35,9 @@ def draw_graph(nodes: Sequence[Sequence[str]], edges: Sequence[Sequence[str]]) -
         raise ValueError("the graph must have no circle")
     columns = _columns(graph)
     places = _places(graph, columns)
-    width, height = 1.3 * len(columns) + 1, 0.85 * max(map(len, columns), default=1) + 0.4
+    # Room for the longest label of an edge between two columns.
+    step = 1.2 + 0.065 * max((len(label) for _, _, label in edges), default=0)
+    width, height = step * len(columns), 0.85 * max(map(len, columns), default=1) + 0.4
     with drawing(repr((nodes, edges))):
         figure = Figure(figsize=(width, height), layout="constrained")
         axes = figure.add_subplot()
@@ -49,7 +51,9 @@ def _columns(graph: networkx.MultiDiGraph) -> list[list[str]]:
     """Return the nodes by column, in an order in which few edges cross: by the mean row of what leads to each."""
     rank: dict[str, float] = {}
     columns = []
-    for generation in networkx.topological_generations(graph):
+    generations = [[n for n in nodes if graph.out_degree(n)] for nodes in networkx.topological_generations(graph)]
+    last = [node for node in graph if not graph.out_degree(node)]
+    for generation in [nodes for nodes in [*generations, last] if nodes]:
 
         def mean_rank(node: str) -> float:
             before = [rank[p] for p in graph.predecessors(node)]
@@ -78,9 +82,9 @@ def _draw(graph: networkx.MultiDiGraph, labels: dict[str, str], places: dict, ax
         )  # fmt: skip
     bends = [f"arc3,rad={bend}" for bend in (0.12, -0.12, 0.3, -0.3)]
     drawn = {"ax": axes, "connectionstyle": bends}
-    networkx.draw_networkx_edges(graph, places, edge_color=INK, node_size=1100, arrowsize=8, width=0.8, **drawn)
+    networkx.draw_networkx_edges(graph, places, edge_color=INK, node_size=1500, arrowsize=8, width=0.8, **drawn)
     texts = {(source, target, key): text for source, target, key, text in graph.edges(keys=True, data="label")}
     networkx.draw_networkx_edge_labels(
-        graph, places, texts, label_pos=0.35, font_size=7, font_color=INK,
+        graph, places, texts, label_pos=0.35, font_size=6.5, font_color=INK,
         bbox={"boxstyle": "round,pad=0.1", "facecolor": PAPER, "edgecolor": "none"}, rotate=False, **drawn,
     )  # fmt: skip
