@@ -34,6 +34,8 @@ from .search_space import SearchSpace, build_space
 
 __all__ = ["Proxy", "make_evaluate"]
 
+logger = logging.getLogger(__name__)
+
 _AP_IOU = 0.5
 
 
@@ -58,7 +60,7 @@ class Proxy:
     """Trains decoders on features of MODEL.WEIGHTS' body, or of its pyramid where a head is searched for.
 
     Args:
-        cfg: MODEL as of a NAS-FCOS model; MODEL.NAS_FCOS.SEARCH is the proxy task; the cache is in OUTPUT_DIR.
+        cfg: MODEL as of a NAS-FCOS model; MODEL.NAS_FCOS.SEARCH is the proxy task.
         progress: is called with the number of images whose features are computed, and how many there are.
 
     Raises:
@@ -80,7 +82,9 @@ class Proxy:
 
     def _load_frozen(self):
         """Return what computes the features, with the weights of MODEL.WEIGHTS, and the shapes of its results."""
-        model = build_model(self.cfg)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)  # without weights, all workers have the same random ones
+            model = build_model(self.cfg)
         checkpointer = AdetCheckpointer(model)
         whole = self.node.STAGE == "head"
         frozen = model.backbone if whole else model.backbone.bottom_up
@@ -96,6 +100,8 @@ class Proxy:
                     f"are kept; {self.cfg.MODEL.WEIGHTS} lacks {len(lacking)} of its {len(learned)} weights, such as "
                     f"{lacking[0]}. Give the config that the file was trained with"
                 )
+        else:
+            logger.warning("MODEL.WEIGHTS is empty: the features are those of random weights")
         self._mean, self._std = model.pixel_mean, model.pixel_std
         return frozen.eval().requires_grad_(False), frozen.output_shape()
 

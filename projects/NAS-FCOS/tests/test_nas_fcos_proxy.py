@@ -28,7 +28,6 @@ PAPER = FPNSpace().tokens_of(load_genotype("nas_fcos_fpn"))
 @pytest.fixture
 def proxy(tiny_config):
     def make(*overrides):
-        torch.manual_seed(0)  # of the body
         return Proxy(tiny_config("NAS_FCOS_128_R_50_1x", *SMALL, *overrides))
 
     return make
@@ -40,6 +39,15 @@ def test_an_evaluation_is_the_same_every_time_and_another_with_another_seed(prox
     assert first.reward == again.reward != other.reward
     assert first.reward == pytest.approx(-sum(first.metrics.values()))
     assert set(first.seconds) == {"features", "training", "validation"}
+
+
+def test_without_weights_the_body_is_random_the_same_every_time_and_said(proxy, caplog):
+    torch.manual_seed(5)
+    first = proxy()
+    torch.manual_seed(6)
+    second = proxy()
+    assert torch.equal(first.features([1])["res4"], second.features([1])["res4"])
+    assert "MODEL.WEIGHTS is empty" in caplog.text
 
 
 def test_more_training_has_a_higher_reward(proxy):
