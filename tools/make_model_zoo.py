@@ -49,6 +49,8 @@ Published times are on a GTX 1080 Ti with one image; `ms` from the thesis, `FPS`
 millions (M), multiply-adds in thousands of millions (G): those of convolutions and matrix products, one for each
 multiplication with its addition, for one image of the size given, with random weights. Many papers call them FLOPs.
 `python -m adet_ext analyze --config-file NAME` shows them module by module.
+
+The models of NAS-FCOS (chapter 7) are in [projects/NAS-FCOS](projects/NAS-FCOS/README.md), with Table 7.2.
 """
 
 
