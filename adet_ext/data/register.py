@@ -2,7 +2,6 @@
 
 import functools
 import json
-import logging
 import os
 import pickle
 from collections.abc import Sequence
@@ -14,13 +13,11 @@ from ..utils.files import written_beside
 from .catalog import process_folder, replace_dataset
 from .json_file import read_json
 from .match_classes import match_classes
-from .validate import CheckedCoco, validate_coco
+from .validate import CheckedCoco, log_registered, validate_coco
 from .validate_voc import is_image_set
 from .voc import register_voc_dataset
 
 __all__ = ["check_registered", "count_without_mask", "num_classes_of", "refresh_dataset", "register_dataset"]
-
-logger = logging.getLogger(__name__)
 
 
 class _Set(NamedTuple):
@@ -74,14 +71,7 @@ def register_dataset(
     kept, checked = _check(asked)
     _kept[name] = kept
     replace_dataset(name, functools.partial(_load, asked, kept.classes), kept.metadata)
-    found = checked.report.warnings
-    if found:
-        kinds = "; ".join(f"{f.kind}: {f.count}" for f in found)
-        logger.warning(
-            "Data set %s has flaws that are worked around (%s). For a list: python -m adet_ext data validate %s %s %s",
-            name, kinds, name, images, annotations,
-        )  # fmt: skip
-    logger.info("Registered %s: %d images, %d classes.", name, len(checked.dataset_dicts), len(checked.classes))
+    log_registered(name, images, annotations, checked)
     return checked.classes
 
 

@@ -4,6 +4,7 @@ Errors prevent the use of the set; warnings say what is left out or adjusted. Th
 """
 
 import dataclasses
+import logging
 import os
 from typing import Any
 
@@ -15,7 +16,9 @@ from .json_file import parse_json, read_bytes, reads_alike_everywhere
 from .report import Report
 from .validate_annotations import check_annotations, check_boxes, check_masks
 
-__all__ = ["CheckedCoco", "validate_coco"]
+__all__ = ["CheckedCoco", "log_registered", "validate_coco"]
+
+logger = logging.getLogger(__name__)
 
 _MAX_PIXELS = 2**30  # OpenCV reads no larger images, and COCO's run lengths are 32-bit numbers
 
@@ -251,3 +254,15 @@ def _dicts(images: dict[Any, dict], kept: list[Kept], category_ids: dict[int, in
         }
         for i in sorted(images, key=lambda i: (isinstance(i, str), i))
     ]
+
+
+def log_registered(name: str, images: str, annotations: str, checked: CheckedCoco) -> None:
+    """Log that a data set was registered, and which flaws of its files are worked around."""
+    found = checked.report.warnings
+    if found:
+        kinds = "; ".join(f"{f.kind}: {f.count}" for f in found)
+        logger.warning(
+            "Data set %s has flaws that are worked around (%s). For a list: python -m adet_ext data validate %s %s %s",
+            name, kinds, name, images, annotations,
+        )  # fmt: skip
+    logger.info("Registered %s: %d images, %d classes.", name, len(checked.dataset_dicts), len(checked.classes))

@@ -6,7 +6,6 @@ Evaluation ignores them in either case.
 """
 
 import functools
-import logging
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -14,12 +13,10 @@ from collections.abc import Iterable, Sequence
 from ..d2.data import DatasetCatalog, MetadataCatalog
 from ..errors import UserError
 from .catalog import replace_dataset
-from .validate import CheckedCoco
+from .validate import CheckedCoco, log_registered
 from .validate_voc import folder_of, validate_voc
 
 __all__ = ["VOC_CLASSES", "check_voc_files", "register_voc_dataset", "registered_dicts"]
-
-logger = logging.getLogger(__name__)
 
 VOC_CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
@@ -76,14 +73,7 @@ def register_voc_dataset(
         "has_masks": False,
     }
     replace_dataset(name, functools.partial(_load, read, checked.classes), metadata)
-    found = checked.report.warnings
-    if found:
-        kinds = "; ".join(f"{f.kind}: {f.count}" for f in found)
-        logger.warning(
-            "Data set %s has flaws that are worked around (%s). For a list: python -m adet_ext data validate %s %s %s",
-            name, kinds, name, images, image_set,
-        )  # fmt: skip
-    logger.info("Registered %s: %d images, %d classes.", name, len(checked.dataset_dicts), len(checked.classes))
+    log_registered(name, images, image_set, checked)
     return checked.classes
 
 

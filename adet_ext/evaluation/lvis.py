@@ -1,6 +1,5 @@
 """AP of boxes and masks against LVIS annotations, by the ``lvis`` package; of COCO's categories, the thesis' AP*."""
 
-import itertools
 import json
 import logging
 import os
@@ -13,10 +12,11 @@ import torch
 
 from ..d2.data import MetadataCatalog
 from ..d2.evaluation import DatasetEvaluator, instances_to_coco_json
-from ..d2.utils import PathManager, comm, create_small_table
+from ..d2.utils import PathManager, create_small_table
 from ..data.lvis import read_lvis_file
 from ..errors import UserError
 from ..utils.files import make_folder, written_beside
+from .gather import gather_predictions
 
 __all__ = ["LVISEvaluator"]
 
@@ -82,14 +82,8 @@ class LVISEvaluator(DatasetEvaluator):
                 self._predictions.append({"instances": instances_to_coco_json(instances, input["image_id"])})
 
     def evaluate(self) -> dict:
-        predictions = self._predictions
-        if self._distributed:
-            comm.synchronize()
-            predictions = list(itertools.chain(*comm.gather(predictions, dst=0)))
-            if not comm.is_main_process():
-                return {}
+        predictions = gather_predictions(self._predictions, self._distributed)
         if not predictions:
-            logger.warning("No predictions with instances arrived; nothing is evaluated")
             return {}
         results = self._dataset_results(predictions)
         if self._output_dir:

@@ -1,6 +1,5 @@
 """AP of boxes on a data set in PASCAL VOC's format, on either engine."""
 
-import itertools
 import logging
 import os
 from collections import OrderedDict
@@ -12,9 +11,9 @@ import numpy as np
 from ..d2.data import MetadataCatalog
 from ..d2.evaluation import DatasetEvaluator
 from ..d2.structures import BoxMode
-from ..d2.utils import comm
 from ..data.voc import registered_dicts
 from ..utils.files import make_folder, written_beside
+from .gather import gather_predictions
 from .voc_ap import Detections, Truth, voc_average_precisions
 
 __all__ = ["VOCEvaluator"]
@@ -69,14 +68,8 @@ class VOCEvaluator(DatasetEvaluator):
                 self._predictions.append((str(input["image_id"]), labels.numpy(), boxes.numpy(), scores.numpy()))
 
     def evaluate(self) -> dict:
-        predictions = self._predictions
-        if self._distributed:
-            comm.synchronize()
-            predictions = list(itertools.chain(*comm.gather(predictions, dst=0)))
-            if not comm.is_main_process():
-                return {}
+        predictions = gather_predictions(self._predictions, self._distributed)
         if not predictions:
-            logger.warning("No predictions with instances arrived; nothing is evaluated")
             return {}
         found = self._detections(predictions)
         if self._output_dir:

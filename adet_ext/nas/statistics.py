@@ -25,7 +25,7 @@ def describe(header: dict, entries: Sequence[dict], *, best: int = 10, period: i
     counts = collections.Counter(entry["status"] for entry in entries)
     curve = reward_curve(entries)
     rewards = [reward for _, reward in curve]
-    window = min(period, max(1, len(rewards) // 2))
+    window = min(period, len(rewards) // 2)
     ranked = sorted((e for e in entries if e["status"] == "done"), key=lambda e: -e["reward"])
     return {
         "space": space.name,

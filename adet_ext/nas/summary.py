@@ -8,7 +8,7 @@ from ..utils.table import text_table
 from .journal import STATUSES, Recorded, read_journal
 from .progress import best_of, duration
 from .space import Space
-from .statistics import cost as cost_of
+from .statistics import describe
 
 __all__ = ["JOURNAL", "best_entries", "find_journal", "render", "summarize"]
 
@@ -43,38 +43,28 @@ def summarize(path: str) -> dict:
         UserError: see :func:`~adet_ext.nas.journal.read_journal`.
     """
     header, entries = read_journal(path)
-    rewards = [entry["reward"] for entry in entries if entry["reward"] is not None]
-    cost = {
-        key: sum(entry.get("cost", {}).get(f"{key}seconds", 0) for entry in entries) for key in ("", "ask_", "tell_")
-    }
-    clock = cost_of(entries)
-    window = min(50, len(rewards) // 2)
-    sampler = cost["ask_"] + cost["tell_"]
+    found = describe(header, entries, best=0)
+    cost = found["cost"]
+    spent = {key: sum(entry.get("cost", {}).get(f"{key}_seconds", 0) for entry in entries) for key in ("ask", "tell")}
+    evaluation = sum(entry.get("cost", {}).get("seconds", 0) for entry in entries)
+    sampler = spent["ask"] + spent["tell"]
+    window = found["first"]["count"]
     return {
         "journal": path,
-        "space": header["space"].get("name", "an unnamed space"),
-        "sampler": header["sampler"].get("name", "an unnamed sampler"),
-        "seed": header["seed"],
+        "space": found["space"],
+        "sampler": found["sampler"],
+        "seed": found["seed"],
         "running": holder(path + ".lock"),
-        "counts": {status: sum(entry["status"] == status for entry in entries) for status in STATUSES},
+        "counts": {status: found[status] for status in STATUSES},
         "stopped": sum(bool(entry.get("stopped")) for entry in entries if entry["status"] == "done"),
         "best": best_of(entries),
         "window": window,
-        "mean_first": _mean(rewards[:window]),
-        "mean_last": _mean(rewards[len(rewards) - window :]),
-        "seconds": {
-            "evaluation": cost[""],
-            "ask": cost["ask_"],
-            "tell": cost["tell_"],
-            "clock": 3600 * clock["clock_hours"],
-        },
-        "per_hour": clock["per_hour"] if clock["clock_hours"] else None,
-        "sampler_share": sampler / (sampler + cost[""]) if cost[""] else None,
+        "mean_first": found["first"]["mean"] if window else None,
+        "mean_last": found["last"]["mean"] if window else None,
+        "seconds": {"evaluation": evaluation, **spent, "clock": 3600 * cost["clock_hours"]},
+        "per_hour": cost["per_hour"] if cost["clock_hours"] else None,
+        "sampler_share": sampler / (sampler + evaluation) if evaluation else None,
     }
-
-
-def _mean(rewards: list[float]) -> float | None:
-    return sum(rewards) / len(rewards) if rewards else None
 
 
 def render(path: str, best: int = 5) -> str:
