@@ -24,6 +24,7 @@ MERGES = "a0: &a0 {k: 1}\n" + "".join(f"a{i}: &a{i} {{<<: [{', '.join([f'*a{i - 
         ("_BASE_: a.yaml", r"a.yaml: _BASE_ leads back to the file itself \(a.yaml -> a.yaml\); name another base"),
         ("_BASE_: 3", "_BASE_ must be a file name; got 3"),
         ("_BASE_: .", "there is no such file"),
+        ("_BASE_: " + "../x." * 200 + "yaml", r"_BASE_ names .*x\....*yaml, and there is no such file"),
         ("SEED: " + "[" * 3000, "nested too deeply"),
         ("A: " * 2 + "1", "line 1: mapping values are not allowed here"),
         ("A: " + "{B: " * 40 + "1" + "}" * 40, "nested too deeply"),

@@ -77,7 +77,8 @@ def read_config_file(path: str, _above: tuple[str, ...] = ()) -> dict:
         if "://" not in name and not os.path.isabs(name):
             name = os.path.join(os.path.dirname(path), name)
         if not os.path.isfile(name):
-            raise UserError(f"{path}: _BASE_ names {name}, and there is no such file; correct the path")
+            shown = name if len(name) <= 200 else f"{name[:98]}...{name[-99:]}"
+            raise UserError(f"{path}: _BASE_ names {shown}, and there is no such file; correct the path")
         _merge(read_config_file(name, (*_above, real)), merged, name)
     _merge(values, merged, path)
     return merged
