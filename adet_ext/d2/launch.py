@@ -47,7 +47,19 @@ def join_torchrun(main_func: Callable, args: tuple = (), timeout: timedelta = DE
     try:
         return main_func(*args)
     finally:
-        dist.destroy_process_group()
+        _leave_job()
+
+
+def _leave_job() -> None:
+    """End the communication, and drop the groups that ``comm`` keeps.
+
+    A group ends its threads when nothing refers to it any more. Threads of gloo that are left when the interpreter
+    shuts down can abort the process.
+    """
+    dist.destroy_process_group()
+    comm._LOCAL_PROCESS_GROUP = None
+    comm.create_local_process_group.cache_clear()
+    comm._get_global_gloo_group.cache_clear()
 
 
 def launch(

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-_LOCAL_GROUP: dist.ProcessGroup | None = None
+_LOCAL_PROCESS_GROUP: dist.ProcessGroup | None = None
 
 
 def _initialized() -> bool:
@@ -24,16 +24,15 @@ def get_rank() -> int:
     return dist.get_rank() if _initialized() else 0
 
 
+@functools.cache
 def create_local_process_group(num_workers_per_machine: int) -> None:
     """Group the processes machine by machine. All processes call it, once, after ``init_process_group``.
 
     Ranks must be contiguous on each machine, as :func:`adet_ext.d2.engine.launch` and torchrun
     number them.
     """
-    global _LOCAL_GROUP
+    global _LOCAL_PROCESS_GROUP
     world = get_world_size()
-    if _LOCAL_GROUP is not None:
-        return
     if world % num_workers_per_machine:
         raise ValueError(
             f"{world} processes cannot be split into machines of {num_workers_per_machine}; "
@@ -43,17 +42,17 @@ def create_local_process_group(num_workers_per_machine: int) -> None:
         ranks = list(range(first, first + num_workers_per_machine))
         group = dist.new_group(ranks)  # every process must take part in making every group
         if get_rank() in ranks:
-            _LOCAL_GROUP = group
+            _LOCAL_PROCESS_GROUP = group
 
 
 def get_local_process_group() -> dist.ProcessGroup:
     """Return the group of the processes on this machine."""
-    if _LOCAL_GROUP is None:
+    if _LOCAL_PROCESS_GROUP is None:
         raise RuntimeError(
             "no per-machine process group: start the job with launch() or torchrun, or call "
             "comm.create_local_process_group(processes_per_machine) after init_process_group()"
         )
-    return _LOCAL_GROUP
+    return _LOCAL_PROCESS_GROUP
 
 
 def get_local_rank() -> int:
@@ -82,7 +81,7 @@ def synchronize() -> None:
 
 
 @functools.cache
-def _cpu_group() -> dist.ProcessGroup:
+def _get_global_gloo_group() -> dist.ProcessGroup:
     # Pickled objects are sent by gloo, because NCCL would put them into GPU memory.
     if dist.get_backend() == dist.Backend.NCCL:
         return dist.new_group(backend="gloo")
@@ -93,7 +92,7 @@ def all_gather(data: Any, group: dist.ProcessGroup | None = None) -> list[Any]:
     """Return the objects of all processes by rank, in every process. They must be picklable."""
     if get_world_size() == 1:
         return [data]
-    group = group or _cpu_group()
+    group = group or _get_global_gloo_group()
     gathered = [None] * dist.get_world_size(group)
     dist.all_gather_object(gathered, data, group=group)
     return gathered
@@ -103,7 +102,7 @@ def gather(data: Any, dst: int = 0, group: dist.ProcessGroup | None = None) -> l
     """Return the objects of all processes by rank in process ``dst``, and an empty list in the others."""
     if get_world_size() == 1:
         return [data]
-    group = group or _cpu_group()
+    group = group or _get_global_gloo_group()
     gathered = [None] * dist.get_world_size(group) if dist.get_rank(group) == dst else None
     dist.gather_object(data, gathered, dst=dst, group=group)
     return gathered or []
