@@ -19,6 +19,7 @@ def add_adet_config(cfg: CN) -> None:
     _add_blendmask(ours)
     _add_smalmask(ours)
     _add_dr1mask(ours)
+    _add_context(ours)
     _add_backbones(ours)
     _add_keys_for_adelaidet_files(ours)
     # Random horizontal flips during training; INPUT.RANDOM_FLIP says of which kind.
@@ -190,6 +191,33 @@ def _add_dr1mask(cfg: CN) -> None:
     # Whether an instance competes for the pixels in its box alone, in training and in inference.
     pano.IN_BOX_TRAIN = True
     pano.IN_BOX_TEST = True
+
+
+def _add_context(cfg: CN) -> None:
+    # A context module in a semantic branch: "" for none, "DoubleAttention", "GloRe", "SymbolicReasoning" or
+    # "GraphConvUnit". MODEL.SEM_SEG_HEAD.NAME ContextSemSegFPNHead reads it.
+    context = cfg.MODEL.CONTEXT = CN()
+    context.NAME = ""
+    # Modules in a row.
+    context.UNITS = 1
+    # K, the number of entities that pixels are projected to; SymbolicReasoning has one for each name instead.
+    context.NODES = 64
+    # S, the channels of an entity; GloRe's have 2K.
+    context.CHANNELS = 128
+    # The norm after the extension, of GloRe and GraphConvUnit.
+    context.NORM = "BN"
+    # SymbolicReasoning. NAMES: its nodes; empty: the classes of the first training set.
+    sgr = context.SGR = CN()
+    sgr.NAMES = []
+    # The nodes' vectors: "learned", "hashed" (from the names' letters), or a text file of word vectors.
+    sgr.VECTORS = "learned"
+    # The length of learned and hashed vectors.
+    sgr.DIM = 300
+    # A JSON file of edges between names; empty: the vectors' cosines.
+    sgr.GRAPH = ""
+    # How pixels score nodes: "linear" is the published score, which gives every pixel the same mean of the nodes;
+    # "relu" keeps them apart.
+    sgr.SCORE = "linear"
 
 
 def _add_backbones(cfg: CN) -> None:

@@ -11,6 +11,7 @@ if ENGINE == "detectron2":
         BACKBONE_REGISTRY,
         META_ARCH_REGISTRY,
         PROPOSAL_GENERATOR_REGISTRY,
+        SEM_SEG_HEADS_REGISTRY,
         Backbone,
         build_backbone,
         build_model,
@@ -41,6 +42,7 @@ else:
         FPN,
         META_ARCH_REGISTRY,
         PROPOSAL_GENERATOR_REGISTRY,
+        SEM_SEG_HEADS_REGISTRY,
         Backbone,
         BasicBlock,
         BasicStem,
@@ -81,7 +83,7 @@ def _explain_conflicts(registry: Registry) -> None:
     registry._do_register = checked
 
 
-for _registry in (BACKBONE_REGISTRY, META_ARCH_REGISTRY, PROPOSAL_GENERATOR_REGISTRY):
+for _registry in (BACKBONE_REGISTRY, META_ARCH_REGISTRY, PROPOSAL_GENERATOR_REGISTRY, SEM_SEG_HEADS_REGISTRY):
     _explain_conflicts(_registry)
 
 __all__ = [
@@ -97,6 +99,7 @@ __all__ = [
     "META_ARCH_REGISTRY",
     "PROPOSAL_GENERATOR_REGISTRY",
     "ResNet",
+    "SEM_SEG_HEADS_REGISTRY",
     "SemSegFPNHead",
     "build_backbone",
     "build_model",
