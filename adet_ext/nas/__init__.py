@@ -5,6 +5,7 @@ asks a sampler for token lists, has them evaluated, tells the sampler the reward
 
 =====================  ==============================================================================================
 ``space``              categorical decisions; encode, decode, check, canonical form, JSON
+``blocks``             spaces of blocks with two inputs: their decisions and their canonical order
 ``samplers``           the ask / tell protocol and :func:`~adet_ext.nas.samplers.build_sampler`
 ``controller``         a two-layer LSTM policy trained by PPO
 ``evolution``          regularised evolution, the baseline that learns
