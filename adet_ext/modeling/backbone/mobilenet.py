@@ -29,6 +29,7 @@ _ROWS = (
     _Row(6, 160, 3, 2, None),
     _Row(6, 320, 1, 1, "res5"),
 )
+BLOCKS = tuple(row.blocks for row in _ROWS)
 
 
 def _conv_norm(in_channels: int, out_channels: int, kernel: int, stride: int = 1, groups: int = 1) -> list[nn.Module]:
@@ -37,16 +38,16 @@ def _conv_norm(in_channels: int, out_channels: int, kernel: int, stride: int = 1
 
 
 class InvertedResidual(nn.Module):
-    """Widens (1x1; not at expansion 1), filters each channel (3x3), narrows without a ReLU (1x1).
+    """Widens (1x1; not at expansion 1 unless ``always_widen``), filters each channel (3x3), narrows without ReLU (1x1).
 
     The input is added where its shape is that of the result.
     """
 
-    def __init__(self, *, in_channels: int, out_channels: int, stride: int, expansion: int):
+    def __init__(self, *, in_channels: int, out_channels: int, stride: int, expansion: int, always_widen: bool = False):
         super().__init__()
         width = in_channels * expansion
         layers = []
-        if expansion != 1:
+        if expansion != 1 or always_widen:
             layers += _conv_norm(in_channels, width, 1) + [nn.ReLU6(inplace=True)]
         layers += _conv_norm(width, width, 3, stride, groups=width) + [nn.ReLU6(inplace=True)]
         layers += _conv_norm(width, out_channels, 1)
@@ -67,12 +68,16 @@ class MobileNetV2(Backbone):
         freeze_at: how many entries of ``features`` (the stem, then single blocks) have their parameters
             frozen; none if not above 0. Their batch norms go on collecting statistics in training, as in
             AdelaiDet.
+        always_widen: keep the 1x1 convolution and its norm also in the first block, where it does not widen, as the
+            encoder of nas-segm-pytorch does: 1,088 parameters more.
 
     Raises:
         ValueError: an unknown name in ``out_features``, or more layers to freeze than there are.
     """
 
-    def __init__(self, *, in_channels: int = 3, out_features: list[str], freeze_at: int = 0):
+    def __init__(
+        self, *, in_channels: int = 3, out_features: list[str], freeze_at: int = 0, always_widen: bool = False
+    ):
         super().__init__()
         self.features = nn.ModuleList(
             [nn.Sequential(*_conv_norm(in_channels, _STEM_CHANNELS, 3, stride=2), nn.ReLU6(inplace=True))]
@@ -88,6 +93,7 @@ class MobileNetV2(Backbone):
                         out_channels=row.channels,
                         stride=row.stride if index == 0 else 1,
                         expansion=row.expansion,
+                        always_widen=always_widen,
                     )
                 )
                 channels = row.channels
