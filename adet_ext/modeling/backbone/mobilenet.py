@@ -29,7 +29,6 @@ _ROWS = (
     _Row(6, 160, 3, 2, None),
     _Row(6, 320, 1, 1, "res5"),
 )
-BLOCKS = tuple(row.blocks for row in _ROWS)
 
 
 def _conv_norm(in_channels: int, out_channels: int, kernel: int, stride: int = 1, groups: int = 1) -> list[nn.Module]:

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from adet_ext.errors import UserError
-from adet_ext.modeling.backbone.mobilenet_weights import mobilenet_state
 
 __all__ = ["from_public", "from_torchvision_mobilenet"]
 
@@ -84,15 +83,30 @@ def _renames_to(name: str, renamed: Mapping[str, torch.Tensor], starts: tuple[st
 def from_torchvision_mobilenet(
     state: Mapping[str, torch.Tensor], std: Sequence[float] = (58.395, 57.12, 57.375)
 ) -> dict[str, torch.Tensor]:
-    """Return torchvision's or timm's MobileNetV2 under the body's names, for BGR images not divided by ``std``.
+    """Return torchvision's MobileNetV2 under the body's names, for images in BGR that are not divided by ``std``.
 
     The last 1x1 convolution and the classifier are left out. The first convolution takes BGR, and the division by the
     deviations (of R, G and B, in units of 1/255) goes into it, so that MODEL.PIXEL_STD stays 1.
 
     Raises:
-        UserError: the state is not that of such a MobileNetV2.
+        UserError: the state is not that of torchvision's MobileNetV2.
     """
-    renamed = mobilenet_state(state)
-    first = renamed["features.0.0.weight"]
-    renamed["features.0.0.weight"] = (first / first.new_tensor(std)[None, :, None, None]).flip(1)
-    return {_BODY + name: value for name, value in renamed.items()}
+    first = state.get("features.0.0.weight")
+    if first is None or "features.17.conv.2.weight" not in state or first.shape[1] != len(std):
+        raise UserError("the weights must be those of torchvision's mobilenet_v2; got others. Give that file")
+    renamed = {}
+    for name, value in state.items():
+        if name.startswith(("classifier.", "features.18.")):
+            continue
+        # "features.2.conv.1.0": a convolution and its norm are a pair inside the block, except for the last one.
+        match = re.match(r"features\.(\d+)\.conv\.(\d)\.(?:(\d)\.)?(.+)", name)
+        if match:
+            block, pair, part, rest = match.groups()
+            # Blocks are flat here: convolution, norm, ReLU6, ..., convolution, norm.
+            pairs = 1 if block == "1" else 2
+            index = 3 * int(pair) + int(part) if part else 3 * pairs + int(pair) - pairs
+            name = f"features.{block}.conv.{index}.{rest}"
+        if name == "features.0.0.weight":
+            value = (value / value.new_tensor(std)[None, :, None, None]).flip(1)
+        renamed[_BODY + name] = value
+    return renamed

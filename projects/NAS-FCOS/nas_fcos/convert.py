@@ -15,9 +15,7 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the command line of ``convert``."""
     parser = argparse.ArgumentParser(prog="python -m nas_fcos convert", description=__doc__)
     add_arguments(parser)
-    parser.add_argument(
-        "--mobilenet", action="store_true", help="FROM is torchvision's mobilenet_v2 or timm's mobilenetv2_100"
-    )
+    parser.add_argument("--mobilenet", action="store_true", help="FROM is torchvision's mobilenet_v2")
     return parser
 
 
