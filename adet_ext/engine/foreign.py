@@ -38,7 +38,8 @@ def place(foreign: Foreign, tensors: Mapping[str, Any], model: nn.Module) -> dic
         # Frozen norms count no batches.
         if new in known or not name.endswith("num_batches_tracked"):
             placed[new] = value
-    return placed
+    body = model.get_submodule(prefix.removesuffix("."))
+    return body.fit_foreign(placed, prefix) if hasattr(body, "fit_foreign") else placed
 
 
 def look_of(foreign: Foreign, model: nn.Module) -> str:

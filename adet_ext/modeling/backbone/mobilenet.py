@@ -3,6 +3,7 @@
 import math
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from ...d2.layers import ShapeSpec
@@ -111,6 +112,7 @@ class MobileNetV2(Backbone):
                 f"MODEL.BACKBONE.FREEZE_AT is {freeze_at}, but MobileNetV2 has {len(self.features)} layers."
             )
         self._out_features = list(out_features)
+        self._always_widens = always_widen
         self._init_weights()
         for layer in self.features[: max(freeze_at, 0)]:
             layer.requires_grad_(False)
@@ -121,6 +123,26 @@ class MobileNetV2(Backbone):
                 # As the original: the fan counts no groups, so depth-wise filters start small.
                 fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels
                 nn.init.normal_(module.weight, std=math.sqrt(2.0 / fan_out))
+
+    def fit_foreign(self, state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+        """Return the weights of the usual net, named from ``prefix`` on, for this one.
+
+        A first block that always widens gets the identity for it, which changes nothing: what it is given has passed a
+        ReLU6 already.
+        """
+        if not self._always_widens:
+            return state
+        first = f"{prefix}features.1.conv."
+        fitted = {}
+        for name, value in state.items():
+            place, _, rest = name.removeprefix(first).partition(".")
+            fitted[f"{first}{int(place) + 3}.{rest}" if name.startswith(first) else name] = value
+        norm = self.features[1].conv[1]
+        one = torch.ones(norm.num_features)
+        fitted[f"{first}0.weight"] = torch.eye(norm.num_features)[:, :, None, None]
+        fitted |= {f"{first}1.weight": one, f"{first}1.running_var": one - norm.eps}
+        fitted |= {f"{first}1.{name}": torch.zeros(norm.num_features) for name in ("bias", "running_mean")}
+        return fitted
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """(N, in_channels, H, W) -> the features asked for, by name."""

@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+import torchvision
 from torch import nn
 from video_cells.cell import DynamicCell
 from video_cells.decoder import StaticDecoder
@@ -12,6 +13,7 @@ from video_cells.decoder_genotype import DecoderGenotype
 from video_cells.genotype import CellGenotype, load_genotype
 
 from adet_ext.d2.modeling import build_model
+from adet_ext.engine.checkpoint import AdetCheckpointer
 from adet_ext.errors import UserError
 
 
@@ -225,3 +227,18 @@ def test_any_backbone_with_the_strides_can_be_the_encoder(tiny_config):
     cfg.MODEL.RESNETS.OUT_FEATURES = ["res4", "res5"]
     with pytest.raises(UserError, match="strides 4, 8, 16 and 32; got res4"):
         build_model(cfg)
+
+
+def test_imagenet_weights_of_torchvision_load_into_the_encoder(tiny_model, tmp_path):
+    torch.manual_seed(0)
+    theirs = torchvision.models.mobilenet_v2(weights=None)
+    for name, buffer in theirs.named_buffers():
+        if "running" in name:
+            buffer.uniform_(0.5, 1.5)
+    torch.save(theirs.state_dict(), tmp_path / "mobilenet_v2.pth")
+    model = tiny_model().eval()
+    AdetCheckpointer(model).load(str(tmp_path / "mobilenet_v2.pth"))
+    frames = torch.randint(0, 255, (1, 3, 64, 96), dtype=torch.uint8)
+    with torch.no_grad():
+        expected = theirs.eval().features[:18]((frames - model.pixel_mean) / model.pixel_std)
+        torch.testing.assert_close(model.encode(frames)[3], expected)

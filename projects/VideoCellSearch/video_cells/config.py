@@ -38,11 +38,11 @@ def add_video_config(cfg: CN) -> None:
 
 
 def _add_solver(node: CN) -> None:
-    # What SOLVER does not say. SOLVER.OPTIMIZER, MOMENTUM, WEIGHT_DECAY and BASE_LR are the static network's.
+    # What SOLVER does not say. SOLVER.OPTIMIZER, MOMENTUM, WEIGHT_DECAY, BASE_LR and BACKBONE_MULTIPLIER are the static
+    # network's.
     solver = node.SOLVER = CN()
-    # The encoder's learning rate is SOLVER.BASE_LR times this: 5e-2 beside 1e-2 (A.1).
-    solver.ENCODER_LR_FACTOR = 5.0
-    # Learning rates fall as (1 - iteration / MAX_ITER) to this power; 0: they stay. 0.9 is the usual one of "poly".
+    # After SOLVER's warm-up, learning rates fall as (1 - iteration / MAX_ITER) to this power; 0: they stay. 0.9 is the
+    # usual one of "poly".
     solver.POLY_POWER = 0.9
     # With a cell: Adam's learning rate for it; for how many iterations it is trained alone; and the factor of its
     # learning rate from then on, when the static network is trained too (6.4.2). Learning rates fall from there on.
