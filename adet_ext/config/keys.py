@@ -29,6 +29,8 @@ def add_adet_config(cfg: CN) -> None:
     # "SGD" is Detectron2's own optimizer; "ADAMW" uses the same parameter groups with torch.optim.AdamW. This package's
     # Trainer reads the key; Detectron2's own DefaultTrainer always takes SGD.
     ours.SOLVER.OPTIMIZER = "SGD"
+    # What learning rates of the backbone's body, below the pyramid, are multiplied by. This package's Trainer reads it.
+    ours.SOLVER.BACKBONE_MULTIPLIER = 1.0
     add_missing(cfg, ours)
 
 
@@ -242,6 +244,15 @@ def _add_backbones(cfg: CN) -> None:
     dla = cfg.MODEL.DLA = CN()
     dla.CONV_BODY = "DLA34"
     dla.NORM = "FrozenBN"
+
+    # EfficientNet-Lite: "lite0" to "lite4", and its norm. NORM_EPS is 0.001 and PADDING "same" for weights from
+    # TensorFlow (MODEL.WEIGHTS imagenet://efficientnet-lite0, timm's tf_efficientnet_lite*); weights trained in timm
+    # (efficientnet_lite0) take 0.00001 and "symmetric".
+    lite = cfg.MODEL.EFFICIENTNET_LITE = CN()
+    lite.VARIANT = "lite0"
+    lite.NORM = "FrozenBN"
+    lite.NORM_EPS = 1e-3
+    lite.PADDING = "same"
 
 
 def _add_keys_for_adelaidet_files(cfg: CN) -> None:

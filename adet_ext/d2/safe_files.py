@@ -118,6 +118,8 @@ class SafeFiles:
             return os.path.expanduser(path)
         try:
             return self.path_manager.get_local_path(path)
+        except UserError:
+            raise
         except Exception as error:  # handlers raise errors of different types
             raise OSError(
                 f"{path} could not be fetched ({type(error).__name__}: {error}); download it by hand and give "

@@ -1,7 +1,8 @@
 """Load and save weights, with errors that a user can act upon.
 
 Files are Detectron2's ``.pth`` and ``.pkl`` and ``.safetensors``; nothing that is loaded can run code, and nothing that
-is written can destroy what was there (see :class:`adet_ext.d2.safe_files.SafeFiles`).
+is written can destroy what was there (see :class:`adet_ext.d2.safe_files.SafeFiles`). Classifiers of torchvision and
+timm are put into the model's body (see :mod:`adet_ext.engine.foreign`).
 """
 
 import itertools
@@ -12,6 +13,10 @@ from typing import Any
 
 from ..d2.checkpoint import DetectionCheckpointer, read_checkpoint
 from ..errors import UserError
+from . import pretrained  # noqa: F401  (registers imagenet://)
+from .foreign import look_of, place
+from .foreign_names import Foreign, recognize
+from .load_report import load_report
 
 __all__ = ["AdetCheckpointer", "Diverged", "classes_in"]
 
@@ -40,11 +45,14 @@ class AdetCheckpointer(DetectionCheckpointer):
     incompatible: Any = None
     classes: list[str] | None = None
     loaded_classes: list[str] | None = None
+    # What kind of foreign classifier was loaded last; None: none.
+    foreign: Foreign | None = None
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
         """Load ``path`` into the model and, with them, the named checkpointables; return what is left over.
 
-        Tensors that are missing, superfluous or of another shape are listed in the log and left as they are.
+        Tensors that are missing, superfluous or of another shape are listed in the log, by module, and left as they
+        are; so is what a foreign classifier needs of the images that the model is not set to.
 
         Raises:
             UserError: the file is missing, cut off, not a checkpoint, or would run code.
@@ -56,6 +64,8 @@ class AdetCheckpointer(DetectionCheckpointer):
             rest = super().load(path, checkpointables)
         except (OSError, ValueError, AssertionError) as error:
             raise UserError(" ".join(str(error).split()) or f"{path} cannot be loaded") from error
+        if self.foreign and (look := look_of(self.foreign, self.model)):
+            self.logger.warning("%s holds %s, which was trained for another setting: %s", path, self.foreign.kind, look)
         self.loaded_classes = _names(rest.get("classes"))
         return rest
 
@@ -87,6 +97,12 @@ class AdetCheckpointer(DetectionCheckpointer):
         lacking = {name for name in lacking if not any(part in name for part in _TRAINING_ONLY)}
         if not lacking:
             return
+        if self.foreign:
+            raise UserError(
+                f"{path} holds the weights of a backbone alone, {self.foreign.kind}: the rest of the model is not "
+                "trained, and its predictions would be noise. Train it from this file first, or give a trained "
+                "checkpoint"
+            )
         names = [name for name, _ in self.model.named_parameters()]
         modules = list(dict.fromkeys(name.rpartition(".")[0] for name in names if name in lacking))
         more = f" and {len(modules) - 3} other modules" if len(modules) > 3 else ""
@@ -95,6 +111,19 @@ class AdetCheckpointer(DetectionCheckpointer):
             f"shape, in {', '.join(modules[:3])}{more}, and would be random. Give the config and the number of classes "
             "(MODEL.FCOS.NUM_CLASSES) that the file was trained with"
         )
+
+    def _load_file(self, f: str) -> dict[str, Any]:
+        checkpoint = super()._load_file(f)
+        tensors, self.foreign = checkpoint["model"], None
+        if not tensors.keys() <= self.model.state_dict().keys():
+            self.foreign = recognize(tensors)
+        if self.foreign:
+            checkpoint["model"] = place(self.foreign, tensors, self.model)
+        return checkpoint
+
+    def _log_incompatible_keys(self, incompatible: Any) -> None:
+        for line in load_report(self.model, incompatible):
+            self.logger.info("Weights: %s", line)
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         self.incompatible = super()._load_model(checkpoint)

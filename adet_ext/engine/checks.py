@@ -63,6 +63,7 @@ _RULES = {
     "SOLVER.MAX_ITER": _whole(1),
     "SOLVER.BASE_LR": _number(0),
     "SOLVER.BASE_LR_END": _number(0),
+    "SOLVER.BACKBONE_MULTIPLIER": _number(0),
     "SOLVER.MOMENTUM": _number(0),
     "SOLVER.WEIGHT_DECAY": _number(0),
     "SOLVER.WEIGHT_DECAY_NORM": _number(0, none=True),

@@ -125,7 +125,8 @@ def fit_optimizer(
 ) -> dict[str, Any]:
     """The state of a checkpoint's optimizer under the hyperparameters of the config.
 
-    The momenta go to the parameters of the same names, whichever groups the config puts them into.
+    The momenta go to the parameters of the same names, whichever groups the config puts them into. An optimizer may be
+    Adam for some groups and SGD for others.
 
     Args:
         saved, saved_names: the checkpoint's state, and the names of its parameters where they are on record.
@@ -135,12 +136,7 @@ def fit_optimizer(
         UserError: it is another kind of optimizer, or a parameter has another shape.
     """
     own = optimizer.state_dict()
-    kinds = ["ADAMW" if "betas" in state["param_groups"][0] else "SGD" for state in (saved, own)]
-    if kinds[0] != kinds[1]:
-        raise UserError(
-            f"SOLVER.OPTIMIZER must be {kinds[0]} to go on with this checkpoint, whose momenta are of that kind; got "
-            f"{kinds[1]}. To change it, start a run with MODEL.WEIGHTS set to the checkpoint and without --resume"
-        )
+    saved_kinds, kinds = (_kinds(state) for state in (saved, own))
     if saved_names is None:
         sizes = [[len(group["params"]) for group in state["param_groups"]] for state in (saved, own)]
         if sizes[0] != sizes[1]:
@@ -151,14 +147,27 @@ def fit_optimizer(
             )
         saved_names = names
     place = {name: index for index, name in enumerate(saved_names)}
+    kind_before = dict(zip(saved_names, saved_kinds))
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state = {}
-    for index, (name, parameter) in enumerate(zip(names, parameters)):
+    for index, (name, parameter, kind) in enumerate(zip(names, parameters, kinds)):
         found = saved["state"].get(place.get(name))
+        if (before := kind_before.get(name, kind)) != kind:
+            raise UserError(
+                f"SOLVER.OPTIMIZER must be {before} to go on with this checkpoint, whose momenta are of that kind; got "
+                f"{kind}. To change it, start a run with MODEL.WEIGHTS set to the checkpoint and without --resume"
+            )
         if found is None:
             continue
-        state[index] = _checked_momenta(found, name, parameter, kinds[1])
+        state[index] = _checked_momenta(found, name, parameter, kind)
     return {"state": state, "param_groups": own["param_groups"]}
+
+
+def _kinds(state: dict[str, Any]) -> list[str]:
+    """The kind of optimizer of each parameter."""
+    return [
+        "ADAMW" if "betas" in group else "SGD" for group in state["param_groups"] for _ in range(len(group["params"]))
+    ]
 
 
 _MOMENTA = {"SGD": {"momentum_buffer"}, "ADAMW": {"exp_avg", "exp_avg_sq"}}

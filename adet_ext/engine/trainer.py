@@ -21,7 +21,7 @@ from ..d2.evaluation import (
     DatasetEvaluator,
 )
 from ..d2.layers import NaiveSyncBatchNorm
-from ..d2.solver import LRMultiplier, build_optimizer, get_default_optimizer_params, maybe_add_gradient_clipping
+from ..d2.solver import LRMultiplier
 from ..d2.utils import EventWriter, comm, setup_logger
 from ..data.loader import build_test_loader, build_train_loader
 from ..errors import UserError, one_line
@@ -30,6 +30,7 @@ from ..utils.stopping import StopRequest, held_back
 from .checkpoint import HOW_TO_GO_ON, AdetCheckpointer, Diverged
 from .checks import check_classes, check_datasets, check_device, check_training
 from .evaluators import build_evaluator
+from .optimizer import build_optimizer
 from .resume import RunHistory, fit_optimizer, parameter_names
 
 __all__ = ["Trainer", "setup"]
@@ -247,17 +248,7 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:
-        if cfg.SOLVER.OPTIMIZER.upper() == "SGD":
-            return build_optimizer(cfg, model)
-        groups = get_default_optimizer_params(
-            model,
-            base_lr=cfg.SOLVER.BASE_LR,
-            weight_decay_norm=cfg.SOLVER.WEIGHT_DECAY_NORM,
-            bias_lr_factor=cfg.SOLVER.BIAS_LR_FACTOR,
-            weight_decay_bias=cfg.SOLVER.WEIGHT_DECAY_BIAS,
-        )
-        adamw = maybe_add_gradient_clipping(cfg, torch.optim.AdamW)
-        return adamw(groups, lr=cfg.SOLVER.BASE_LR, weight_decay=cfg.SOLVER.WEIGHT_DECAY)
+        return build_optimizer(cfg, model)
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> RecordFileNames:

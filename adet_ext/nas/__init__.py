@@ -5,6 +5,7 @@ asks a sampler for token lists, has them evaluated, tells the sampler the reward
 
 =====================  ==============================================================================================
 ``space``              categorical decisions; encode, decode, check, canonical form, JSON
+``blocks``             spaces of blocks with two inputs: their decisions and their canonical order
 ``samplers``           the ask / tell protocol and :func:`~adet_ext.nas.samplers.build_sampler`
 ``controller``         a two-layer LSTM policy trained by PPO
 ``evolution``          regularised evolution, the baseline that learns
@@ -12,6 +13,7 @@ asks a sampler for token lists, has them evaluated, tells the sampler the reward
 ``reward``             moving baseline, geometric mean
 ``early_stopping``     thresholds below which a candidate is not trained further
 ``polyak``             the average of a network's weights over its training
+``proxies``            small things that proxy tasks have in common
 ``feature_cache``      what a frozen backbone gives for a data set, computed once
 ``fingerprint``        what a cache depends on: weights, images, settings
 ``evaluation``         task, outcome, and one evaluation with its cost; what a project's factory is

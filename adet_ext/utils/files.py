@@ -2,13 +2,14 @@
 
 import contextlib
 import errno
+import hashlib
 import os
 import re
 from collections.abc import Iterator
 
 from ..errors import UserError
 
-__all__ = ["disk_problem", "is_alive", "make_folder", "remove_remains", "written_beside"]
+__all__ = ["disk_problem", "is_alive", "make_folder", "remove_remains", "sha256_of", "written_beside"]
 
 _FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 # Names given by written_beside, and those of earlier versions.
@@ -100,6 +101,15 @@ def disk_problem(path: str, error: BaseException | None) -> str:
     if error.errno == errno.EIO:
         return f"the disk at {disk} reports an input/output error"
     return ""
+
+
+def sha256_of(path: str) -> str:
+    """Return the SHA-256 of a file's bytes, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def remove_remains(folder: str) -> None:

@@ -2,6 +2,11 @@
 
 from .blur_resnet import BlurPoolStem, blur_resnet, build_blur_resnet_backbone
 from .dla import DLA, build_fcos_dla_fpn_backbone
+from .efficientnet_lite import (
+    EfficientNetLite,
+    build_efficientnet_lite_backbone,
+    build_fcos_efficientnet_lite_fpn_backbone,
+)
 from .fpn import (
     LastLevelP6,
     LastLevelP6P7,
@@ -16,14 +21,17 @@ from .vovnet import VoVNet, build_fcos_vovnet_fpn_backbone, build_vovnet_backbon
 __all__ = [
     "BlurPoolStem",
     "DLA",
+    "EfficientNetLite",
     "LastLevelP6",
     "LastLevelP6P7",
     "MobileNetV2",
     "VoVNet",
     "blur_resnet",
     "build_blur_resnet_backbone",
+    "build_efficientnet_lite_backbone",
     "build_fcos_blur_resnet_fpn_backbone",
     "build_fcos_dla_fpn_backbone",
+    "build_fcos_efficientnet_lite_fpn_backbone",
     "build_fcos_fpn",
     "build_fcos_resnet_fpn_backbone",
     "build_fcos_vovnet_fpn_backbone",

@@ -3,6 +3,7 @@
 import math
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from ...d2.layers import ShapeSpec
@@ -37,16 +38,16 @@ def _conv_norm(in_channels: int, out_channels: int, kernel: int, stride: int = 1
 
 
 class InvertedResidual(nn.Module):
-    """Widens (1x1; not at expansion 1), filters each channel (3x3), narrows without a ReLU (1x1).
+    """Widens (1x1; not at expansion 1 unless ``always_widen``), filters each channel (3x3), narrows without ReLU (1x1).
 
     The input is added where its shape is that of the result.
     """
 
-    def __init__(self, *, in_channels: int, out_channels: int, stride: int, expansion: int):
+    def __init__(self, *, in_channels: int, out_channels: int, stride: int, expansion: int, always_widen: bool = False):
         super().__init__()
         width = in_channels * expansion
         layers = []
-        if expansion != 1:
+        if expansion != 1 or always_widen:
             layers += _conv_norm(in_channels, width, 1) + [nn.ReLU6(inplace=True)]
         layers += _conv_norm(width, width, 3, stride, groups=width) + [nn.ReLU6(inplace=True)]
         layers += _conv_norm(width, out_channels, 1)
@@ -67,12 +68,16 @@ class MobileNetV2(Backbone):
         freeze_at: how many entries of ``features`` (the stem, then single blocks) have their parameters
             frozen; none if not above 0. Their batch norms go on collecting statistics in training, as in
             AdelaiDet.
+        always_widen: keep the 1x1 convolution and its norm also in the first block, where it does not widen, as the
+            encoder of nas-segm-pytorch does: 1,088 parameters more.
 
     Raises:
         ValueError: an unknown name in ``out_features``, or more layers to freeze than there are.
     """
 
-    def __init__(self, *, in_channels: int = 3, out_features: list[str], freeze_at: int = 0):
+    def __init__(
+        self, *, in_channels: int = 3, out_features: list[str], freeze_at: int = 0, always_widen: bool = False
+    ):
         super().__init__()
         self.features = nn.ModuleList(
             [nn.Sequential(*_conv_norm(in_channels, _STEM_CHANNELS, 3, stride=2), nn.ReLU6(inplace=True))]
@@ -88,6 +93,7 @@ class MobileNetV2(Backbone):
                         out_channels=row.channels,
                         stride=row.stride if index == 0 else 1,
                         expansion=row.expansion,
+                        always_widen=always_widen,
                     )
                 )
                 channels = row.channels
@@ -106,6 +112,7 @@ class MobileNetV2(Backbone):
                 f"MODEL.BACKBONE.FREEZE_AT is {freeze_at}, but MobileNetV2 has {len(self.features)} layers."
             )
         self._out_features = list(out_features)
+        self._always_widens = always_widen
         self._init_weights()
         for layer in self.features[: max(freeze_at, 0)]:
             layer.requires_grad_(False)
@@ -116,6 +123,26 @@ class MobileNetV2(Backbone):
                 # As the original: the fan counts no groups, so depth-wise filters start small.
                 fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels
                 nn.init.normal_(module.weight, std=math.sqrt(2.0 / fan_out))
+
+    def fit_foreign(self, state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+        """Return the weights of the usual net, named from ``prefix`` on, for this one.
+
+        A first block that always widens gets the identity for it, which changes nothing: what it is given has passed a
+        ReLU6 already.
+        """
+        if not self._always_widens:
+            return state
+        first = f"{prefix}features.1.conv."
+        fitted = {}
+        for name, value in state.items():
+            place, _, rest = name.removeprefix(first).partition(".")
+            fitted[f"{first}{int(place) + 3}.{rest}" if name.startswith(first) else name] = value
+        norm = self.features[1].conv[1]
+        one = torch.ones(norm.num_features)
+        fitted[f"{first}0.weight"] = torch.eye(norm.num_features)[:, :, None, None]
+        fitted |= {f"{first}1.weight": one, f"{first}1.running_var": one - norm.eps}
+        fitted |= {f"{first}1.{name}": torch.zeros(norm.num_features) for name in ("bias", "running_mean")}
+        return fitted
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """(N, in_channels, H, W) -> the features asked for, by name."""

@@ -5,14 +5,22 @@ The pool of an FPN holds the backbone's features c2 to c5 (strides 4 to 32), num
 """
 
 import dataclasses
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from adet_ext.errors import UserError
-from adet_ext.utils.files import make_folder, written_beside
+from adet_ext.utils.genotypes import (
+    check_keys,
+    check_one_of,
+    entries_of,
+    pair_of,
+    pick,
+    read_genotype,
+    shortened,
+    write_genotype,
+)
 
 from .operations import AGGREGATIONS, FPN_OPERATIONS, HEAD_OPERATIONS
 
@@ -59,8 +67,8 @@ class FPNGenotype:
                     got = node_name(number) if number >= 0 else number
                     raise UserError(f"{where}: an input must be c2 to {node_name(pool - 1)}; got {got}. Correct it")
             for name in block.operations:
-                _check_one_of(f"{where}: an operation", name, FPN_OPERATIONS)
-            _check_one_of(f"{where}: the aggregation", block.aggregation, AGGREGATIONS)
+                check_one_of(f"{where}: an operation", name, FPN_OPERATIONS)
+            check_one_of(f"{where}: the aggregation", block.aggregation, AGGREGATIONS)
 
     @classmethod
     def from_numbers(cls, tuples: Sequence[Sequence[int]]) -> "FPNGenotype":
@@ -74,8 +82,8 @@ class FPNGenotype:
             if len(numbers) != 5:
                 raise UserError(f"{where} must have 5 numbers; got {len(numbers)}")
             first, second, op1, op2, merge = numbers
-            names = [_pick(f"{where}: an operation", FPN_OPERATIONS, op) for op in (op1, op2)]
-            merge = _pick(f"{where}: the aggregation", AGGREGATIONS, merge)
+            names = [pick(f"{where}: an operation", FPN_OPERATIONS, op) for op in (op1, op2)]
+            merge = pick(f"{where}: the aggregation", AGGREGATIONS, merge)
             blocks.append(Block((first, second), tuple(names), merge))
         return cls(tuple(blocks))
 
@@ -125,16 +133,15 @@ class FPNGenotype:
     @classmethod
     def from_json(cls, value: Any) -> "FPNGenotype":
         """Return the genotype of a JSON value; raise UserError where it is none."""
-        entries = _entries(value, "blocks", "an FPN genotype")
+        entries = entries_of(value, "blocks", "an FPN genotype")
         names = {node_name(number): number for number in range(len(_BODY) + len(entries))}
         blocks = []
         for t, entry in enumerate(entries):
             where = f"FPN block {t + 1}"
-            if not isinstance(entry, dict) or set(entry) != {"inputs", "operations", "aggregation"}:
-                raise UserError(f"{where} must have inputs, operations and aggregation; got {_short(entry)}")
-            inputs, operations = (_pair(where, name, entry[name]) for name in ("inputs", "operations"))
+            check_keys(where, entry, "inputs", "operations", "aggregation")
+            inputs, operations = (pair_of(where, name, entry[name]) for name in ("inputs", "operations"))
             for name in inputs:
-                _check_one_of(f"{where}: an input", name, tuple(names)[: len(_BODY) + t])
+                check_one_of(f"{where}: an input", name, tuple(names)[: len(_BODY) + t])
             blocks.append(Block(tuple(names[name] for name in inputs), operations, entry["aggregation"]))
         return cls(tuple(blocks))
 
@@ -156,16 +163,16 @@ class HeadGenotype:
         if not self.operations:
             raise UserError("a head must have one layer or more; got none")
         for i, name in enumerate(self.operations):
-            _check_one_of(f"head layer {i + 1}: the operation", name, HEAD_OPERATIONS)
+            check_one_of(f"head layer {i + 1}: the operation", name, HEAD_OPERATIONS)
         count = len(self.operations)
         whole = isinstance(self.share_from, int) and not isinstance(self.share_from, bool)
         if not whole or not 0 <= self.share_from <= count:
-            raise UserError(f"a head's share_from must be 0 to {count}; got {_short(self.share_from)}. Correct it")
+            raise UserError(f"a head's share_from must be 0 to {count}; got {shortened(self.share_from)}. Correct it")
 
     @classmethod
     def from_numbers(cls, operations: Sequence[int], share_from: int = 0) -> "HeadGenotype":
         """Return the genotype of places in :data:`HEAD_OPERATIONS`."""
-        names = [_pick(f"head layer {i + 1}: the operation", HEAD_OPERATIONS, op) for i, op in enumerate(operations)]
+        names = [pick(f"head layer {i + 1}: the operation", HEAD_OPERATIONS, op) for i, op in enumerate(operations)]
         return cls(tuple(names), share_from)
 
     def to_json(self) -> dict[str, Any]:
@@ -175,7 +182,7 @@ class HeadGenotype:
     @classmethod
     def from_json(cls, value: Any) -> "HeadGenotype":
         """Return the genotype of a JSON value; raise UserError where it is none."""
-        return cls(tuple(_entries(value, "operations", "a head genotype")), value.get("share_from", 0))
+        return cls(tuple(entries_of(value, "operations", "a head genotype")), value.get("share_from", 0))
 
 
 def architecture_names() -> list[str]:
@@ -189,18 +196,11 @@ def load_genotype(name: str) -> FPNGenotype | HeadGenotype:
     Raises:
         UserError: no such name or file, or it holds no genotype.
     """
-    path = _FOLDER / f"{name}.json" if name in architecture_names() else Path(name)
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        known = ", ".join(architecture_names())
-        raise UserError(f"a genotype must be a JSON file or one of {known}; got {name!r}. Correct the name") from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} must be JSON; {' '.join(str(error).split())}. Correct the file") from error
+    path, value = read_genotype(name, _FOLDER)
     kinds = {"fpn": FPNGenotype, "head": HeadGenotype}
-    kind = value.get("kind") if isinstance(value, dict) else None
+    kind = value.get("kind")
     if not isinstance(kind, str) or kind not in kinds:
-        raise UserError(f"{path}: kind must be fpn or head; got {_short(kind)}. Correct the file")
+        raise UserError(f"{path}: kind must be fpn or head; got {shortened(kind)}. Correct the file")
     try:
         return kinds[kind].from_json(value)
     except UserError as error:
@@ -209,35 +209,4 @@ def load_genotype(name: str) -> FPNGenotype | HeadGenotype:
 
 def save_genotype(genotype: FPNGenotype | HeadGenotype, path: str | os.PathLike) -> None:
     """Write a genotype as JSON, beside its place first."""
-    make_folder(os.path.dirname(str(path)))
-    with written_beside(str(path)) as beside:
-        Path(beside).write_text(json.dumps(genotype.to_json(), indent=1) + "\n", encoding="utf-8")
-
-
-def _entries(value: Any, key: str, what: str) -> list:
-    entries = value.get(key) if isinstance(value, dict) else None
-    if not isinstance(entries, list) or not entries:
-        raise UserError(f"{what} must have a list of {key}; got {_short(entries)}")
-    return entries
-
-
-def _pair(where: str, name: str, value: Any) -> tuple[str, str]:
-    if not isinstance(value, list) or len(value) != 2 or not all(isinstance(item, str) for item in value):
-        raise UserError(f"{where}: {name} must be two names; got {_short(value)}")
-    return tuple(value)
-
-
-def _pick(what: str, choices: Sequence[str], number: int) -> str:
-    if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < len(choices):
-        raise UserError(f"{what} must be 0 to {len(choices) - 1}; got {_short(number)}")
-    return choices[number]
-
-
-def _check_one_of(what: str, value: Any, choices: Sequence[str]) -> None:
-    if not isinstance(value, str) or value not in choices:
-        raise UserError(f"{what} must be one of {', '.join(choices)}; got {_short(value)}")
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    write_genotype(genotype.to_json(), path)

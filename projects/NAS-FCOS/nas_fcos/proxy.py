@@ -5,20 +5,16 @@
 
 import contextlib
 import logging
-import sys
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
 
-from adet_ext.config import get_cfg
+from adet_ext.cli.project_search import config_of
 from adet_ext.d2.config import CfgNode
-from adet_ext.d2.data import DatasetCatalog
 from adet_ext.d2.modeling import build_model
 from adet_ext.d2.structures import Instances
-from adet_ext.data.register import register_dataset
 from adet_ext.engine.checkpoint import AdetCheckpointer
 from adet_ext.errors import UserError
 from adet_ext.evaluation.voc_ap import Detections, Truth, voc_average_precisions
@@ -26,6 +22,7 @@ from adet_ext.nas.evaluation import Outcome, Task
 from adet_ext.nas.feature_cache import FeatureCache
 from adet_ext.nas.fingerprint import fingerprint
 from adet_ext.nas.polyak import PolyakAverage
+from adet_ext.nas.proxies import print_progress, timed
 
 from .decoder import Decoder, build_decoder
 from .genotype import FPNGenotype, HeadGenotype
@@ -43,17 +40,9 @@ def make_evaluate(settings: dict) -> Callable[[Task], Outcome]:
     """Return the evaluation of one architecture.
 
     Args:
-        settings: "config", the config as nested dicts; "overrides", KEY VALUE pairs that the reward does not depend on;
-            "datasets", (name, images, annotations) each, to be registered here unless they are.
+        settings: see :func:`~adet_ext.cli.project_search.config_of`.
     """
-    classes = None
-    for name, images, annotations in settings.get("datasets", ()):
-        if name not in DatasetCatalog:
-            classes = register_dataset(name, images, annotations, classes=classes, allow_outside=True)
-    cfg = get_cfg()
-    cfg.merge_from_other_cfg(CfgNode(settings["config"]))
-    cfg.merge_from_list(list(settings.get("overrides", ())))
-    return Proxy(cfg, _progress).evaluate
+    return Proxy(config_of(settings), print_progress).evaluate
 
 
 class Proxy:
@@ -187,9 +176,9 @@ class Proxy:
             while len(order) < min(node.BATCH, len(train)):
                 order += generator.permutation(len(train)).tolist()
             batch = [train[order.pop()] for _ in range(min(node.BATCH, len(train)))]
-            with _timed(seconds, "features"):
+            with timed(seconds, "features"):
                 features = self.features(batch)
-            with _timed(seconds, "training"):
+            with timed(seconds, "training"):
                 loss = sum(decoder.losses(features, [self.objects[i] for i in batch]).values())
                 if not torch.isfinite(loss):
                     raise FloatingPointError(f"the loss is {float(loss)} at iteration {step}")
@@ -203,7 +192,7 @@ class Proxy:
         """Return the reward of the averaged weights on meta-val, and its parts."""
         decoder.eval()
         try:
-            with _timed(seconds, "validation"), average.applied(), torch.no_grad():
+            with timed(seconds, "validation"), average.applied(), torch.no_grad():
                 if self.node.REWARD == "ap":
                     ap = self.average_precision(decoder)
                     return ap, {"AP50": ap}
@@ -255,16 +244,3 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logging.disable(level)
-
-
-def _progress(done: int, total: int) -> None:
-    if done == total or sys.stderr.isatty():
-        end = "" if done < total else "\n"
-        print(f"\rfeatures of {done} of {total} images", end=end, file=sys.stderr, flush=True)
-
-
-@contextlib.contextmanager
-def _timed(seconds: Mapping[str, float], name: str) -> Iterator[None]:
-    start = time.perf_counter()
-    yield
-    seconds[name] += time.perf_counter() - start

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from adet_ext.d2.config import CfgNode
 from adet_ext.errors import UserError
+from adet_ext.nas.blocks import block_decisions, rows_of, smallest_order
 from adet_ext.nas.space import Decision, Space
 
 from .genotype import Block, FPNGenotype, HeadGenotype, node_name
@@ -30,20 +31,13 @@ class FPNSpace(Space):
     """
 
     def __init__(self, blocks: int = FPN_BLOCKS):
-        decisions = []
-        for t in range(blocks):
-            pool = tuple(node_name(number) for number in range(_BODY + t))
-            where = f"block{t + 1}"
-            decisions += [Decision(f"{where}.input{i}", "location", pool) for i in (1, 2)]
-            decisions += [Decision(f"{where}.operation{i}", "operation", tuple(FPN_OPERATIONS)) for i in (1, 2)]
-            decisions.append(Decision(f"{where}.aggregation", "aggregation", tuple(AGGREGATIONS)))
+        names = [node_name(number) for number in range(_BODY + blocks)]
+        decisions = block_decisions(blocks, names, FPN_OPERATIONS, AGGREGATIONS)
         super().__init__("nas_fcos_fpn", decisions)
 
     def genotypes(self, tokens: Sequence[int]) -> Genotypes:
         """Return the FPN of the tokens, and no head."""
-        tokens = self.check(tokens)
-        rows = [tokens[start : start + 5] for start in range(0, len(tokens), 5)]
-        return FPNGenotype.from_numbers(rows), None
+        return FPNGenotype.from_numbers(rows_of(self.check(tokens))), None
 
     def tokens_of(self, fpn: FPNGenotype) -> tuple[int, ...]:
         """Return the tokens of a genotype."""
@@ -60,7 +54,10 @@ class FPNSpace(Space):
         inputs, the outputs keep theirs, and what dangles stays before the outputs.
         """
         fpn, _ = self.genotypes(tokens)
-        return tuple(token for row in _smallest_order(fpn) for token in _flat(row))
+        # An output comes after all that dangles and after the outputs before it.
+        after = {output: {*fpn.dangling, *fpn.outputs[:place]} for place, output in enumerate(fpn.outputs)}
+        rows = smallest_order(rows_of(self.check(tokens)), _BODY, range(len(AGGREGATIONS)), after)
+        return tuple(token for row in rows for token in row)
 
     def graph(self, tokens: Sequence[int]) -> dict:
         """Return the FPN for a drawing, as thesis Figure 7.3."""
@@ -181,43 +178,3 @@ def draw_head(head: HeadGenotype) -> dict:
 
 def _choices(block: Block) -> list[str]:
     return [*map(node_name, block.inputs), *block.operations, block.aggregation]
-
-
-# Canonical form -----------------------------------------------------------------------------------------------------
-
-# (input, operation) of the smaller and of the larger side, and the aggregation: all as numbers.
-_Row = tuple[tuple[int, int], tuple[int, int], int]
-
-
-def _flat(row: _Row) -> tuple[int, ...]:
-    (input1, operation1), (input2, operation2), merge = row
-    return input1, input2, operation1, operation2, merge
-
-
-def _smallest_order(fpn: FPNGenotype) -> list[_Row]:
-    """Return the rows of all blocks in the order whose list of rows is smallest.
-
-    Greedy, row by row; where several blocks have the smallest row, all of them are followed to the end.
-    """
-    # An output comes after all that dangles and after the outputs before it.
-    order: dict[int, set[int]] = {}
-    for place, output in enumerate(fpn.outputs):
-        order[output] = {*fpn.dangling, *fpn.outputs[:place]}
-
-    def rows_from(numbers: dict[int, int], rows: list[_Row]) -> list[_Row]:
-        candidates: dict[int, _Row] = {}
-        for t, block in enumerate(fpn.blocks):
-            node = _BODY + t
-            if node in numbers or not {*block.inputs, *order.get(node, ())} <= numbers.keys():
-                continue
-            operations = [FPN_OPERATIONS.index(operation) for operation in block.operations]
-            sides = sorted(zip((numbers[i] for i in block.inputs), operations))
-            candidates[node] = (sides[0], sides[1], AGGREGATIONS.index(block.aggregation))
-        if not candidates:
-            return rows
-        smallest = min(candidates.values(), key=_flat)
-        ways = [node for node, row in candidates.items() if row == smallest]
-        found = (rows_from({**numbers, node: len(numbers)}, [*rows, smallest]) for node in ways)
-        return min(found, key=lambda all_rows: [_flat(row) for row in all_rows])
-
-    return rows_from({number: number for number in range(_BODY)}, [])
