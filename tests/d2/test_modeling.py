@@ -306,3 +306,23 @@ def test_a_module_of_ours_may_register_again():
                 META_ARCH_REGISTRY.register(type("Others", (), {"__module__": "others"}))
     finally:
         del META_ARCH_REGISTRY._obj_map["Again"], META_ARCH_REGISTRY._obj_map["Others"]
+
+
+@pytest.mark.needs_detectron2
+def test_the_semantic_segmentor_gives_detectron2_s_losses_and_scores():
+    from detectron2.modeling.meta_arch import SemanticSegmentor as Theirs
+
+    cfg = get_cfg()
+    fpn = ["MODEL.BACKBONE.NAME", "build_resnet_fpn_backbone", "MODEL.FPN.OUT_CHANNELS", 32]
+    head = ["MODEL.RESNETS.OUT_FEATURES", ["res2", "res3", "res4", "res5"]]
+    head += ["MODEL.FPN.IN_FEATURES", ["res2", "res3", "res4", "res5"], "MODEL.SEM_SEG_HEAD.CONVS_DIM", 16]
+    cfg.merge_from_list([*R18, *fpn, *head, "MODEL.SEM_SEG_HEAD.NORM", "", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", 3])
+    theirs, own = Theirs(cfg), embedded_modeling.SemanticSegmentor(cfg)
+    own.load_state_dict(theirs.state_dict())
+    torch.manual_seed(0)
+    batch = [{"image": torch.rand(3, 40, 50) * 255, "sem_seg": torch.randint(0, 3, (40, 50))} for _ in range(2)]
+    batch[1].update(height=20, width=77)
+    expected = [*theirs.train()(batch).values(), *(r["sem_seg"] for r in theirs.eval()(batch))]
+    found = [*own.train()(batch).values(), *(r["sem_seg"] for r in own.eval()(batch))]
+    for mine, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(mine, other)

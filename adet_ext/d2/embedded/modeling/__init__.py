@@ -23,3 +23,4 @@ from .resnet import (
     build_resnet_backbone,
 )
 from .semantic_seg import SemSegFPNHead
+from .semantic_segmentor import SemanticSegmentor

@@ -1,0 +1,64 @@
+"""The project is imported from its folder, not installed."""
+
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+PROJECT = Path(__file__).resolve().parents[1]
+if str(PROJECT) not in sys.path:
+    sys.path.insert(0, str(PROJECT))
+
+import auto_deeplab  # noqa: E402, F401  (registers its models and keys)
+
+from adet_ext import load_config  # noqa: E402
+from adet_ext.d2.modeling import build_model  # noqa: E402
+from adet_ext.data.catalog import replace_dataset  # noqa: E402
+
+SMALL = [
+    *("MODEL.DEVICE", "cpu", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "3", "MODEL.AUTO_DEEPLAB.WIDTH", "2"),
+    *("MODEL.ATROUS_HEAD.WIDTH", "8", "MODEL.ATROUS_HEAD.FINE_WIDTH", "4", "INPUT.FORMAT", "RGB"),
+    *("MODEL.AUTO_DEEPLAB.SEARCH.LAYERS", "3", "MODEL.AUTO_DEEPLAB.SEARCH.BLOCKS", "2"),
+    *("MODEL.AUTO_DEEPLAB.SEARCH.WIDTH", "2", "MODEL.AUTO_DEEPLAB.SEARCH.STEM", "[4, 8]"),
+]
+
+
+@pytest.fixture
+def small_config():
+    """Return a function that loads a config of the project, small, with overrides KEY, VALUE, ..."""
+
+    def make(name: str = "Base-AutoDeepLab", *overrides: str):
+        return load_config(str(PROJECT / "configs" / f"{name}.yaml"), [*SMALL, *overrides])
+
+    return make
+
+
+@pytest.fixture
+def small_model(small_config):
+    """Build the model of ``small_config``, with the same weights every time."""
+
+    def make(name: str = "Base-AutoDeepLab", *overrides: str):
+        torch.manual_seed(0)
+        return build_model(small_config(name, *overrides))
+
+    return make
+
+
+@pytest.fixture
+def semantic_set(tmp_path):
+    """Register six images of three stripes, which their colors tell apart, and return the set's name."""
+    records = []
+    for i in range(6):
+        labels = (np.arange(64)[:, None] + 8 * i) // 24 % 3 * np.ones((1, 64), int)
+        image = np.uint8([[200, 30, 30], [30, 200, 30], [30, 30, 200]])[labels]
+        labels[0] = 255
+        cv2.imwrite(str(tmp_path / f"{i}.png"), image[..., ::-1])
+        cv2.imwrite(str(tmp_path / f"{i}_labels.png"), np.uint8(labels))
+        record = {"file_name": str(tmp_path / f"{i}.png"), "sem_seg_file_name": str(tmp_path / f"{i}_labels.png")}
+        records.append({**record, "image_id": i, "height": 64, "width": 64})
+    metadata = {"evaluator_type": "sem_seg", "stuff_classes": ["a", "b", "c"], "ignore_label": 255}
+    replace_dataset("stripes", lambda: [dict(record) for record in records], metadata)
+    return "stripes"
