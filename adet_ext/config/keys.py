@@ -5,6 +5,7 @@ unchanged. No key of Detectron2 is edited.
 """
 
 from ..d2.config import CfgNode as CN
+from .semantic_keys import add_semantic_keys
 
 __all__ = ["add_adet_config", "add_missing"]
 
@@ -19,10 +20,9 @@ def add_adet_config(cfg: CN) -> None:
     _add_blendmask(ours)
     _add_smalmask(ours)
     _add_dr1mask(ours)
-    _add_context(ours)
     _add_backbones(ours)
     _add_keys_for_adelaidet_files(ours)
-    _add_semantic(ours)
+    add_semantic_keys(ours)
     # Random horizontal flips during training; INPUT.RANDOM_FLIP says of which kind.
     ours.INPUT.HFLIP_TRAIN = True
     # Whether a random crop may cut instances. False: the crop grows until none is cut.
@@ -196,33 +196,6 @@ def _add_dr1mask(cfg: CN) -> None:
     pano.IN_BOX_TEST = True
 
 
-def _add_context(cfg: CN) -> None:
-    # A context module in a semantic branch: "" for none, "DoubleAttention", "GloRe", "SymbolicReasoning" or
-    # "GraphConvUnit". MODEL.SEM_SEG_HEAD.NAME ContextSemSegFPNHead reads it.
-    context = cfg.MODEL.CONTEXT = CN()
-    context.NAME = ""
-    # Modules in a row.
-    context.UNITS = 1
-    # K, the number of entities that pixels are projected to; SymbolicReasoning has one for each name instead.
-    context.NODES = 64
-    # S, the channels of an entity; GloRe's have 2K.
-    context.CHANNELS = 128
-    # The norm after the extension, of GloRe and GraphConvUnit.
-    context.NORM = "BN"
-    # SymbolicReasoning. NAMES: its nodes; empty: the classes of the first training set.
-    sgr = context.SGR = CN()
-    sgr.NAMES = []
-    # The nodes' vectors: "learned", "hashed" (from the names' letters), or a text file of word vectors.
-    sgr.VECTORS = "learned"
-    # The length of learned and hashed vectors.
-    sgr.DIM = 300
-    # A JSON file of edges between names; empty: the vectors' cosines.
-    sgr.GRAPH = ""
-    # How pixels score nodes: "linear" is the published score, which gives every pixel the same mean of the nodes;
-    # "relu" keeps them apart.
-    sgr.SCORE = "linear"
-
-
 def _add_backbones(cfg: CN) -> None:
     # MobileNet-v2 in place of the ResNet, in AdelaiDet's pyramids.
     cfg.MODEL.MOBILENET = False
@@ -254,36 +227,6 @@ def _add_backbones(cfg: CN) -> None:
     lite.NORM = "FrozenBN"
     lite.NORM_EPS = 1e-3
     lite.PADDING = "same"
-
-
-def _add_semantic(cfg: CN) -> None:
-    # Semantic segmentation: how images with label maps, and clips of them, are augmented. Clips always are, all frames
-    # alike; single images if ENABLED, else as INPUT's other keys say. Flips are horizontal, where INPUT.HFLIP_TRAIN is
-    # on.
-    semantic = cfg.INPUT.SEMANTIC = CN()
-    semantic.ENABLED = False
-    # The longer side is first brought to this many pixels, in training and in evaluation; 0: it stays.
-    semantic.LONGER_SIDE = 0
-    # Training: both sides are multiplied by a number from MIN_SCALE to MAX_SCALE, padded to at least PAD_TO pixels, and
-    # cropped at random to at most CROP pixels; 0 switches padding or cropping off.
-    semantic.MIN_SCALE = 0.5
-    semantic.MAX_SCALE = 2.0
-    semantic.PAD_TO = 0
-    semantic.CROP = 0
-    # The color of the padding: "zero" (black) or "mean" (MODEL.PIXEL_MEAN). Its label is 255.
-    semantic.PAD_VALUE = "zero"
-
-    # Clips: how many consecutive frames one has in training, the last with labels.
-    video = cfg.INPUT.VIDEO = CN()
-    video.FRAMES = 3
-    # In evaluation: every frame with labels is scored after up to FRAMES_TEST - 1 frames before it. 0: whole sequences
-    # are given to the model, whose outputs for all their frames are in memory at the same time.
-    video.FRAMES_TEST = 3
-
-    # Trimap IoU is over the pixels within this many of a border between classes.
-    cfg.TEST.TRIMAP_WIDTH = 3
-    # Also measure how often a pixel keeps its class along the optical flow; takes most of the time of scoring.
-    cfg.TEST.TEMPORAL_CONSISTENCY = True
 
 
 def _add_keys_for_adelaidet_files(cfg: CN) -> None:

@@ -82,7 +82,7 @@ def register_shapes_video(
     Args:
         size: side in pixels, or (height, width).
         seed: splits with different seeds share no sequence.
-        label_every: give labels to every so manieth frame, from the first on.
+        label_every: give labels to every N-th frame, from the first on, N being this.
         images: register the frames with labels as single images.
     """
     height, width = (size, size) if isinstance(size, int) else size
