@@ -34,6 +34,7 @@ def add_auto_deeplab_config(cfg: CN) -> None:
     # Channels of the pyramid and the decoder, and of the fine feature in it.
     head.WIDTH = 256
     head.FINE_WIDTH = 48
+    _add_dense_search(head)
     add_missing(cfg, CN({"MODEL": {"AUTO_DEEPLAB": node, "ATROUS_HEAD": head}}))
 
 
@@ -52,3 +53,26 @@ def _add_search(node: CN) -> None:
     search.WEIGHT_DECAY = 1e-3
     # Compute a cell's insides again in the backward pass instead of keeping them: slower, a fraction of the memory.
     search.CHECKPOINT = False
+
+
+def _add_dense_search(node: CN) -> None:
+    # The search for a dense prediction cell, on features of MODEL.BACKBONE with MODEL.WEIGHTS; images come from
+    # DATASETS.TRAIN, all of one size after INPUT.SEMANTIC's LONGER_SIDE and PAD_TO. The proxy's settings are ours.
+    search = node.SEARCH = CN()
+    search.BRANCHES = 5
+    # How many images are used, drawn at random; 0: all. The share of them that the reward, mIoU, is measured on.
+    search.IMAGES = 0
+    search.VAL_FRACTION = 0.2
+    # Training of a head: images of a batch, iterations of Adam, its learning rate.
+    search.BATCH = 8
+    search.ITERATIONS = 200
+    search.LR = 2e-3
+    # Whether cells that are poor after half of the iterations are not trained further.
+    search.EARLY_STOPPING = True
+    # The other samplers, beside random search.
+    search.CONTROLLER = CN({"LEARNING_RATE": 1e-4, "BATCH_SIZE": 1, "WARMUP_STEPS": 4})
+    search.EVOLUTION = CN({"POPULATION": 100, "TOURNAMENT": 25})
+    # Where the features are kept: a folder, "memory", or "" to compute them for every batch again.
+    search.CACHE = "memory"
+    # The most that they may take.
+    search.CACHE_LIMIT_GB = 32.0
