@@ -178,7 +178,7 @@ class Proxy:
     def _train(self, decoder: Decoder, seed: int, seconds: Counter) -> Iterator[PolyakAverage]:
         """Train for ITERATIONS steps; yield the average of the weights after each."""
         node, train = self.node, self.split.train
-        optimizer = torch.optim.Adam(decoder.parameters(), lr=node.LR)
+        optimizer = torch.optim.Adam(decoder.parameters(), lr=node.LR, fused=True)
         average = PolyakAverage(decoder, node.POLYAK)
         generator = np.random.default_rng(seed)
         decoder.train()
