@@ -15,8 +15,8 @@ from ..engine.trainer import Trainer, setup
 from ..errors import UserError
 from ..report.gallery import make_gallery
 from ..report.metrics import Metrics, overall
-from ..report.page import duration
 from ..report.training import make_report
+from ..utils.durations import duration
 from ..utils.files import make_folder
 
 __all__ = ["clear_run", "run_to_report"]
