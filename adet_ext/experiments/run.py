@@ -16,8 +16,8 @@ from ..engine.trainers import trainer_of
 from ..errors import UserError
 from ..report.gallery import make_gallery
 from ..report.metrics import Metrics, overall
-from ..report.page import duration
 from ..report.training import make_report
+from ..utils.durations import duration
 from ..utils.files import make_folder
 
 __all__ = ["clear_run", "run_to_report"]

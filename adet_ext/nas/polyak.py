@@ -41,9 +41,11 @@ class PolyakAverage:
             raise UserError(f"buffers must be keep or average; got {buffers!r}. Name one of them.")
         self.decay, self.updates, self._held = decay, 0, None
         live = {name: p.detach() for name, p in module.named_parameters() if p.requires_grad}
+        self._parameters, self._buffers = list(live.values()), []
         if buffers == "average":
-            live |= {name: b.detach() for name, b in module.named_buffers() if b.is_floating_point()}
-        self._module, self._names = module, list(live)
+            found = {name: b.detach() for name, b in module.named_buffers() if b.is_floating_point()}
+            self._buffers, live = list(found), live | found
+        self._module = module
         self.average = {name: tensor.clone() for name, tensor in live.items()}
 
     @torch.no_grad()
@@ -101,6 +103,8 @@ class PolyakAverage:
             tensor.copy_(state["average"][name])
 
     def _live(self) -> list[Tensor]:
+        if not self._buffers:
+            return self._parameters
         # Looked up each time: code that trains a module may put other tensors in the places of its buffers.
-        live = dict(self._module.named_parameters()) | dict(self._module.named_buffers())
-        return [live[name].detach() for name in self._names]
+        live = dict(self._module.named_buffers())
+        return self._parameters + [live[name].detach() for name in self._buffers]

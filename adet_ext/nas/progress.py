@@ -9,7 +9,9 @@ from collections.abc import Iterator
 
 from tqdm import tqdm
 
-__all__ = ["Progress", "best_of", "duration", "say", "spent", "warnings_above"]
+from ..utils.durations import duration
+
+__all__ = ["Progress", "best_of", "say", "spent", "warnings_above"]
 
 
 def spent(entries: list[dict]) -> int:
@@ -20,14 +22,6 @@ def spent(entries: list[dict]) -> int:
 def best_of(entries: list[dict]) -> dict | None:
     """Return the evaluated architecture with the highest reward, the first of equals; None where there is none."""
     return max((entry for entry in entries if entry["status"] == "done"), key=lambda x: x["reward"], default=None)
-
-
-def duration(seconds: float) -> str:
-    """Return a time as 5 s, 12:30 min or 3:05 h."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes}:{rest:02d} min" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d} h"
 
 
 def say(sentence: str) -> None:

@@ -15,7 +15,8 @@ from typing import Any
 
 from ..report.charts import CHART_STYLE, line_chart
 from ..report.graphs import draw_graph
-from ..report.page import definitions, duration, grid, page, section, tiles
+from ..report.page import definitions, grid, page, section, tiles
+from ..utils.durations import duration
 from ..utils.files import make_folder, written_beside
 from .journal import read_journal
 from .statistics import PERIOD, describe, moving_mean

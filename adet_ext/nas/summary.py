@@ -3,10 +3,11 @@
 import os
 
 from ..errors import UserError
+from ..utils.durations import duration
 from ..utils.lock import holder
 from ..utils.table import text_table
 from .journal import STATUSES, Recorded, read_journal
-from .progress import best_of, duration
+from .progress import best_of
 from .space import Space
 from .statistics import describe
 

@@ -11,17 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from PIL import Image
 
-__all__ = ["bars", "definitions", "duration", "figure", "grid", "page", "section", "tiles"]
-
-
-def duration(seconds: float) -> str:
-    """Format seconds: 42 s, 4 min 07 s, 3 h 05 min."""
-    seconds = round(seconds)
-    if seconds < 60:
-        return f"{seconds} s"
-    if seconds < 3600:
-        return f"{seconds // 60} min {seconds % 60:02d} s"
-    return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
+__all__ = ["bars", "definitions", "figure", "grid", "page", "section", "tiles"]
 
 
 def page(title: str, subtitle: str, body: str, style: str = "") -> str:

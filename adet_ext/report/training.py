@@ -16,12 +16,13 @@ from typing import Any
 import yaml
 
 from ..errors import UserError, one_line
+from ..utils.durations import duration
 from ..utils.files import make_folder, written_beside
 from ..utils.machine import processor_name
 from .charts import CHART_STYLE, line_chart
 from .gallery import Gallery
 from .metrics import EVALUATED, Metrics, overall, per_class
-from .page import bars, definitions, duration, figure, grid, page, section, tiles
+from .page import bars, definitions, figure, grid, page, section, tiles
 
 __all__ = ["machine_facts", "make_report"]
 

@@ -295,6 +295,6 @@ def test_the_progress_line_has_rate_best_and_time_left(monkeypatch):
         now[0] += 36.0
         progress.add({"status": "done", "reward": reward})
     progress.add({"status": "rejected", "reward": None})
-    assert progress.text() == "100 an hour, best 0.75, 10:48 min left"
+    assert progress.text() == "100 an hour, best 0.75, 10 min 48 s left"
     progress.close()
-    assert Progress([], hours=2).text() == "0 an hour, 2:00 h left"
+    assert Progress([], hours=2).text() == "0 an hour, 2 h 00 min left"

@@ -16,8 +16,9 @@ from adet_ext.errors import UserError
 from adet_ext.report.charts import line_chart
 from adet_ext.report.gallery import Gallery, make_gallery
 from adet_ext.report.metrics import Metrics, per_class
-from adet_ext.report.page import bars, duration
+from adet_ext.report.page import bars
 from adet_ext.report.training import make_report
+from adet_ext.utils.durations import duration
 
 from ..fake_model import BlobModel
 

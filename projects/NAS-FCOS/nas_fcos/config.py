@@ -63,8 +63,9 @@ def _add_search(node: CN) -> None:
     # Whether decoders that are poor after half of the iterations are not trained further.
     search.EARLY_STOPPING = False
     # The controller, whose other constants are those of adet_ext.nas.controller, and the baseline by evolution.
-    # Mini-batches of more than one architecture are cheaper; the learning rate rises with them.
-    search.CONTROLLER = CN({"LEARNING_RATE": 1e-4, "BATCH_SIZE": 1, "WARMUP_STEPS": 4})
+    # Mini-batches of more than one architecture are cheaper; the learning rate rises with them. EPOCHS is how often the
+    # buffer is gone over after each architecture.
+    search.CONTROLLER = CN({"LEARNING_RATE": 1e-4, "BATCH_SIZE": 1, "EPOCHS": 1, "WARMUP_STEPS": 4})
     search.EVOLUTION = CN({"POPULATION": 100, "TOURNAMENT": 25})
     # Where the frozen features are kept: a folder, which searches with the same images and weights share; "memory"; or
     # "" to compute them for every batch again.

@@ -152,7 +152,7 @@ class Proxy:
         seconds: Counter[str] = Counter()
         decoder = self.build(*self.space.genotypes(task.tokens))
         half, scores = max(1, self.node.ITERATIONS // 2), []
-        for step, average in enumerate(self._train(decoder, task.seed, seconds), 1):
+        for step, average in enumerate(self._train(decoder, seconds), 1):
             if step == half and task.thresholds:
                 scores.append(self._reward(decoder, average, seconds)[0])
                 if scores[-1] <= task.thresholds[0]:
@@ -164,12 +164,16 @@ class Proxy:
         """Return the decoder of genotypes; what is not searched for is as the config says."""
         return build_decoder(self.cfg, self.shapes, fpn, head).to(self.device, memory_format=torch.channels_last)
 
-    def _train(self, decoder: Decoder, seed: int, seconds: Counter) -> Iterator[PolyakAverage]:
-        """Train for ITERATIONS steps; yield the average of the weights after each."""
+    def _train(self, decoder: Decoder, seconds: Counter) -> Iterator[PolyakAverage]:
+        """Train for ITERATIONS steps; yield the average of the weights after each.
+
+        All architectures see the same batches in the same order: which ones they are moves a reward as much as the
+        initial weights do.
+        """
         node, train = self.node, self.split.train
-        optimizer = torch.optim.Adam(decoder.parameters(), lr=node.LR)
+        optimizer = torch.optim.Adam(decoder.parameters(), lr=node.LR, fused=True)
         average = PolyakAverage(decoder, node.POLYAK)
-        generator = np.random.default_rng(seed)
+        generator = np.random.default_rng(self.seed)
         decoder.train()
         order: list[int] = []
         for step in range(node.ITERATIONS):

@@ -41,6 +41,16 @@ def test_an_evaluation_is_the_same_every_time_and_another_with_another_seed(prox
     assert set(first.seconds) == {"features", "training", "validation"}
 
 
+def test_all_architectures_see_the_same_batches(proxy, monkeypatch):
+    one, seen = proxy(), []
+    compute = one.features
+    monkeypatch.setattr(one, "features", lambda numbers: (seen.append(tuple(numbers)), compute(numbers))[1])
+    other = (*PAPER[:-1], 1 - PAPER[-1])  # its last block sums
+    for seed, tokens in enumerate((PAPER, other)):
+        one.evaluate(Task(seed, tokens, seed))
+    assert len(seen) >= 8 and seen[: len(seen) // 2] == seen[len(seen) // 2 :]
+
+
 def test_without_weights_the_body_is_random_the_same_every_time_and_said(proxy, caplog):
     torch.manual_seed(5)
     first = proxy()
