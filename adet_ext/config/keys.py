@@ -27,11 +27,18 @@ def add_adet_config(cfg: CN) -> None:
     ours.INPUT.HFLIP_TRAIN = True
     # Whether a random crop may cut instances. False: the crop grows until none is cut.
     ours.INPUT.CROP.CROP_INSTANCE = True
+    # Large-scale jitter: factors that the size of a training image is multiplied by, evenly between the two. What grows
+    # beyond the size without the factor is cut off around an instance. (1.0, 1.0): none.
+    ours.INPUT.SCALE_JITTER = (1.0, 1.0)
+    # The probability that instances of another training image are pasted onto an image; needs MASK_FORMAT bitmask.
+    ours.INPUT.COPY_PASTE = 0.0
     # "SGD" is Detectron2's own optimizer; "ADAMW" uses the same parameter groups with torch.optim.AdamW. This package's
     # Trainer reads the key; Detectron2's own DefaultTrainer always takes SGD.
     ours.SOLVER.OPTIMIZER = "SGD"
     # What learning rates of the backbone's body, below the pyramid, are multiplied by. This package's Trainer reads it.
     ours.SOLVER.BACKBONE_MULTIPLIER = 1.0
+    # The decay of a moving average of the weights, which the model takes after the last iteration; 0: none.
+    ours.SOLVER.EMA_DECAY = 0.0
     add_missing(cfg, ours)
 
 

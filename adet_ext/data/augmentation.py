@@ -9,7 +9,14 @@ from ..d2.config import CfgNode
 from ..d2.data import transforms as T
 from ..errors import UserError
 
-__all__ = ["InstanceCropTransform", "RandomCropWithInstance", "ResizeShorterSide", "build_augmentation"]
+__all__ = [
+    "InstanceCropTransform",
+    "RandomCropWithInstance",
+    "ResizeShorterSide",
+    "ScaleJitter",
+    "build_augmentation",
+    "cuts_instances",
+]
 
 
 class InstanceCropTransform(T.CropTransform):
@@ -78,6 +85,37 @@ class ResizeShorterSide(T.ResizeShortestEdge):
         return transform
 
 
+class ScaleJitter(ResizeShorterSide):
+    """Large-scale jitter (Ghiasi et al., 2021): a resize whose scale is then multiplied by a random factor.
+
+    An image that becomes larger than without the factor is cut back to that size, by a window that contains the center
+    of a random instance; one that becomes smaller stays so, because batches are padded anyway.
+
+    Args:
+        factors: the smallest and the largest factor, drawn evenly.
+        resize: the arguments of ResizeShortestEdge.
+    """
+
+    def __init__(self, factors: tuple[float, float], *resize):
+        super().__init__(*resize)
+        self.factors = factors
+        self.input_args = ("image", "boxes")
+
+    def get_transform(self, image: np.ndarray, boxes: np.ndarray | None) -> T.TransformList:
+        height, width = image.shape[:2]
+        plain = super().get_transform(image)
+        if not isinstance(plain, T.ResizeTransform):
+            return T.TransformList([plain])
+        factor = np.random.uniform(*self.factors)
+        new_h, new_w = (max(int(side * factor + 0.5), 1) for side in (plain.new_h, plain.new_w))
+        resize = T.ResizeTransform(height, width, new_h, new_w, plain.interp)
+        if factor <= 1:
+            return T.TransformList([resize])
+        crop = RandomCropWithInstance("absolute", (plain.new_h, plain.new_w))
+        larger = np.broadcast_to(np.uint8(0), (new_h, new_w))  # of which only the shape counts
+        return T.TransformList([resize, crop.get_transform(larger, None if boxes is None else resize.apply_box(boxes))])
+
+
 class RandomCropWithInstance(T.RandomCrop):
     """A crop at a random place that contains the center of a random instance.
 
@@ -134,6 +172,11 @@ def _grown(window: np.ndarray, boxes: np.ndarray) -> np.ndarray:
         window = grown
 
 
+def cuts_instances(cfg: CfgNode) -> bool:
+    """Whether the augmentations of training may leave a part of an instance."""
+    return cfg.INPUT.CROP.ENABLED or cfg.INPUT.SCALE_JITTER[1] > 1
+
+
 def build_augmentation(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
     """Return the augmentations of ``cfg.INPUT``: crop (training), resize of the shorter side, flip (training).
 
@@ -147,7 +190,12 @@ def build_augmentation(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
     sizes, style = cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING
     if style == "range" and len(sizes) != 2:
         raise UserError(f"INPUT.MIN_SIZE_TRAIN must be two sizes for sampling from a range; got {tuple(sizes)}")
-    augmentations: list[T.Augmentation] = [ResizeShorterSide(sizes, cfg.INPUT.MAX_SIZE_TRAIN, style)]
+    resize = (sizes, cfg.INPUT.MAX_SIZE_TRAIN, style)
+    low, high = factors = tuple(cfg.INPUT.SCALE_JITTER)
+    if not 0 < low <= high:
+        raise UserError(f"INPUT.SCALE_JITTER must be two factors above 0, the smaller one first; got {factors}")
+    jitters = factors != (1.0, 1.0)
+    augmentations: list[T.Augmentation] = [ScaleJitter(factors, *resize) if jitters else ResizeShorterSide(*resize)]
     if cfg.INPUT.CROP.ENABLED:
         try:
             crop = RandomCropWithInstance(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE, cfg.INPUT.CROP.CROP_INSTANCE)

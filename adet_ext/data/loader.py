@@ -30,6 +30,7 @@ from ..d2.utils import comm
 from ..errors import UserError, one_line
 from .batches import TrainingBatches
 from .clips import holds_sequences, test_clips, training_clips
+from .copy_paste import paste_instances
 from .mapper import AdetDatasetMapper
 from .semantic_mapper import SemanticMapper
 from .semantic_sets import VIDEO
@@ -52,24 +53,32 @@ class _Failure:
 class _Samples(torchdata.Dataset):
     """Map (position, index) to a mapped dict, augmented from ``seed`` and ``position`` alone.
 
-    If the mapper returns None, another image is drawn from the same seed.
+    If the mapper returns None, another image is drawn from the same seed. With probability ``copy_paste``, instances of
+    another image are pasted onto it.
     """
 
-    def __init__(self, dataset: torchdata.Dataset, mapper: Callable[[dict], dict | None], seed: int):
-        self.dataset, self.mapper, self.seed = dataset, mapper, seed
+    def __init__(self, dataset: torchdata.Dataset, mapper: Callable[[dict], dict | None], seed: int, copy_paste: float):
+        self.dataset, self.mapper, self.seed, self.copy_paste = dataset, mapper, seed, copy_paste
 
     def __getitem__(self, key: tuple[int, int]):
         position, index = key
         with _seeded(self.seed, position):
             try:
-                for _ in range(_MAPPER_TRIES):
-                    sample = self.mapper(self.dataset[index])
-                    if sample is not None:
-                        return sample
-                    index = np.random.randint(len(self.dataset))
+                sample = self._mapped(index)
+                if self.copy_paste and np.random.rand() < self.copy_paste:
+                    other = self._mapped(np.random.randint(len(self.dataset)))
+                    sample = paste_instances(sample, other, sample["file_name"])
+                return sample
             except UserError as error:
                 return _Failure(str(error))
-        return _Failure(f"the mapper returned nothing for {_MAPPER_TRIES} images in a row; the last was number {index}")
+
+    def _mapped(self, index: int) -> dict:
+        for _ in range(_MAPPER_TRIES):
+            sample = self.mapper(self.dataset[index])
+            if sample is not None:
+                return sample
+            index = np.random.randint(len(self.dataset))
+        raise UserError(f"the mapper returned nothing for {_MAPPER_TRIES} images in a row; the last was number {index}")
 
 
 class _Mapped(torchdata.Dataset):
@@ -158,7 +167,7 @@ def build_train_loader(
     )
     mapper = mapper or _mapper(cfg, cfg.DATASETS.TRAIN, is_train=True)
     return _Loader(
-        _Samples(DatasetFromList(dicts, copy=False), mapper, seed),
+        _Samples(DatasetFromList(dicts, copy=False), mapper, seed, cfg.INPUT.COPY_PASTE),
         batch_sampler=batches,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         collate_fn=trivial_batch_collator,

@@ -17,7 +17,7 @@ from ..d2.data import transforms as T
 from ..d2.structures import BitMasks, BoxMode, Instances, PolygonMasks
 from ..errors import UserError, one_line
 from ..utils.image_io import read_as, read_labels
-from .augmentation import build_augmentation
+from .augmentation import build_augmentation, cuts_instances
 from .mask_checks import rle_area
 from .polygons import clip_far, reaches_far
 from .semantic_sets import IGNORE
@@ -90,7 +90,7 @@ class AdetDatasetMapper:
             "image_format": cfg.INPUT.FORMAT,
             "use_instance_mask": cfg.MODEL.MASK_ON,
             "instance_mask_format": cfg.INPUT.MASK_FORMAT,
-            "recompute_boxes": is_train and cfg.INPUT.CROP.ENABLED and cfg.MODEL.MASK_ON,
+            "recompute_boxes": is_train and cuts_instances(cfg) and cfg.MODEL.MASK_ON,
             "make_basis_sem": cfg.MODEL.BASIS_MODULE.LOSS_ON,
         }
 

@@ -122,8 +122,8 @@ class AdetCheckpointer(DetectionCheckpointer):
         return checkpoint
 
     def _log_incompatible_keys(self, incompatible: Any) -> None:
-        for line in load_report(self.model, incompatible):
-            self.logger.info("Weights: %s", line)
+        for level, line in load_report(self.model, incompatible):
+            self.logger.log(level, "Weights: %s", line)
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         self.incompatible = super()._load_model(checkpoint)

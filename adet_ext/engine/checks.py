@@ -64,6 +64,8 @@ _RULES = {
     "SOLVER.BASE_LR": _number(0),
     "SOLVER.BASE_LR_END": _number(0),
     "SOLVER.BACKBONE_MULTIPLIER": _number(0),
+    "SOLVER.EMA_DECAY": ((lambda value: _number(0)[0](value) and value < 1), "a number from 0 to below 1"),
+    "INPUT.COPY_PASTE": ((lambda value: _number(0)[0](value) and value <= 1), "a probability from 0 to 1"),
     "SOLVER.MOMENTUM": _number(0),
     "SOLVER.WEIGHT_DECAY": _number(0),
     "SOLVER.WEIGHT_DECAY_NORM": _number(0, none=True),

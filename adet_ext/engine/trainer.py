@@ -27,6 +27,7 @@ from ..data.loader import build_test_loader, build_train_loader
 from ..errors import UserError, one_line
 from ..utils.files import disk_problem, make_folder, remove_remains
 from ..utils.stopping import StopRequest, held_back
+from .average import WeightAverage
 from .checkpoint import HOW_TO_GO_ON, AdetCheckpointer, Diverged
 from .checks import check_classes, check_datasets, check_device, check_training
 from .evaluators import build_evaluator
@@ -130,7 +131,10 @@ class Trainer(DefaultTrainer):
         # What comes from here on is done again by a run that resumes from a checkpoint of this iteration.
         first = next(i for i, hook in enumerate(built) if isinstance(hook, hooks.EvalHook))
         built.insert(first, StopAtRequest(self._stop_request, self.checkpointer))
-        return [self._history, *built]
+        average = []
+        if self.cfg.SOLVER.EMA_DECAY:  # before the checkpoint, whose last one is of the average
+            average = [WeightAverage(self.checkpointer.model, self.cfg.SOLVER.EMA_DECAY, self.max_iter)]
+        return [self._history, *average, *built]
 
     def _classes(self) -> list[str] | None:
         train = self.cfg.DATASETS.TRAIN

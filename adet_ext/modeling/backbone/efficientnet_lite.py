@@ -10,6 +10,7 @@ import functools
 import math
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -72,18 +73,30 @@ def _width(channels: int, factor: float) -> int:
     return rounded + 8 if rounded < 0.9 * wanted else rounded
 
 
-class _SameConv2d(Conv2d):
-    """A strided convolution that is padded as TensorFlow does, by no more than its windows need.
+class _LiteConv2d(Conv2d):
+    """A convolution with norm and activation that may be padded as TensorFlow does, by no more than its windows need.
 
-    The output has ceil(H / stride) rows. An odd number of padded rows has the odd one at the bottom: on even sizes,
-    windows are one pixel further down and right than with symmetric padding.
+    With ``same``, the output has ceil(H / stride) rows. An odd number of padded rows has the odd one at the bottom: on
+    even sizes, windows are one pixel further down and right than with symmetric padding.
     """
 
+    same = False
+
     def forward(self, x: Tensor) -> Tensor:
-        (above, below), (left, right) = (
-            _same(size, kernel, stride) for size, kernel, stride in zip(x.shape[-2:], self.kernel_size, self.stride)
-        )
-        return super().forward(F.pad(x, (left, right, above, below)))
+        if self.same:
+            (above, below), (left, right) = (
+                _same(size, kernel, stride) for size, kernel, stride in zip(x.shape[-2:], self.kernel_size, self.stride)
+            )
+            x = F.pad(x, (left, right, above, below))
+        norm = self.norm
+        if not (torch.is_grad_enabled() and isinstance(norm, FrozenBatchNorm2d)):
+            return super().forward(x)
+        # A frozen norm in the weights saves passes over memory in training too, where the engines apply it apart.
+        scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+        shift = norm.bias - norm.running_mean * scale
+        weight = (self.weight * scale[:, None, None, None]).to(self.weight.dtype)
+        x = F.conv2d(x, weight, shift.to(weight.dtype), self.stride, self.padding, self.dilation, self.groups)
+        return x if self.activation is None else self.activation(x)
 
 
 def _same(size: int, kernel: int, stride: int) -> tuple[int, int]:
@@ -105,7 +118,7 @@ class _Layers(NamedTuple):
         if isinstance(norm, nn.BatchNorm2d):
             norm.momentum = _MOMENTUM
         same = self.padding == "same" and stride > 1
-        return (_SameConv2d if same else Conv2d)(
+        conv = _LiteConv2d(
             in_channels,
             channels,
             kernel,
@@ -116,6 +129,8 @@ class _Layers(NamedTuple):
             norm=norm,
             activation=functools.partial(F.relu6, inplace=True) if relu else None,
         )
+        conv.same = same
+        return conv
 
 
 class _Block(nn.Module):
