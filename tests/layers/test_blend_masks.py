@@ -16,7 +16,6 @@ from adet_ext.layers.extension import serves
 native_only = pytest.mark.skipif(
     not serves("blend_masks", torch.zeros(1)), reason="the compiled operators are not built"
 )
-DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 FACES = ["softmax", "one basis", "nearest", "assembler", "factored", "normalised", "vector"]
 BAD = [[3.0, 3, 3, 3], [9, 9, 5, 5], [-500, -500, -400, -400], [float("nan")] * 4, [0, 0, float("inf"), 9], [1e30] * 4]
@@ -65,6 +64,11 @@ def make(face, *, n=2, k=4, d=5, side=3, size=7, hw=(9, 11), scale=0.25, dtype=t
     return functools.partial(blend_masks, top_interp=interp, **place), [bases, attentions]
 
 
+def to(device, function, inputs):
+    keywords = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in function.keywords.items()}
+    return functools.partial(function.func, **keywords), [x.to(device) for x in inputs]
+
+
 def run(function, inputs, leaves=None):
     """The result, and the gradients of a fixed weighting of it."""
     inputs = [x.detach().requires_grad_() for x in inputs]
@@ -81,16 +85,14 @@ def compare(ours, theirs, dtype):
 
 
 @native_only
-@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("layout", [0, 1, 2])
 @pytest.mark.parametrize("dtype", list(TOLERANCE))
 @pytest.mark.parametrize("face", FACES)
 def test_values_and_gradients_are_the_composition_s(face, dtype, layout, device, composed):
     function, inputs = make(face, dtype=dtype, layout=layout)
-    keywords = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in function.keywords.items()}
     if dtype != torch.float64:
-        keywords["boxes"] = keywords["boxes"].float()
-    function, inputs = functools.partial(function.func, **keywords), [x.to(device) for x in inputs]
+        function.keywords["boxes"] = function.keywords["boxes"].float()
+    function, inputs = to(device, function, inputs)
     ours = run(function, inputs)
     composed()
     compare(ours, run(function, inputs), dtype)
@@ -109,8 +111,9 @@ def test_values_and_gradients_are_the_composition_s(face, dtype, layout, device,
     layout=st.integers(0, 2),
     seed=st.integers(0, 99),
 )
-def test_any_shape_agrees(face, n, k, d, side, size, hw, layout, seed):
+def test_any_shape_agrees(device, face, n, k, d, side, size, hw, layout, seed):
     function, inputs = make(face, n=n, k=k, d=d, side=side, size=size, hw=hw, layout=layout, seed=seed)
+    function, inputs = to(device, function, inputs)
     ours = run(function, inputs)
     with pytest.MonkeyPatch.context() as patch:
         for module in (blend_module, factored_module):
@@ -119,9 +122,10 @@ def test_any_shape_agrees(face, n, k, d, side, size, hw, layout, seed):
 
 
 @pytest.mark.parametrize("face", FACES)
-def test_degenerate_boxes_give_the_composition_s_numbers_and_nothing_that_is_not_finite(face, composed):
+def test_degenerate_boxes_give_the_composition_s_numbers_and_nothing_that_is_not_finite(face, device, composed):
     function, inputs = make(face, d=len(BAD))
     function.keywords["boxes"] = torch.tensor(BAD, dtype=torch.float64)
+    function, inputs = to(device, function, inputs)
     ours = run(function, inputs)
     assert all(x.isfinite().all() for x in ours)
     composed()
@@ -137,13 +141,13 @@ def test_gradients_are_those_of_finite_differences(face):
 
 @native_only
 @pytest.mark.parametrize("face", ["softmax", "assembler", "factored"])
-def test_gradients_asked_for_singly_are_those_asked_for_together(face):
-    function, inputs = make(face)
+def test_gradients_asked_for_singly_are_those_asked_for_together(face, device):
+    function, inputs = to(device, *make(face))
     together = run(function, inputs)[1:]
     for place in range(len(inputs)):
         one = [x.detach().requires_grad_(i == place) for i, x in enumerate(inputs)]
         out = function(*one)
-        weight = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view(out.shape)
+        weight = torch.linspace(-1, 1, out.numel(), dtype=out.dtype, device=device).view(out.shape)
         (grad,) = torch.autograd.grad((out * weight).sum(), one[place])
         torch.testing.assert_close(grad, together[place])
 

@@ -13,11 +13,26 @@ from adet_ext.layers.extension import native_operators, status
 native = pytest.mark.skipif(
     "dr1_conv" not in native_operators(), reason=f"compares the compiled operator: {status().reason}"
 )
-DEVICES = [
-    "cpu",
-    pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")),
-]
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+
+
+@pytest.fixture(scope="module")
+def device(device):
+    """The kernel for GPUs is called wherever it can be, not only where it is the fastest."""
+    with pytest.MonkeyPatch.context() as patch:
+        if device.kernels == "cuda":
+            patch.setattr(module, "_has_kernel", fits_a_gpu)
+        yield device
+
+
+def fits_a_gpu(x, weight, padding):
+    outputs, channels, *kernel = weight.shape
+    fits = padding == 1 and kernel == [3, 3] and channels > 0 and outputs % 16 == channels % 16 == 0
+    return fits and x.dtype != torch.float64 and x.stride(1) == 1 and channels * x.element_size() <= 256
+
+
+def tolerance_of(dtype, device):
+    return TOLERANCE[dtype] if device.kernels == "cpu" else max(TOLERANCE[dtype], 5e-3)  # TF32
 
 
 def make(n, c, o, h, w, dtype=torch.float64, device="cpu", channels_last=True, grad=False):
@@ -34,9 +49,9 @@ def make(n, c, o, h, w, dtype=torch.float64, device="cpu", channels_last=True, g
     return [tensor.requires_grad_(grad) for tensor in made] if grad else made
 
 
-def close(ours, theirs, dtype):
+def close(ours, theirs, tolerance):
     scale = theirs.abs().max().item() if theirs.numel() else 1.0
-    torch.testing.assert_close(ours, theirs, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype] * max(scale, 1e-3))
+    torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance * max(scale, 1e-3))
 
 
 @pytest.mark.parametrize("side", [1, 3])
@@ -75,25 +90,26 @@ def test_it_is_linear_in_each_factor():
     st.sampled_from([3, 16, 32, 48, 64]),
     st.integers(1, 30),
     st.integers(1, 30),
-    st.sampled_from([torch.float32, torch.float64, torch.bfloat16]),
+    st.sampled_from([torch.float32, torch.float64, torch.float16, torch.bfloat16]),
     st.booleans(),
     st.sampled_from(["ab", "a", "b", ""]),
     st.booleans(),
 )
 @settings(max_examples=60, deadline=None)
-def test_any_shape_type_and_layout_agrees_with_the_reference(n, c, o, h, w, dtype, channels_last, factors, has_bias):
-    x, a, b, weight, bias = make(n, c, o, h, w, dtype, channels_last=channels_last)
+def test_any_shape_type_and_layout_agrees_with_the_reference(
+    device, n, c, o, h, w, dtype, channels_last, factors, has_bias
+):
+    x, a, b, weight, bias = make(n, c, o, h, w, dtype, device, channels_last=channels_last)
     inputs = [x, a if "a" in factors else None, b if "b" in factors else None, weight, bias if has_bias else None]
-    close(dr1_conv(*inputs), dr1_conv_reference(*inputs), dtype)
+    close(dr1_conv(*inputs), dr1_conv_reference(*inputs), tolerance_of(dtype, device))
 
 
-@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("shape", [(2, 32, 32, 25, 34), (1, 64, 48, 17, 13), (1, 16, 64, 50, 8)])
+@pytest.mark.parametrize("shape", [(2, 32, 32, 9, 18), (1, 64, 48, 17, 13), (1, 16, 64, 50, 8)])
 def test_results_and_gradients_agree_with_the_reference(shape, dtype, device):
     ours, theirs = make(*shape, dtype, device, grad=True), make(*shape, torch.float64, device, grad=True)
     y, expected = dr1_conv(*ours), dr1_conv_reference(*theirs)
-    tolerance = TOLERANCE[dtype] if device == "cpu" else max(TOLERANCE[dtype], 5e-3)  # TF32
+    tolerance = tolerance_of(dtype, device)
     grad = torch.randn_like(expected)
     pairs = [(y, expected)]
     pairs += zip(torch.autograd.grad(y, ours, grad.to(dtype)), torch.autograd.grad(expected, theirs, grad))
@@ -122,9 +138,8 @@ def test_gradients_of_the_compiled_operator_pass_gradcheck(monkeypatch):
 
 
 @native
-@pytest.mark.parametrize("device", DEVICES)
-def test_the_operator_passes_opcheck(device):
-    x, a, b, weight, bias = make(2, 32, 16, 9, 8, torch.float32, device, grad=True)
+def test_the_operator_passes_opcheck():
+    x, a, b, weight, bias = make(2, 32, 16, 9, 8, torch.float32, grad=True)
     operator = torch.ops.adet_ext.dr1_conv.default
     torch.library.opcheck(operator, (x, a, weight, bias, False, b, None, 2), rtol=1e-2, atol=1e-2)
     fixed = [tensor.detach() for tensor in (x, a, weight)]

@@ -10,13 +10,6 @@ from adet_ext.layers.extension import serves
 from adet_ext.layers.nms_mask import nms_mask, nms_mask_reference
 
 native_only = pytest.mark.skipif(not serves("nms_mask", torch.zeros(1)), reason="the compiled operators are not built")
-DEVICES = [
-    "cpu",
-    pytest.param(
-        "cuda",
-        marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"),
-    ),
-]
 
 
 def make(seed, n, k, num_classes=3):
@@ -38,15 +31,17 @@ def greedy(boxes, classes, valid, threshold):
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.integers(0, 10_000), st.integers(0, 3), st.integers(0, 90), st.sampled_from([0.0, 0.3, 0.6, 1.0]))
-def test_it_is_the_greedy_rule(seed, n, k, threshold):
-    candidates = make(seed, n, k)
+@given(
+    seed=st.integers(0, 10_000), n=st.integers(0, 3), k=st.integers(0, 90),
+    threshold=st.sampled_from([0.0, 0.3, 0.6, 1.0]),
+)  # fmt: skip
+def test_it_is_the_greedy_rule(device, seed, n, k, threshold):
+    candidates = [t.to(device) for t in make(seed, n, k)]
     expected = greedy(*candidates, threshold)
     assert torch.equal(nms_mask(*candidates, threshold), expected)
     assert torch.equal(nms_mask_reference(*candidates, threshold), expected)
 
 
-@pytest.mark.parametrize("device", DEVICES)
 def test_hundreds_of_boxes_in_many_classes_are_those_of_torchvision(device):
     boxes, classes, valid = (t.to(device) for t in make(1, 2, 700, num_classes=5))
     keep = nms_mask(boxes, classes, valid, 0.5)
@@ -58,7 +53,6 @@ def test_hundreds_of_boxes_in_many_classes_are_those_of_torchvision(device):
 
 
 @native_only
-@pytest.mark.parametrize("device", DEVICES)
 def test_a_chain_of_any_length_is_followed_to_its_end(device):
     # Each box overlaps the next alone: every second one stays.
     x = torch.arange(300.0) * 4
@@ -68,7 +62,6 @@ def test_a_chain_of_any_length_is_followed_to_its_end(device):
     assert keep[0].nonzero()[:, 0].tolist() == list(range(0, 300, 2))
 
 
-@pytest.mark.parametrize("device", DEVICES)
 def test_boxes_of_no_area_or_not_finite_suppress_nothing(device):
     nan, inf = float("nan"), float("inf")
     rows = [[5, 5, 5, 5], [5, 5, 5, 5], [nan, 0, 9, 9], [0, 0, inf, 9], [0, 0, 9, 9], [0, 0, 9, 9]]

@@ -36,10 +36,10 @@ def differing(a, b):
     count=st.integers(0, 5), side=st.integers(2, 30), size=st.tuples(st.integers(2, 60), st.integers(2, 60)),
     threshold=st.sampled_from([0.5, 0.7, 0.9]), seed=st.integers(0, 999),
 )  # fmt: skip
-def test_it_is_detectron2_s_pasting(count, side, size, threshold, seed):
+def test_it_is_detectron2_s_pasting(device, count, side, size, threshold, seed):
     # Which on the CPU looks one pixel beyond a box and no further, enough for such thresholds.
     generator = torch.Generator().manual_seed(seed)
-    masks, boxes = smooth(count, side, generator), boxes_in(count, *size, generator, beyond=0)
+    masks, boxes = smooth(count, side, generator).to(device), boxes_in(count, *size, generator, beyond=0).to(device)
     ours = paste_masks(masks, boxes, size, threshold=threshold)
     assert ours.shape == (count, *size) and ours.dtype == torch.bool
     theirs = paste_masks_in_image(masks, boxes, size, threshold)
@@ -48,9 +48,9 @@ def test_it_is_detectron2_s_pasting(count, side, size, threshold, seed):
 
 @native_only
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_the_kernel_is_the_specification(dtype, monkeypatch):
+def test_the_kernel_is_the_specification(dtype, device, monkeypatch):
     generator = torch.Generator().manual_seed(0)
-    masks, boxes = smooth(20, 28, generator).to(dtype), boxes_in(20, 90, 70, generator)
+    masks, boxes = smooth(20, 28, generator).to(device, dtype), boxes_in(20, 90, 70, generator).to(device)
     ours = paste_masks(masks, boxes, (90, 70))
     monkeypatch.setattr(module, "serves", lambda *arguments: False)
     assert differing(ours, paste_masks(masks, boxes, (90, 70))) <= 2 and ours.any()
@@ -59,14 +59,15 @@ def test_the_kernel_is_the_specification(dtype, monkeypatch):
 @pytest.mark.parametrize(
     "box", [[4.0, 4, 4, 9], [9, 9, 3, 3], [-90, -90, -50, -50], [float("nan")] * 4, [0, 0, float("inf"), 5]]
 )
-def test_a_box_without_area_outside_or_not_finite_leaves_its_mask_empty(box):
-    masks = torch.ones(2, 5, 5)
-    out = paste_masks(masks, torch.tensor([box, [0.0, 0, 5, 5]]), (12, 14))
+def test_a_box_without_area_outside_or_not_finite_leaves_its_mask_empty(box, device):
+    masks = torch.ones(2, 5, 5, device=device)
+    out = paste_masks(masks, torch.tensor([box, [0.0, 0, 5, 5]], device=device), (12, 14))
     assert not out[0].any() and out[1, :5, :5].all() and not out[1, 6:].any()
 
 
-def test_a_full_mask_fills_its_box_and_nothing_else():
-    out = paste_masks(torch.ones(1, 28, 28), torch.tensor([[3.0, 2, 11, 8]]), (20, 30))[0]
+def test_a_full_mask_fills_its_box_and_nothing_else(device):
+    box = torch.tensor([[3.0, 2, 11, 8]], device=device)
+    out = paste_masks(torch.ones(1, 28, 28, device=device), box, (20, 30))[0]
     assert out[2:8, 3:11].all() and out.sum() == 6 * 8
 
 
