@@ -27,11 +27,18 @@ SMALL = [
 
 
 @pytest.fixture
-def small_config():
+def small_arguments():
+    """Return the file of a config's name, and the overrides that make it small, for commands."""
+    return lambda name: (str(PROJECT / "configs" / f"{name}.yaml"), list(SMALL))
+
+
+@pytest.fixture
+def small_config(small_arguments):
     """Return a function that loads a config of the project, small, with overrides KEY, VALUE, ..."""
 
     def make(name: str = "Base-AutoDeepLab", *overrides: str):
-        return load_config(str(PROJECT / "configs" / f"{name}.yaml"), [*SMALL, *overrides])
+        file, small = small_arguments(name)
+        return load_config(file, [*small, *overrides])
 
     return make
 

@@ -47,12 +47,10 @@ def test_kept_features_are_those_computed_anew_and_the_backbone_stays(config):
     assert stopped.stopped and len(stopped.scores) == 1
 
 
-def test_the_command_leaves_cells_that_a_config_can_name(tmp_path, semantic_set, small_config, capsys, monkeypatch):
-    from conftest import PROJECT, SMALL
-
-    folder = tmp_path / "search"
-    arguments = ["--config-file", str(PROJECT / "configs" / f"{NAME}.yaml"), "--sampler", "random", "--budget", "3"]
-    arguments += ["--round", "2", "--output", str(folder), *SMALL, *options(tmp_path / "run", semantic_set)]
+def test_the_command_leaves_cells_that_a_config_can_name(tmp_path, semantic_set, small_arguments, capsys):
+    folder, (file, small) = tmp_path / "search", small_arguments(NAME)
+    arguments = ["--config-file", file, "--sampler", "random", "--budget", "3", "--round", "2"]
+    arguments += ["--output", str(folder), *small, *options(tmp_path / "run", semantic_set)]
     assert main(arguments) == 0
     best = load_dense_genotype(str(folder / "best" / "cell_1.json"))
     assert len(best.branches) == 2 and "MODEL.ATROUS_HEAD.PYRAMID" in capsys.readouterr().out
