@@ -50,7 +50,8 @@ millions (M), multiply-adds in thousands of millions (G): those of convolutions 
 multiplication with its addition, for one image of the size given, with random weights. Many papers call them FLOPs.
 `python -m adet_ext analyze --config-file NAME` shows them module by module.
 
-The models of NAS-FCOS (chapter 7) are in [projects/NAS-FCOS](projects/NAS-FCOS/README.md), with Table 7.2.
+Searched networks are in the projects: [NAS-FCOS](projects/NAS-FCOS/README.md) (chapter 7, with Table 7.2),
+[VideoCellSearch](projects/VideoCellSearch/README.md) (chapter 6) and [AutoDeepLab](projects/AutoDeepLab/README.md).
 """
 
 
