@@ -165,3 +165,18 @@ def test_a_project_s_keys_are_known_once_it_is_imported(tmp_path, monkeypatch):
     add_project_keys(add_keys)
     assert load._PROJECTS == [add_keys]
     assert load_config(path).MODEL.PROJECT.SIZE == 5
+
+
+def test_a_project_s_file_is_sent_to_the_project(tmp_path):
+    project = tmp_path / "Fine"
+    for folder in ("configs/small", "fine_models", "tests"):
+        (project / folder).mkdir(parents=True)
+    for name in ("train_net.py", "fine_models/__init__.py", "tests/__init__.py"):
+        (project / name).touch()
+    file = project / "configs" / "small" / "a.yaml"
+    file.write_text("MODEL: {FINE: {WIDTH: 1}}")
+    with pytest.raises(UserError, match=r"key MODEL.FINE here; .* 'python -m fine_models VERB' or .* in .*Fine"):
+        load_config(str(file))
+    (project / "train_net.py").unlink()
+    with pytest.raises(UserError, match="no config key MODEL.FINE;"):
+        load_config(str(file))

@@ -2,7 +2,9 @@
 
 import difflib
 import re
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from ..d2.config import CfgNode as CN
@@ -75,7 +77,8 @@ class explained:
         text = str(error.args[0] if isinstance(error, KeyError) and error.args else error) or kind.__name__
         key = re.search(r"[Nn]on-existent(?: config)? key: (.+)", text, re.S)
         if key:
-            text = _no_such_key(self.cfg, key[1])
+            package = _project_of(self.where)
+            text = _no_such_key(self.cfg, key[1]) if package is None else _key_of_project(key[1], package)
         elif mismatch := _MISMATCH.match(text):
             kind_of_value, default, given, name = mismatch.groups()
             kind, such_as = _KINDS.get(kind_of_value, kind_of_value), f", such as {shortened(default)}"
@@ -83,6 +86,23 @@ class explained:
         elif isinstance(error, (RecursionError, MemoryError)):
             text = "a value is nested too deeply; correct it"
         raise UserError(f"{self.where}: {' '.join(text.split())}") from error
+
+
+def _project_of(path: str) -> Path | None:
+    """Return the package of the project that a config file lies in, where this process has not imported it."""
+    for folder in Path(path).resolve().parents:
+        if folder.name == "configs":
+            packages = [init.parent for init in folder.parent.glob("*/__init__.py") if init.parent.name != "tests"]
+            if len(packages) == 1 and (folder.parent / "train_net.py").is_file():
+                return None if packages[0].name in sys.modules else packages[0]
+    return None
+
+
+def _key_of_project(key: str, package: Path) -> str:
+    return (
+        f"there is no config key {shortened(key)} here; the file belongs to a project, so run "
+        f"'python -m {package.name} VERB' or 'python train_net.py' in {package.parent}"
+    )
 
 
 def _no_such_key(cfg: CN, key: str) -> str:
