@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 
 from adet_ext.errors import UserError
 from adet_ext.nas.evaluation import Task, limit_threads
@@ -28,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--count", type=int, default=15, metavar="N", help="architectures, from worst to best (15)")
     parser.add_argument("--times", type=float, default=4, metavar="X", help="as many iterations as the proxy's (4)")
     parser.add_argument("--seed", type=int, default=1, help="of the longer trainings (1)")
-    parser.add_argument("--opts", nargs="+", default=[], metavar="KEY VALUE", help="such as MODEL.DEVICE cuda")
+    parser.add_argument("--opts", nargs="+", default=[], metavar="KEY VALUE", help="such as MODEL.DEVICE cpu")
     args = parser.parse_args(argv)
     path = find_journal(args.journal)
     recorded = read_journal(path)
@@ -37,7 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     search = settings["config"]["MODEL"]["NAS_FCOS"]["SEARCH"]
     search["ITERATIONS"] = round(search["ITERATIONS"] * args.times)
     limit_threads(recorded.header["threads"])
-    evaluate = make_evaluate({**settings, "overrides": args.opts})
+    # Not part of a journal, which may come from another machine.
+    device = ["MODEL.DEVICE", "cuda" if torch.cuda.is_available() else "cpu"]
+    evaluate = make_evaluate({**settings, "overrides": [*device, *args.opts]})
     rows = []
     for entry in chosen:
         longer = evaluate(Task(entry["index"], tuple(entry["tokens"]), args.seed))
