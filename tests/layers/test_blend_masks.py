@@ -122,6 +122,68 @@ def test_any_shape_agrees(device, face, n, k, d, side, size, hw, layout, seed):
 
 
 @pytest.mark.parametrize("face", FACES)
+def test_the_deterministic_gradient_on_a_gpu_is_the_other_one(face, gpu):
+    function, inputs = to(gpu, *make(face, d=12, hw=(5, 6)))
+    results = []
+    for wish in (False, True, True):
+        torch.use_deterministic_algorithms(wish)
+        try:
+            results.append(run(function, inputs))
+        finally:
+            torch.use_deterministic_algorithms(False)
+    compare(results[0], results[1], torch.float64)
+    assert all(torch.equal(a, b) for a, b in zip(*results[1:]))
+
+
+LARGE = {
+    "maps beyond shared memory": ("softmax", {"side": 56, "size": 20}),
+    "many bases": ("softmax", {"k": 40, "size": 20}),
+    "a large mask": ("softmax", {"size": 66}),
+    "a large mask of other bases": ("nearest", {"size": 66, "k": 3}),
+    "many factored bases": ("normalised", {"k": 12, "size": 9}),
+    "a large factored mask": ("factored", {"k": 10, "size": 54, "d": 1}),
+}
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_on_a_gpu_what_is_large_agrees(name, gpu, composed):
+    face, sizes = LARGE[name]
+    function, inputs = to(gpu, *make(face, **{"d": 2, **sizes}))
+    ours = run(function, inputs)
+    composed()
+    compare(ours, run(function, inputs), torch.float64)
+
+
+@pytest.mark.parametrize("layout", ["off alignment", "part of the channels", "part of the columns"])
+@pytest.mark.parametrize("face", ["softmax", "factored"])
+def test_on_a_gpu_any_alignment_agrees(face, layout, gpu, composed):
+    function, (bases, *others) = to(gpu, *make(face))
+    (n, c, h, w), last = bases.shape, bases.permute(0, 2, 3, 1)
+    if layout == "off alignment":
+        last = last.new_empty(bases.numel() + 1)[1:].view(n, h, w, c).copy_(last)
+    elif layout == "part of the channels":
+        last = torch.cat([last, last[..., :1]], dim=3)[..., :c]
+    else:
+        last = last.new_empty(n, h * w * c + 1)[:, 1:].view(n, h, w, c).copy_(last)
+    inputs = [last.permute(0, 3, 1, 2), *others]
+    ours = function(*inputs)
+    composed()
+    compare([ours], [function(*inputs)], torch.float64)
+
+
+@pytest.mark.parametrize("face", FACES)
+def test_on_a_gpu_an_image_out_of_range_gives_zeros_and_no_gradient(face, gpu):
+    function, inputs = to(gpu, *make(face))
+    good = run(function, inputs)
+    function.keywords["image"] = function.keywords["image"].clone()
+    function.keywords["image"][:2] = torch.tensor([-1, 2])
+    out, grad_bases, *_ = run(function, inputs)
+    assert torch.equal(out[2:], good[0][2:]) and grad_bases.isfinite().all()
+    if face != "one basis":  # whose logit of a crop of zeros is not zero
+        assert not out[:2].any()
+
+
+@pytest.mark.parametrize("face", FACES)
 def test_degenerate_boxes_give_the_composition_s_numbers_and_nothing_that_is_not_finite(face, device, composed):
     function, inputs = make(face, d=len(BAD))
     function.keywords["boxes"] = torch.tensor(BAD, dtype=torch.float64)

@@ -131,6 +131,22 @@ def test_the_operator_gives_the_reference_s_numbers_and_gradients(device, dtype,
 
 
 @native
+@pytest.mark.parametrize("layout", ["off alignment", "part of the channels", "part of the rows", "part of the images"])
+def test_any_alignment_agrees_with_the_reference(layout, device):
+    x = torch.randn(2, 5, 7, 8, device=device)  # N, H, W, C
+    if layout == "off alignment":
+        x = x.new_empty(x.numel() + 1)[1:].view(x.shape).copy_(x)
+    elif layout == "part of the channels":
+        x = torch.cat([x, x[..., :1]], dim=3)[..., :8]
+    elif layout == "part of the rows":
+        x = torch.randn(2, 5, 57, device=device)[:, :, :56].unflatten(2, (7, 8))
+    else:
+        x = torch.randn(2, 281, device=device)[:, :280].unflatten(1, (5, 7, 8))
+    x = x.permute(0, 3, 1, 2)
+    torch.testing.assert_close(blur_pool(x), blur_pool_reference(x, 3, 2, "reflect"))
+
+
+@native
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_every_number_of_half_and_bfloat16_comes_through_unchanged(dtype, device):
     x = torch.arange(-32768, 32768).to(torch.int16).view(dtype).reshape(1, 64, 32, 32).to(device)

@@ -269,6 +269,24 @@ def test_the_deterministic_gradient_on_a_gpu_is_the_other_ones(channels_last, gp
         assert torch.equal(b, c)
 
 
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "off alignment", "part of the channels"])
+@pytest.mark.parametrize("size", [(5, 5), (32, 32)])
+def test_on_a_gpu_many_points_and_any_alignment_agree_with_the_reference(size, layout, gpu):
+    features, boxes, image, level = make(d=3, c=100 if size == (5, 5) else 4, device=gpu)
+    for i, x in enumerate(features):
+        n, c, h, w = x.shape
+        last = x.permute(0, 2, 3, 1)
+        if layout == "channels_last":
+            features[i] = last.contiguous().permute(0, 3, 1, 2)
+        elif layout == "off alignment":
+            features[i] = x.new_empty(x.numel() + 1)[1:].view(n, h, w, c).copy_(last).permute(0, 3, 1, 2)
+        elif layout == "part of the channels":
+            features[i] = torch.cat([last, last[..., :1]], dim=3)[..., :c].permute(0, 3, 1, 2)
+    args = (features, boxes, image, level)
+    ours = roi_sample(*args, strides=STRIDES, size=size)
+    torch.testing.assert_close(ours, roi_sample_reference(*args, strides=STRIDES, size=size), atol=1e-4, rtol=0)
+
+
 def _change(name, value):
     features, boxes, image, level = make()
     args = {"features": features, "boxes": boxes, "image": image, "level": level}
