@@ -13,6 +13,8 @@ from adet_ext.layers.blend_factored import blend_factored, blend_vector
 from adet_ext.layers.blend_masks import assemble_masks, blend_masks
 from adet_ext.layers.extension import serves
 
+from .layouts import STRIDES_OF_LAYOUTS, laid_out
+
 native_only = pytest.mark.skipif(
     not serves("blend_masks", torch.zeros(1)), reason="the compiled operators are not built"
 )
@@ -154,21 +156,36 @@ def test_on_a_gpu_what_is_large_agrees(name, gpu, composed):
     compare(ours, run(function, inputs), torch.float64)
 
 
-@pytest.mark.parametrize("layout", ["off alignment", "part of the channels", "part of the columns"])
+@pytest.mark.parametrize("k", [3, 4])
+@pytest.mark.parametrize("strides", STRIDES_OF_LAYOUTS)
 @pytest.mark.parametrize("face", ["softmax", "factored"])
-def test_on_a_gpu_any_alignment_agrees(face, layout, gpu, composed):
-    function, (bases, *others) = to(gpu, *make(face))
-    (n, c, h, w), last = bases.shape, bases.permute(0, 2, 3, 1)
-    if layout == "off alignment":
-        last = last.new_empty(bases.numel() + 1)[1:].view(n, h, w, c).copy_(last)
-    elif layout == "part of the channels":
-        last = torch.cat([last, last[..., :1]], dim=3)[..., :c]
-    else:
-        last = last.new_empty(n, h * w * c + 1)[:, 1:].view(n, h, w, c).copy_(last)
-    inputs = [last.permute(0, 3, 1, 2), *others]
+def test_on_a_gpu_any_alignment_agrees(face, strides, k, gpu, composed):
+    function, (bases, *others) = to(gpu, *make(face, k=k))
+    inputs = [laid_out(bases, *STRIDES_OF_LAYOUTS[strides]), *others]
     ours = function(*inputs)
     composed()
     compare([ours], [function(*inputs)], torch.float64)
+
+
+@native_only
+def test_extreme_logits_of_one_basis_give_the_composition_s_finite_numbers(device, composed):
+    function, inputs = to(device, *make("one basis"))
+    inputs = [1500 * x.sign() for x in inputs]
+    ours = run(function, inputs)
+    assert all(x.isfinite().all() for x in ours)
+    composed()
+    compare(ours, run(function, inputs), torch.float64)
+
+
+def test_a_sample_on_the_outer_edge_is_the_border_s_value_or_zero_and_nothing_else(device):
+    # RoIAlign's values end a cell outside of the map, at a step. Sample 10 of this box is there, but for rounding: at
+    # -1.0000001 or, if multiplication and addition are contracted, as nvcc does, at -0.9999999.
+    place = {"boxes": torch.tensor([[-11.0, 4, 1, 60]]), "image": torch.zeros(1, dtype=torch.int64)}
+    function, inputs = functools.partial(blend_vector, **place, size=14, scale=0.25), [torch.ones(1, 1, 20, 20)]
+    function, inputs = to(device, function, [*inputs, torch.ones(1, 1)])
+    out = function(*inputs)[0]
+    assert not out[:, :10].any() and (out[:, 11:] - 1).abs().max() < 1e-6
+    assert ((out[:, 10] == 0) | ((out[:, 10] - 1).abs() < 1e-6)).all()
 
 
 @pytest.mark.parametrize("face", FACES)

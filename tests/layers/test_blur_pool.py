@@ -19,6 +19,8 @@ from adet_ext.layers.blur_pool import (
     blur_pool_reference,
 )
 
+from .layouts import STRIDES_OF_LAYOUTS, laid_out
+
 native = pytest.mark.skipif("blur_pool" not in native_operators(), reason="no compiled blur_pool here")
 TOLERANCE = {
     torch.float64: {"rtol": 1e-12, "atol": 1e-12},
@@ -131,18 +133,9 @@ def test_the_operator_gives_the_reference_s_numbers_and_gradients(device, dtype,
 
 
 @native
-@pytest.mark.parametrize("layout", ["off alignment", "part of the channels", "part of the rows", "part of the images"])
+@pytest.mark.parametrize("layout", STRIDES_OF_LAYOUTS)
 def test_any_alignment_agrees_with_the_reference(layout, device):
-    x = torch.randn(2, 5, 7, 8, device=device)  # N, H, W, C
-    if layout == "off alignment":
-        x = x.new_empty(x.numel() + 1)[1:].view(x.shape).copy_(x)
-    elif layout == "part of the channels":
-        x = torch.cat([x, x[..., :1]], dim=3)[..., :8]
-    elif layout == "part of the rows":
-        x = torch.randn(2, 5, 57, device=device)[:, :, :56].unflatten(2, (7, 8))
-    else:
-        x = torch.randn(2, 281, device=device)[:, :280].unflatten(1, (5, 7, 8))
-    x = x.permute(0, 3, 1, 2)
+    x = laid_out(torch.randn(2, 8, 5, 7, device=device), *STRIDES_OF_LAYOUTS[layout])
     torch.testing.assert_close(blur_pool(x), blur_pool_reference(x, 3, 2, "reflect"))
 
 
