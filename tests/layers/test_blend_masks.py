@@ -139,7 +139,7 @@ def test_the_deterministic_gradient_on_a_gpu_is_the_other_one(face, gpu):
 
 LARGE = {
     "maps beyond shared memory": ("softmax", {"side": 56, "size": 20}),
-    "many bases": ("softmax", {"k": 40, "size": 20}),
+    "many bases": ("softmax", {"k": 40, "size": 40, "d": 1}),
     "a large mask": ("softmax", {"size": 66}),
     "a large mask of other bases": ("nearest", {"size": 66, "k": 3}),
     "many factored bases": ("normalised", {"k": 12, "size": 9}),
