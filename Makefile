@@ -9,11 +9,12 @@ PIP := $(VENV_PY) -m pip --disable-pip-version-check
 STAMP := $(VENV)/.made
 SOURCES := setup.py pyproject.toml constraints.txt $(shell find csrc -type f 2>/dev/null)
 
-.PHONY: demo test env lint zoo clean help
+.PHONY: demo test test-kernels env lint zoo clean help
 
 help:
 	@echo "make demo    train a small BlendMask here and now, evaluate it, draw what it predicts"
 	@echo "make test    the test suite"
+	@echo "make test-kernels  the CUDA kernels on the CPU, in every variant of tests/cuda_on_cpu"
 	@echo "make env     the environment alone, in $(VENV)"
 	@echo "make lint    ruff, where it is installed"
 	@echo "make zoo     MODEL_ZOO.md from the configs and the measurements"
@@ -24,6 +25,9 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive MPLBACKEND=Agg $(VENV_PY) -m pytest -q -n $(WORKERS) --durations=5
+
+test-kernels: $(STAMP)
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(VENV_PY) -m tests.cuda_on_cpu.whole
 
 env: $(STAMP)
 	$(VENV_PY) -m adet_ext env

@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import functools
+import os
 import re
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
@@ -11,7 +12,7 @@ import torch
 
 from adet_ext.layers.extension import native_operators
 
-from .build import CannotBuild, library
+from .build import CannotBuild, compiler, library
 from .transform import NAMESPACE
 
 __all__ = ["Emulator", "emulated", "emulator", "why_not"]
@@ -113,18 +114,21 @@ def _tensors(values) -> Iterator[torch.Tensor]:
 
 
 @functools.cache
-def emulator(variant: str = "checked") -> Emulator:
-    return Emulator(variant)
+def emulator() -> Emulator:
+    """Return the emulator of the variant and with the seed in EMULATOR_VARIANT and EMULATOR_SEED."""
+    made = Emulator(os.environ.get("EMULATOR_VARIANT", "checked"))
+    made.seed(int(os.environ.get("EMULATOR_SEED", "0")))
+    return made
 
 
 @functools.cache
-def why_not(variant: str = "checked") -> str | None:
+def why_not() -> str | None:
     """Return why the kernels cannot be emulated here, as half a sentence; None if they can."""
     if not native_operators():
         return "the compiled operators, whose place the kernels take, are not built"
     try:
-        emulator(variant)
-    except (CannotBuild, OSError) as reason:
+        compiler()
+    except CannotBuild as reason:
         return str(reason)
     return None
 

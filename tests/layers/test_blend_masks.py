@@ -13,6 +13,8 @@ from adet_ext.layers.blend_factored import blend_factored, blend_vector
 from adet_ext.layers.blend_masks import assemble_masks, blend_masks
 from adet_ext.layers.extension import serves
 
+from .layouts import STRIDES_OF_LAYOUTS, laid_out
+
 native_only = pytest.mark.skipif(
     not serves("blend_masks", torch.zeros(1)), reason="the compiled operators are not built"
 )
@@ -119,6 +121,83 @@ def test_any_shape_agrees(device, face, n, k, d, side, size, hw, layout, seed):
         for module in (blend_module, factored_module):
             patch.setattr(module, "fuses", lambda *arguments: False)
         compare(ours, run(function, inputs), torch.float64)
+
+
+@pytest.mark.parametrize("face", FACES)
+def test_the_deterministic_gradient_on_a_gpu_is_the_other_one(face, gpu):
+    function, inputs = to(gpu, *make(face, d=12, hw=(5, 6)))
+    results = []
+    for wish in (False, True, True):
+        torch.use_deterministic_algorithms(wish)
+        try:
+            results.append(run(function, inputs))
+        finally:
+            torch.use_deterministic_algorithms(False)
+    compare(results[0], results[1], torch.float64)
+    assert all(torch.equal(a, b) for a, b in zip(*results[1:]))
+
+
+LARGE = {
+    "maps beyond shared memory": ("softmax", {"side": 56, "size": 20}),
+    "many bases": ("softmax", {"k": 40, "size": 40, "d": 1}),
+    "a large mask": ("softmax", {"size": 66}),
+    "a large mask of other bases": ("nearest", {"size": 66, "k": 3}),
+    "many factored bases": ("normalised", {"k": 12, "size": 9}),
+    "a large factored mask": ("factored", {"k": 10, "size": 54, "d": 1}),
+}
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_on_a_gpu_what_is_large_agrees(name, gpu, composed):
+    face, sizes = LARGE[name]
+    function, inputs = to(gpu, *make(face, **{"d": 2, **sizes}))
+    ours = run(function, inputs)
+    composed()
+    compare(ours, run(function, inputs), torch.float64)
+
+
+@pytest.mark.parametrize("k", [3, 4])
+@pytest.mark.parametrize("strides", STRIDES_OF_LAYOUTS)
+@pytest.mark.parametrize("face", ["softmax", "factored"])
+def test_on_a_gpu_any_alignment_agrees(face, strides, k, gpu, composed):
+    function, (bases, *others) = to(gpu, *make(face, k=k))
+    inputs = [laid_out(bases, *STRIDES_OF_LAYOUTS[strides]), *others]
+    ours = function(*inputs)
+    composed()
+    compare([ours], [function(*inputs)], torch.float64)
+
+
+@native_only
+def test_extreme_logits_of_one_basis_give_the_composition_s_finite_numbers(device, composed):
+    function, inputs = to(device, *make("one basis"))
+    inputs = [1500 * x.sign() for x in inputs]
+    ours = run(function, inputs)
+    assert all(x.isfinite().all() for x in ours)
+    composed()
+    compare(ours, run(function, inputs), torch.float64)
+
+
+def test_a_sample_on_the_outer_edge_is_the_border_s_value_or_zero_and_nothing_else(device):
+    # RoIAlign's values end a cell outside of the map, at a step. Sample 10 of this box is there, but for rounding: at
+    # -1.0000001 or, if multiplication and addition are contracted, as nvcc does, at -0.9999999.
+    place = {"boxes": torch.tensor([[-11.0, 4, 1, 60]]), "image": torch.zeros(1, dtype=torch.int64)}
+    function, inputs = functools.partial(blend_vector, **place, size=14, scale=0.25), [torch.ones(1, 1, 20, 20)]
+    function, inputs = to(device, function, [*inputs, torch.ones(1, 1)])
+    out = function(*inputs)[0]
+    assert not out[:, :10].any() and (out[:, 11:] - 1).abs().max() < 1e-6
+    assert ((out[:, 10] == 0) | ((out[:, 10] - 1).abs() < 1e-6)).all()
+
+
+@pytest.mark.parametrize("face", FACES)
+def test_on_a_gpu_an_image_out_of_range_gives_zeros_and_no_gradient(face, gpu):
+    function, inputs = to(gpu, *make(face))
+    good = run(function, inputs)
+    function.keywords["image"] = function.keywords["image"].clone()
+    function.keywords["image"][:2] = torch.tensor([-1, 2])
+    out, grad_bases, *_ = run(function, inputs)
+    assert torch.equal(out[2:], good[0][2:]) and grad_bases.isfinite().all()
+    if face != "one basis":  # whose logit of a crop of zeros is not zero
+        assert not out[:2].any()
 
 
 @pytest.mark.parametrize("face", FACES)

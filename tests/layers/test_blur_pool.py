@@ -19,6 +19,8 @@ from adet_ext.layers.blur_pool import (
     blur_pool_reference,
 )
 
+from .layouts import STRIDES_OF_LAYOUTS, laid_out
+
 native = pytest.mark.skipif("blur_pool" not in native_operators(), reason="no compiled blur_pool here")
 TOLERANCE = {
     torch.float64: {"rtol": 1e-12, "atol": 1e-12},
@@ -128,6 +130,13 @@ def test_the_operator_gives_the_reference_s_numbers_and_gradients(device, dtype,
         y.backward(grad)
         expected.backward(grad.double())
         torch.testing.assert_close(x.grad.double(), exact.grad, **TOLERANCE[dtype])
+
+
+@native
+@pytest.mark.parametrize("layout", STRIDES_OF_LAYOUTS)
+def test_any_alignment_agrees_with_the_reference(layout, device):
+    x = laid_out(torch.randn(2, 8, 5, 7, device=device), *STRIDES_OF_LAYOUTS[layout])
+    torch.testing.assert_close(blur_pool(x), blur_pool_reference(x, 3, 2, "reflect"))
 
 
 @native

@@ -62,6 +62,27 @@ def test_a_chain_of_any_length_is_followed_to_its_end(device):
     assert keep[0].nonzero()[:, 0].tolist() == list(range(0, 300, 2))
 
 
+def test_thousands_of_boxes_are_compared_with_each_other(gpu):
+    # More words of 64 boxes than a warp has lanes. The first box suppresses the last, and words without a valid box
+    # stay empty.
+    count = 64 * 36
+    x = torch.arange(float(count)) * 20
+    x[-1] = 1
+    boxes = torch.stack([x, torch.zeros(count), x + 10, torch.full((count,), 10.0)], dim=1)[None].to(gpu)
+    zeros = torch.zeros(1, count, dtype=torch.int64, device=gpu)
+    valid = torch.ones_like(zeros, dtype=torch.bool)
+    valid[:, 64:192] = False
+    keep = nms_mask(boxes, zeros, valid, 0.5)
+    assert torch.equal(keep[:, :-1], valid[:, :-1]) and not keep[0, -1]
+
+
+def test_an_overlap_of_just_the_threshold_suppresses_nothing(device):
+    boxes = torch.tensor([[[0.0, 0, 4, 4], [0, 0, 4, 2], [0, 0, 4, 1.9]]], device=device)
+    zeros = torch.zeros(1, 3, dtype=torch.int64, device=device)
+    keep = nms_mask(boxes, zeros, torch.ones_like(zeros, dtype=torch.bool), 0.5)
+    assert keep.tolist() == [[True, True, False]]
+
+
 def test_boxes_of_no_area_or_not_finite_suppress_nothing(device):
     nan, inf = float("nan"), float("inf")
     rows = [[5, 5, 5, 5], [5, 5, 5, 5], [nan, 0, 9, 9], [0, 0, inf, 9], [0, 0, 9, 9], [0, 0, 9, 9]]

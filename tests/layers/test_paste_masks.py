@@ -71,6 +71,16 @@ def test_a_full_mask_fills_its_box_and_nothing_else(device):
     assert out[2:8, 3:11].all() and out.sum() == 6 * 8
 
 
+def test_a_value_of_just_the_threshold_is_in_the_mask(device):
+    out = paste_masks(
+        torch.full((1, 4, 4), 0.75, device=device),
+        torch.tensor([[2.0, 2, 6, 6]], device=device),
+        (9, 9),
+        threshold=0.75,
+    )
+    assert out[0, 2:6, 2:6].all() and out.sum() == 16
+
+
 @native_only
 def test_torch_knows_the_operator():
     out, boxes = torch.zeros(2, 9, 8, dtype=torch.bool), torch.tensor([[0.0, 0, 5, 5], [2, 2, 7, 8]])

@@ -9,6 +9,8 @@ from torchvision.ops import roi_align
 from adet_ext.layers.extension import serves
 from adet_ext.layers.roi_sample import roi_sample, roi_sample_reference
 
+from .layouts import STRIDES_OF_LAYOUTS, laid_out
+
 NATIVE = serves("roi_sample", torch.zeros(1))
 native_only = pytest.mark.skipif(not NATIVE, reason="the compiled operators are not built")
 STRIDES = (8, 16)
@@ -269,6 +271,27 @@ def test_the_deterministic_gradient_on_a_gpu_is_the_other_ones(channels_last, gp
         assert torch.equal(b, c)
 
 
+@pytest.mark.parametrize("layout", STRIDES_OF_LAYOUTS)
+def test_on_a_gpu_any_alignment_agrees_with_the_reference(layout, gpu):
+    features, *args = make(d=3, c=36, device=gpu)
+    features = [laid_out(x, *STRIDES_OF_LAYOUTS[layout]) for x in features]
+    ours = roi_sample(features, *args, strides=STRIDES, size=(2, 2))
+    expected = roi_sample_reference(features, *args, strides=STRIDES, size=(2, 2))
+    torch.testing.assert_close(ours, expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("channels, size", [(100, (5, 5)), (4, (32, 32))])
+def test_on_a_gpu_many_points_agree_with_the_reference(channels, size, gpu):
+    features, boxes, image, level = make(d=3, c=channels, dtype=torch.float64, device=gpu)
+    results = []
+    for f in (roi_sample, roi_sample_reference):
+        xs, b = [x.clone().requires_grad_() for x in features], boxes.clone().requires_grad_()
+        out = f(xs, b, image, level, strides=STRIDES, size=size)
+        results.append([out, *torch.autograd.grad(out.square().sum(), [*xs, b])])
+    for ours, theirs in zip(*results):
+        torch.testing.assert_close(ours, theirs, atol=1e-9 * theirs.abs().max().item(), rtol=0)
+
+
 def _change(name, value):
     features, boxes, image, level = make()
     args = {"features": features, "boxes": boxes, "image": image, "level": level}
@@ -315,8 +338,8 @@ def test_an_image_or_a_level_out_of_range_is_refused(name, shift):
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_on_a_gpu_a_box_of_an_image_out_of_range_gives_nan_and_no_gradient(channels_last, gpu):
     features, boxes, image, level = make(channels_last=channels_last, device=gpu)
-    image[3], level[5] = 2, -1
+    image[3], level[5], level[9] = 2, -1, 2
     features = [x.requires_grad_() for x in features]
     out = roi_sample(features, boxes, image, level, strides=STRIDES, size=(2, 2))
-    assert out.isnan().flatten(1).any(1).nonzero()[:, 0].tolist() == [3, 5]
+    assert out.isnan().flatten(1).any(1).nonzero()[:, 0].tolist() == [3, 5, 9]
     assert all(torch.isfinite(g).all() for g in torch.autograd.grad(out.sum(), features))

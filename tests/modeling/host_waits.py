@@ -6,6 +6,8 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from adet_ext.layers import dr1_conv, extension
+
 
 class CountSyncs(TorchDispatchMode):
     """Counts operators whose result the host has to wait for: values, sizes that depend on data, copies to the host."""
@@ -41,15 +43,26 @@ class HostCopies(TorchDispatchMode):
         return result
 
 
-def host_copies(model, size: tuple[int, int] = (96, 128)) -> list[str]:
-    """Return where inference of a model on a GPU would copy from the host. No GPU is needed: its tensors are fake."""
-    copies = HostCopies()
+def host_traffic(model, size: tuple[int, int] = (96, 128)) -> tuple[list[str], list[str]]:
+    """Return where inference of a model on a GPU would copy from the host, and what it would wait for.
+
+    No GPU is needed: the tensors are fake.
+    """
+    copies, count = HostCopies(), CountSyncs()
     with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
         images = torch.empty(2, 3, *size, device="cuda")
         model = model.to("cuda")
-        with copies:
+        with copies, count:
             model.predict_tensors(images)
-    return copies.places
+    return copies.places, count.seen
+
+
+def serve_fake_gpus(monkeypatch) -> None:
+    """Have tensors on a fake GPU computed by the operators, as on a GPU that they are compiled for."""
+    everywhere = {name: frozenset(["cpu", "cuda", "meta"]) for name in extension.native_operators()}
+    monkeypatch.setattr(extension, "_DEVICES", everywhere)
+    monkeypatch.setattr(extension, "_runs_on", lambda index: True)
+    monkeypatch.setattr(dr1_conv, "_on_tensor_cores", lambda device, dtype: True)
 
 
 def counted_waits(model, batch):

@@ -14,7 +14,7 @@ from adet_ext.modeling import BlendMask, DR1Mask, OneStageDetector, SmalMask, Sm
 from adet_ext.modeling.fcos.inference import Detections
 
 from .dr1 import PANOPTIC, build_dr1, with_stuff
-from .host_waits import HostCopies, host_copies
+from .host_waits import HostCopies, host_traffic, serve_fake_gpus
 
 PYRAMID = ("MODEL.FPN.IN_FEATURES", ["res2", "res3", "res4", "res5"], "MODEL.SEM_SEG_HEAD.CONVS_DIM", 32)
 FAMILIES = {
@@ -82,8 +82,11 @@ def test_a_basis_module_without_features_is_refused(make):
         make("MODEL.BASIS_MODULE.IN_FEATURES", [])
 
 
-def test_inference_copies_no_table_from_the_host(make):
-    assert host_copies(make().eval()) == []
+@pytest.mark.parametrize("operators", ["compiled", "references"])
+def test_inference_on_a_gpu_copies_nothing_from_the_host_and_waits_for_nothing(make, operators, monkeypatch):
+    if operators == "compiled":
+        serve_fake_gpus(monkeypatch)
+    assert host_traffic(make().eval()) == ([], [])
 
 
 def test_the_counter_of_host_copies_counts():

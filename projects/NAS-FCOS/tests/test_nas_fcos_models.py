@@ -218,10 +218,10 @@ def test_deform_fpn_starts_as_an_fpn_of_plain_convolutions(tiny_model):
 
 @pytest.mark.parametrize("name", ["NAS_FCOS_256_R_50_1x", "RetinaNet_R_50_1x", "DeformFPN_FCOS_R_50_1x"])
 def test_the_host_waits_for_nothing_before_the_results_leave(name, tiny_model, batch):
-    from tests.modeling.host_waits import counted_waits, host_copies
+    from tests.modeling.host_waits import counted_waits, host_traffic
 
     model = tiny_model(name).eval()
     results, waits = counted_waits(model, batch)
     assert waits == []
     assert results.detections.boxes.shape == (2, 100, 4)
-    assert host_copies(model) == []
+    assert host_traffic(model) == ([], [])
