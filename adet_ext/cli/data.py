@@ -15,7 +15,9 @@ from ..d2.structures import BoxMode, Instances, PolygonMasks
 from ..data.catalog import class_names_of
 from ..data.loader import build_train_loader, dataset_dicts
 from ..data.lvis import lvis_splits, prepare_lvis
+from ..data.prepare_camvid import prepare_camvid
 from ..data.prepare_panoptic import annotated_images, coco_splits, prepare_panoptic
+from ..data.prepare_pennfudan import prepare_pennfudan
 from ..data.register import register_dataset
 from ..data.validate import validate_coco
 from ..data.validate_voc import is_image_set, validate_voc
@@ -25,88 +27,13 @@ from ..utils.image_io import read_as, write_image
 from ..visualize import drawing
 from ..visualize.predictions import draw_ground_truth
 from .arguments import parse_with_overrides
+from .data_parser import build_parser
 
 __all__ = ["build_parser", "draw", "main"]
 
 _FILES = ("json_file", "panoptic_json", "sem_seg_root", "image_set", "dirname")  # in the metadata, for the list
 _SHEET = "contact_sheet.png"
-_OUTSIDE = "accept image files outside the folder IMAGES"
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """The command line of ``data``, with a sub-command for each thing to do."""
-    parser = argparse.ArgumentParser(description="List, check, prepare and draw data sets.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    commands.add_parser("list", help="names of the registered data sets, and whether their files are here")
-    _add_validate(commands)
-    _add_prepare_panoptic(commands)
-    _add_prepare_lvis(commands)
-    _add_draw(commands)
-    return parser
-
-
-def _add_validate(commands) -> None:
-    check = commands.add_parser("validate", help="check a set in COCO or VOC format; exit status 1 if it has errors")
-    check.add_argument("name", metavar="NAME", help="what the data set is called; only for the report")
-    check.add_argument("images", metavar="IMAGES", help="the folder of its images")
-    check.add_argument("annotations", metavar="ANNOTATIONS", help="its JSON file; for VOC, its list of images (.txt)")
-    check.add_argument("--allow-outside", action="store_true", help=_OUTSIDE)
-    check.add_argument("--examples", type=int, default=5, metavar="N", help="cases shown of each kind of problem (5)")
-
-
-def _add_prepare_panoptic(commands) -> None:
-    stuff = commands.add_parser(
-        "prepare-panoptic", help="make the label maps of stuff that panoptic models learn from; can be started again"
-    )
-    stuff.add_argument(
-        "--splits", nargs="+", default=["val2017", "train2017"], metavar="SPLIT", help="of COCO (val2017 train2017)"
-    )
-    stuff.add_argument(
-        "--root", metavar="DIR", help="the folder with coco/ in it (default: that of DETECTRON2_DATASETS, or datasets)"
-    )
-    stuff.add_argument(
-        "--files",
-        nargs=3,
-        metavar=("JSON", "PANOPTIC", "OUTPUT"),
-        help="another data set in COCO's panoptic format: annotations, folder of its PNGs, and that of the maps",
-    )
-    stuff.add_argument("--workers", type=int, default=os.cpu_count(), metavar="N", help="processes (as many as cores)")
-
-
-def _add_prepare_lvis(commands) -> None:
-    lvis = commands.add_parser(
-        "prepare-lvis", help="make LVIS annotations of COCO's categories, on which models of COCO get their AP*"
-    )
-    lvis.add_argument(
-        "--splits", nargs="+", default=["v0.5_val"], metavar="SPLIT", help="of LVIS: v0.5_val (default), v0.5_train"
-    )
-    lvis.add_argument(
-        "--root", metavar="DIR", help="the folder with lvis/ in it (default: that of DETECTRON2_DATASETS, or datasets)"
-    )
-    lvis.add_argument("--files", nargs=2, metavar=("JSON", "OUTPUT"), help="another LVIS file, and what to make of it")
-
-
-def _add_draw(commands) -> None:
-    pictures = commands.add_parser("draw", help="draw annotations, or what the training loader yields, as PNG files")
-    pictures.add_argument("--config-file", default="", metavar="FILE", help="a YAML file, or a packaged config's name")
-    pictures.add_argument(
-        "--dataset",
-        nargs=3,
-        action="append",
-        default=[],
-        metavar=("NAME", "IMAGES", "ANNOTATIONS"),
-        help="a data set in COCO or VOC format to draw instead of the config's; may be repeated",
-    )
-    pictures.add_argument("--allow-outside", action="store_true", help=_OUTSIDE)
-    pictures.add_argument(
-        "--source",
-        choices=("annotation", "dataloader"),
-        default="annotation",
-        help="the annotations as they are, or images and annotations after augmentation (default: annotation)",
-    )
-    pictures.add_argument("--output-dir", default="./data_pictures", metavar="DIR", help="where the pictures go")
-    pictures.add_argument("--num", type=int, default=16, metavar="N", help="how many images to draw (16)")
-    pictures.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config overrides, at the end")
+_PREPARE = {"pennfudan": prepare_pennfudan, "camvid": prepare_camvid}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -120,6 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _prepare_panoptic(arguments)
     if arguments.command == "prepare-lvis":
         return _prepare_lvis(arguments)
+    if arguments.command.startswith("prepare-"):
+        return _prepare_small(arguments)
     return draw(arguments)
 
 
@@ -178,6 +107,16 @@ def _prepare_lvis(arguments: argparse.Namespace) -> int:
     for source, target in [arguments.files] if arguments.files else lvis_splits(root, arguments.splits):
         kept = prepare_lvis(source, target)
         print(f"{target}: {kept.annotations} annotations of {kept.categories} categories in {kept.images} images")
+    return 0
+
+
+def _prepare_small(arguments: argparse.Namespace) -> int:
+    prepare = _PREPARE[arguments.command.removeprefix("prepare-")]
+    with tqdm(unit="image", disable=None) as bar:
+        done = prepare(arguments.source, arguments.target, tick=bar.update)
+    for part, count in done.items():
+        images, instances = count if isinstance(count, tuple) else (count, None)
+        print(f"{arguments.target}, {part}: {images} images" + ("" if instances is None else f", {instances} people"))
     return 0
 
 

@@ -21,22 +21,40 @@ from ..utils.image_io import read_image, write_image
 from ..visualize.predictions import draw_outputs
 from ..visualize.tracker import ColorTracker
 from .arguments import parse_with_overrides
-from .inputs import add_model, find_images, given_classes, image_targets, keep_inputs, load_predictor, metadata_of
+from .inputs import (
+    IMAGE_SUFFIXES,
+    add_trained_model,
+    find_images,
+    image_targets,
+    keep_inputs,
+    metadata_of,
+    predictor_of,
+    split_videos,
+)
 
 __all__ = ["build_parser", "main"]
+
+_OUTPUT = "predictions"
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line of the demo."""
     parser = argparse.ArgumentParser(
-        description="Predict on images or a video; write overlays and, on request, COCO JSON.",
-        epilog="Exit status: 0 all went well, 1 some images could not be read, 2 nothing could be done.",
+        usage="%(prog)s [PATH ...] [arguments] [KEY VALUE ...]",
+        description="Predict on images or videos; write overlays and, on request, COCO JSON. With paths alone, a "
+        "trained model of people is used.",
+        epilog="KEY VALUE are config overrides, at the end. "
+        "Exit status: 0 all went well, 1 some images could not be read, 2 nothing could be done.",
     )
-    add_model(parser)
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--input", nargs="+", metavar="PATH", help="image files, folders, or quoted globs")
-    source.add_argument("--video-input", metavar="FILE", help="a video")
-    parser.add_argument("--output", metavar="PATH", help="folder for the overlays; or the file, for one image or video")
+    parser.add_argument("paths", nargs="*", metavar="PATH", help="images, folders of images, quoted globs, and videos")
+    parser.add_argument("--input", nargs="+", metavar="PATH", help="images and folders, as in Detectron2's demo")
+    parser.add_argument("--video-input", metavar="FILE", help="a video")
+    add_trained_model(parser)
+    parser.add_argument(
+        "--output",
+        metavar="PATH",
+        help=f"folder for the overlays; or the file, for one image or video (default for PATH: {_OUTPUT})",
+    )
     parser.add_argument("--json", metavar="FILE", help="write all instances here, in COCO's result format")
     parser.add_argument("--no-draw", action="store_true", help="no overlays: only --json and the times")
     parser.add_argument("--batch-size", type=int, default=1, metavar="N", help="images in one pass through the net (1)")
@@ -50,38 +68,51 @@ def main(argv: Sequence[str] | None = None, predictor: Predictor | None = None) 
         UserError: nothing could be done, and why.
     """
     arguments = parse_with_overrides(build_parser(), argv)
-    if arguments.batch_size < 1:
-        raise UserError(f"--batch-size must be 1 or more; got {arguments.batch_size}")
-    if not arguments.json and (arguments.no_draw or not arguments.output):
-        raise UserError("there is nothing to write: give --output, or --json, or both")
+    images, videos = _inputs(arguments)
     # What can be wrong with the paths is found before minutes go into loading a model.
-    if arguments.input:
-        paths = find_images(arguments.input)
-        targets = image_targets(paths, None if arguments.no_draw else arguments.output)
-    else:
-        paths, targets = [arguments.video_input], [_video_target(arguments)]
-    keep_inputs(paths, [*targets, arguments.json])
-    for target in {os.path.dirname(path) for path in [*targets, arguments.json] if path}:
+    output = None if arguments.no_draw else arguments.output
+    targets = image_targets(images, None if videos and _is_file(output) else output)
+    films = [_video_target(path, output) for path in videos]
+    keep_inputs([*images, *videos], [*targets, *films, arguments.json])
+    for target in {os.path.dirname(path) for path in [*targets, *films, arguments.json] if path}:
         make_folder(target)
-    if predictor is None:
-        predictor = load_predictor(
-            arguments.config_file, arguments.opts, arguments.confidence_threshold, given_classes(arguments)
-        )
-    session = _Session(predictor, arguments)
-    if arguments.input:
-        session.images(paths, targets)
-    else:
-        session.video(paths[0], targets[0])
+    session = _Session(predictor or predictor_of(arguments), arguments)
+    if images:
+        session.images(images, targets)
+    for path, target in zip(videos, films):
+        session.video(path, target)
     return session.finish()
 
 
-def _video_target(arguments: argparse.Namespace) -> str | None:
-    if arguments.no_draw or not arguments.output:
-        return None
-    if arguments.output.lower().endswith(video.SUFFIXES):
-        return arguments.output
-    stem = os.path.splitext(os.path.basename(arguments.video_input))[0]
-    return os.path.join(arguments.output, stem + ".mp4")
+def _inputs(arguments: argparse.Namespace) -> tuple[list[str], list[str]]:
+    """Return the images and the videos to predict on, once the arguments fit one another."""
+    if arguments.batch_size < 1:
+        raise UserError(f"--batch-size must be 1 or more; got {arguments.batch_size}")
+    if not (arguments.paths or arguments.input or arguments.video_input):
+        raise UserError("there is nothing to predict on: give images, folders or videos, such as photo.jpg")
+    if arguments.paths and not (arguments.output or arguments.no_draw):
+        arguments.output = _OUTPUT
+    if not arguments.json and (arguments.no_draw or not arguments.output):
+        raise UserError("there is nothing to write: give --output, or --json, or both")
+    images, videos = split_videos(arguments.paths)
+    images += find_images(arguments.input or [])
+    videos += [arguments.video_input] if arguments.video_input else []
+    if len(images) + len(videos) > 1 and _is_file(arguments.output):
+        raise UserError(f"--output must be a folder for {len(images) + len(videos)} inputs; got {arguments.output}")
+    if arguments.json and videos and len(images) + len(videos) > 1:
+        raise UserError("--json holds images, or one video, because frames and images are numbered alike; give one")
+    return images, videos
+
+
+def _is_file(output: str | None) -> bool:
+    return bool(output) and output.lower().endswith((*video.SUFFIXES, *IMAGE_SUFFIXES)) and not os.path.isdir(output)
+
+
+def _video_target(path: str, output: str | None) -> str | None:
+    if output is None or output.lower().endswith(video.SUFFIXES):
+        return output
+    stem = os.path.splitext(os.path.basename(path))[0]
+    return os.path.join(output, stem + ".mp4")
 
 
 class _Session:
