@@ -16,6 +16,7 @@ from adet_ext import model_zoo, trained
 from adet_ext.cli import demo, zoo
 from adet_ext.config import load_config
 from adet_ext.d2.modeling import build_model
+from adet_ext.engine.checkpoint import AdetCheckpointer
 from adet_ext.engine.zoo_pack import pack
 from adet_ext.errors import UserError
 
@@ -73,6 +74,18 @@ def test_a_trained_model_has_the_weights_that_were_packed(here):
         if name in theirs and value.is_floating_point():
             assert torch.equal(value, theirs[name].half().float()), name
     assert model_zoo.get("demo/shapes_R_18.yaml", device="meta").training
+
+
+def test_a_training_can_start_from_a_trained_model(here):
+    _, model, _ = here
+    other = build_model(load_config("demo/shapes_R_18.yaml", _SMALL))
+    checkpointer = AdetCheckpointer(other)
+    checkpointer.load("zoo://shapes/tiny")
+    assert checkpointer.loaded_classes == _ABOUT["evaluated_on"]["classes"]
+    name = "backbone.fpn_output3.weight"
+    assert torch.equal(other.state_dict()[name], model.state_dict()[name].half().float())
+    with pytest.raises(UserError, match="there is no trained model 'tiny'"):
+        checkpointer.load("zoo://tiny")
 
 
 def test_the_demo_takes_a_photo_and_a_models_name_alone(here, tmp_path, monkeypatch, capsys):
