@@ -12,7 +12,8 @@ SOURCES := setup.py pyproject.toml constraints.txt $(shell find csrc -type f 2>/
 .PHONY: demo test test-kernels env lint zoo clean help
 
 help:
-	@echo "make demo    train a small BlendMask here and now, evaluate it, draw what it predicts"
+	@echo "make demo    train a small BlendMask here and now, evaluate it, draw what it predicts;"
+	@echo "             with PHOTO=FILE also what a trained model of people predicts on it"
 	@echo "make test    the test suite"
 	@echo "make test-kernels  the CUDA kernels on the CPU, in every variant of tests/cuda_on_cpu"
 	@echo "make env     the environment alone, in $(VENV)"
@@ -22,6 +23,7 @@ help:
 
 demo: $(STAMP)
 	$(VENV_PY) -m adet_ext quick
+	@if [ -n "$(PHOTO)" ]; then $(VENV_PY) -m adet_ext demo $(PHOTO) --output demo_output/people; fi
 
 test: $(STAMP)
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive MPLBACKEND=Agg $(VENV_PY) -m pytest -q -n $(WORKERS) --durations=5

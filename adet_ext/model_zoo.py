@@ -1,8 +1,11 @@
-"""Find the packaged configs by name.
+"""Find the packaged configs and the trained models by name.
 
 A config's name is its path below ``configs/``, such as ``BlendMask/R_50_1x.yaml``. Files called ``Base-*`` are parts
-of others; ``studies/`` compares several. No trained weights are published for any of them; see
-MODEL_ZOO.md.
+of others; ``studies/`` compares several. Trained models have names such as ``people/blendmask``; see
+:mod:`adet_ext.trained` for where their files are, and MODEL_ZOO.md::
+
+    model = model_zoo.get("people/blendmask", trained=True)     # an nn.Module that predicts
+    predictor = Predictor(model_zoo.get_config("people/blendmask", trained=True))
 """
 
 import difflib
@@ -10,13 +13,18 @@ import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
 
 from .d2.config import CfgNode
 from .errors import UserError
+from .trained import find_trained, list_trained
 
-__all__ = ["config_digest", "config_folder", "get_config", "get_config_file", "list_configs"]
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["config_digest", "config_folder", "get", "get_config", "get_config_file", "list", "list_configs"]
 
 _PACKAGE = Path(__file__).resolve().parent
 
@@ -29,7 +37,7 @@ def config_folder() -> Path:
     raise UserError(f"the configs must be in {_PACKAGE} or beside it; got neither. Install the package again")
 
 
-def list_configs() -> list[str]:
+def list_configs() -> "list[str]":
     """Return the names of all configs that build a model, sorted."""
     folder = config_folder()
     names = (path.relative_to(folder) for path in folder.rglob("*.yaml") if not path.name.startswith("Base-"))
@@ -48,24 +56,60 @@ def get_config_file(name: str) -> str:
     raise UserError(f"there is no config {name!r} in {config_folder()}; {_near(name)}")
 
 
-def get_config(name: str, trained: bool = False) -> CfgNode:
+def get_config(name: str, trained: bool = False, opts: Sequence[str] = ()) -> CfgNode:
     """Return the config called ``name``, on top of the engine's and this package's defaults.
 
     Args:
         name: see :func:`list_configs`.
-        trained: ask for ``MODEL.WEIGHTS`` to be trained weights. None are published, so this raises.
+        trained: the config of a trained model, see :func:`list`, with ``MODEL.WEIGHTS`` its file and
+            ``MODEL.DEVICE`` the GPU where there is one.
+
+        opts: overrides KEY VALUE ..., which have the last word.
 
     Raises:
-        UserError: no such config, or ``trained``.
+        UserError: no such config or trained model, or a file of it is missing or altered.
     """
+    import torch
+
     from .config import load_config
 
-    cfg = load_config(get_config_file(name))
+    if not trained:
+        return load_config(get_config_file(name), opts)
+    found = find_trained(name)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return load_config(found.config, ["MODEL.WEIGHTS", found.weights, "MODEL.DEVICE", device, *opts])
+
+
+def get(name: str, trained: bool = False, device: str | None = None) -> "nn.Module":
+    """Build the model called ``name``; with ``trained``, load its weights and put it in evaluation mode.
+
+    Args:
+        name, trained: see :func:`get_config`.
+        device: "cpu" or "cuda"; by default the config's, for trained models the GPU where there is one.
+
+    Raises:
+        UserError: as :func:`get_config`.
+    """
+    from .d2.modeling import build_model
+    from .engine.checkpoint import AdetCheckpointer
+
+    cfg = get_config(name, trained)
+    if device is not None:
+        cfg.MODEL.DEVICE = device
+    model = build_model(cfg)
     if trained:
-        raise UserError(
-            f"no trained weights are published for {name}; train it, or set MODEL.WEIGHTS to a checkpoint of yours"
-        )
-    return cfg
+        AdetCheckpointer(model).load_to_predict(cfg.MODEL.WEIGHTS)
+        model.eval()
+    return model
+
+
+def list() -> Sequence[str]:  # noqa: A001  (called as model_zoo.list())
+    """Return the names of the trained models.
+
+    Raises:
+        UserError: there is no zoo, or it cannot be reached.
+    """
+    return sorted(list_trained())
 
 
 def config_digest(path: str | Path, overrides: Sequence[str] = ()) -> str:

@@ -21,6 +21,7 @@ VERBS = {
     "eval": "evaluate a checkpoint",
     "demo": "draw a model's predictions on images, folders or videos",
     "explain": "draw what masks are made of: bases, attentions, components",
+    "zoo": "list the trained models and evaluate them against their figures on record",
     "data": "list, check, prepare and draw data sets",
     "bench": "time models against one another in paired rounds",
     "quick": "train a small model, evaluate it and write an HTML report, in one command",

@@ -9,78 +9,22 @@ from tqdm import tqdm
 
 from ..d2.data import DatasetCatalog, MetadataCatalog
 from ..data.lvis import lvis_splits, prepare_lvis
+from ..data.prepare_camvid import prepare_camvid
 from ..data.prepare_panoptic import annotated_images, coco_splits, prepare_panoptic
+from ..data.prepare_pennfudan import prepare_pennfudan
 from ..data.validate import validate_coco
 from ..data.validate_voc import is_image_set, validate_voc
 from ..errors import UserError
 from .arguments import parse_with_overrides
-from .data_draw import OUTSIDE, add_draw, draw
-from .data_frames import add_cut_frames, cut_frames
+from .data_draw import draw
+from .data_frames import cut_frames
+from .data_parser import build_parser
 
 __all__ = ["build_parser", "draw", "main"]
 
-_FILES = (
-    "json_file",
-    "panoptic_json",
-    "sem_seg_root",
-    "image_set",
-    "dirname",
-    "frames_root",
-)  # in the metadata, for the list
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """The command line of ``data``, with a sub-command for each thing to do."""
-    parser = argparse.ArgumentParser(description="List, check, prepare and draw data sets.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    commands.add_parser("list", help="names of the registered data sets, and whether their files are here")
-    _add_validate(commands)
-    _add_prepare_panoptic(commands)
-    _add_prepare_lvis(commands)
-    add_cut_frames(commands)
-    add_draw(commands)
-    return parser
-
-
-def _add_validate(commands) -> None:
-    check = commands.add_parser("validate", help="check a set in COCO or VOC format; exit status 1 if it has errors")
-    check.add_argument("name", metavar="NAME", help="what the data set is called; only for the report")
-    check.add_argument("images", metavar="IMAGES", help="the folder of its images")
-    check.add_argument("annotations", metavar="ANNOTATIONS", help="its JSON file; for VOC, its list of images (.txt)")
-    check.add_argument("--allow-outside", action="store_true", help=OUTSIDE)
-    check.add_argument("--examples", type=int, default=5, metavar="N", help="cases shown of each kind of problem (5)")
-
-
-def _add_prepare_panoptic(commands) -> None:
-    stuff = commands.add_parser(
-        "prepare-panoptic", help="make the label maps of stuff that panoptic models learn from; can be started again"
-    )
-    stuff.add_argument(
-        "--splits", nargs="+", default=["val2017", "train2017"], metavar="SPLIT", help="of COCO (val2017 train2017)"
-    )
-    stuff.add_argument(
-        "--root", metavar="DIR", help="the folder with coco/ in it (default: that of DETECTRON2_DATASETS, or datasets)"
-    )
-    stuff.add_argument(
-        "--files",
-        nargs=3,
-        metavar=("JSON", "PANOPTIC", "OUTPUT"),
-        help="another data set in COCO's panoptic format: annotations, folder of its PNGs, and that of the maps",
-    )
-    stuff.add_argument("--workers", type=int, default=os.cpu_count(), metavar="N", help="processes (as many as cores)")
-
-
-def _add_prepare_lvis(commands) -> None:
-    lvis = commands.add_parser(
-        "prepare-lvis", help="make LVIS annotations of COCO's categories, on which models of COCO get their AP*"
-    )
-    lvis.add_argument(
-        "--splits", nargs="+", default=["v0.5_val"], metavar="SPLIT", help="of LVIS: v0.5_val (default), v0.5_train"
-    )
-    lvis.add_argument(
-        "--root", metavar="DIR", help="the folder with lvis/ in it (default: that of DETECTRON2_DATASETS, or datasets)"
-    )
-    lvis.add_argument("--files", nargs=2, metavar=("JSON", "OUTPUT"), help="another LVIS file, and what to make of it")
+# In the metadata, for the list.
+_FILES = ("json_file", "panoptic_json", "sem_seg_root", "image_set", "dirname", "frames_root")
+_PREPARE = {"pennfudan": prepare_pennfudan, "camvid": prepare_camvid}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -94,6 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _prepare_panoptic(arguments)
     if arguments.command == "prepare-lvis":
         return _prepare_lvis(arguments)
+    if arguments.command.startswith("prepare-"):
+        return _prepare_small(arguments)
     if arguments.command == "cut-frames":
         return cut_frames(arguments)
     return draw(arguments)
@@ -154,4 +100,14 @@ def _prepare_lvis(arguments: argparse.Namespace) -> int:
     for source, target in [arguments.files] if arguments.files else lvis_splits(root, arguments.splits):
         kept = prepare_lvis(source, target)
         print(f"{target}: {kept.annotations} annotations of {kept.categories} categories in {kept.images} images")
+    return 0
+
+
+def _prepare_small(arguments: argparse.Namespace) -> int:
+    prepare = _PREPARE[arguments.command.removeprefix("prepare-")]
+    with tqdm(unit="image", disable=None) as bar:
+        done = prepare(arguments.source, arguments.target, tick=bar.update)
+    for part, count in done.items():
+        images, instances = count if isinstance(count, tuple) else (count, None)
+        print(f"{arguments.target}, {part}: {images} images" + ("" if instances is None else f", {instances} people"))
     return 0

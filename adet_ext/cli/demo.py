@@ -18,26 +18,44 @@ from ..errors import UserError
 from ..evaluation.coco_json import image_ids, to_results, write_results
 from ..utils.files import make_folder
 from ..utils.frame_folder import open_frames
-from ..utils.image_io import read_image, write_image
+from ..utils.image_io import IMAGE_SUFFIXES, read_image, write_image
+from ..utils.video import SUFFIXES
 from ..visualize.predictions import draw_outputs
 from .arguments import parse_with_overrides
 from .demo_video import VideoRun, add_video_options, check_video_options, video_target
-from .inputs import add_model, find_images, given_classes, image_targets, keep_inputs, load_predictor, metadata_of
+from .inputs import (
+    add_trained_model,
+    find_images,
+    image_targets,
+    keep_inputs,
+    metadata_of,
+    predictor_of,
+    split_videos,
+)
 
 __all__ = ["build_parser", "main"]
+
+_OUTPUT = "predictions"
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line of the demo."""
     parser = argparse.ArgumentParser(
-        description="Predict on images or a video; write overlays and, on request, COCO JSON.",
-        epilog="Exit status: 0 all went well, 1 some images could not be read, 2 nothing could be done.",
+        usage="%(prog)s [PATH ...] [arguments] [KEY VALUE ...]",
+        description="Predict on images or videos; write overlays and, on request, COCO JSON. With paths alone, a "
+        "trained model of people is used.",
+        epilog="KEY VALUE are config overrides, at the end. "
+        "Exit status: 0 all went well, 1 some images could not be read, 2 nothing could be done.",
     )
-    add_model(parser)
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--input", nargs="+", metavar="PATH", help="image files, folders, or quoted globs")
-    source.add_argument("--video-input", metavar="PATH", help="a video, or a folder of its frames")
-    parser.add_argument("--output", metavar="PATH", help="folder for the overlays; or the file, for one image or video")
+    parser.add_argument("paths", nargs="*", metavar="PATH", help="images, folders of images, quoted globs, and videos")
+    parser.add_argument("--input", nargs="+", metavar="PATH", help="images and folders, as in Detectron2's demo")
+    parser.add_argument("--video-input", metavar="PATH", help="a video, or a folder of its frames")
+    add_trained_model(parser)
+    parser.add_argument(
+        "--output",
+        metavar="PATH",
+        help=f"folder for the overlays; or the file, for one image or video (default for PATH: {_OUTPUT})",
+    )
     parser.add_argument("--json", metavar="FILE", help="write all instances here, in COCO's result format")
     parser.add_argument("--no-draw", action="store_true", help="no overlays: only --json and the times")
     add_video_options(parser)
@@ -52,31 +70,48 @@ def main(argv: Sequence[str] | None = None, predictor: Predictor | None = None) 
         UserError: nothing could be done, and why.
     """
     arguments = parse_with_overrides(build_parser(), argv)
+    images, videos = _inputs(arguments)
+    # What can be wrong with the paths is found before minutes go into loading a model.
+    output = None if arguments.no_draw else arguments.output
+    targets = image_targets(images, None if videos and _is_file(output) else output)
+    for path in videos:
+        with open_frames(path):
+            pass
+    films = [video_target(path, output) for path in videos]
+    keep_inputs([*images, *videos], [*targets, *films, arguments.json])
+    for target in {os.path.dirname(path) for path in [*targets, *films, arguments.json] if path}:
+        make_folder(target)
+    session = _Session(predictor or predictor_of(arguments), arguments)
+    if images:
+        session.images(images, targets)
+    for path, target in zip(videos, films):
+        session.video(path, target)
+    return session.finish()
+
+
+def _inputs(arguments: argparse.Namespace) -> tuple[list[str], list[str]]:
+    """Return the images and the videos to predict on, once the arguments fit one another."""
     if arguments.batch_size < 1:
         raise UserError(f"--batch-size must be 1 or more; got {arguments.batch_size}")
+    if not (arguments.paths or arguments.input or arguments.video_input):
+        raise UserError("there is nothing to predict on: give images, folders or videos, such as photo.jpg")
+    if arguments.paths and not (arguments.output or arguments.no_draw):
+        arguments.output = _OUTPUT
     if not (arguments.json or arguments.label_maps) and (arguments.no_draw or not arguments.output):
         raise UserError("there is nothing to write: give --output or --json, or --label-maps for a video")
-    check_video_options(arguments)
-    # What can be wrong with the paths is found before minutes go into loading a model.
-    if arguments.input:
-        paths = find_images(arguments.input)
-        targets = image_targets(paths, None if arguments.no_draw else arguments.output)
-    else:
-        with open_frames(arguments.video_input):
-            paths, targets = [arguments.video_input], [video_target(arguments)]
-    keep_inputs(paths, [*targets, arguments.json])
-    for target in {os.path.dirname(path) for path in [*targets, arguments.json] if path}:
-        make_folder(target)
-    if predictor is None:
-        predictor = load_predictor(
-            arguments.config_file, arguments.opts, arguments.confidence_threshold, given_classes(arguments)
-        )
-    session = _Session(predictor, arguments)
-    if arguments.input:
-        session.images(paths, targets)
-    else:
-        session.video(paths[0], targets[0])
-    return session.finish()
+    images, videos = split_videos(arguments.paths)
+    images += find_images(arguments.input or [])
+    videos += [arguments.video_input] if arguments.video_input else []
+    check_video_options(arguments, videos)
+    if len(images) + len(videos) > 1 and _is_file(arguments.output):
+        raise UserError(f"--output must be a folder for {len(images) + len(videos)} inputs; got {arguments.output}")
+    if arguments.json and videos and len(images) + len(videos) > 1:
+        raise UserError("--json holds images, or one video, because frames and images are numbered alike; give one")
+    return images, videos
+
+
+def _is_file(output: str | None) -> bool:
+    return bool(output) and output.lower().endswith((*SUFFIXES, *IMAGE_SUFFIXES)) and not os.path.isdir(output)
 
 
 class _Session:
@@ -92,7 +127,7 @@ class _Session:
         self.seconds: dict[str, list[float]] = {"read": [], "net": [], "draw": []}
         self.broken = 0
         self.written: list[str] = []
-        self.run: VideoRun | None = None
+        self.runs: list[VideoRun] = []
 
     def images(self, paths: Sequence[str], targets: Sequence[str | None]) -> None:
         """Predict on images, batch by batch; an image that cannot be read is reported and left out."""
@@ -121,11 +156,12 @@ class _Session:
 
     def video(self, path: str, target: str | None) -> None:
         """Predict on a video, or a folder of frames, and write it with the overlays at the same frame rate."""
-        self.run = VideoRun(
+        run = VideoRun(
             self.predictor, self.arguments, self.metadata, lambda output, n: self._collect(output, n, path), self._draw
         )
-        self.run(path, target)
-        self.broken += self.run.broken
+        run(path, target)
+        self.runs.append(run)
+        self.broken += run.broken
         self.written += [place for place in (self.arguments.label_maps, target) if place]
 
     def finish(self) -> int:
@@ -133,15 +169,15 @@ class _Session:
         if self.arguments.json:
             write_results(self.results, self.arguments.json)
             self.written.append(self.arguments.json)
-        if self.run:
-            print(self.run.timing())
-        elif self.seconds["net"]:
+        for run in self.runs:
+            print(run.timing())
+        if self.seconds["net"]:
             print(_timing(self.seconds, self.arguments.batch_size))
         if self.written:
             more = f" and {len(self.written) - 1} more" if len(self.written) > 1 else ""
             print(f"wrote {self.written[-1]}{more}")
         if self.broken:
-            noun = ("frame" if self.run else "image") + ("" if self.broken == 1 else "s")
+            noun = ("frame" if self.runs else "image") + ("" if self.broken == 1 else "s")
             print(f"{self.broken} {noun} could not be read", file=sys.stderr)
         return 1 if self.broken else 0
 

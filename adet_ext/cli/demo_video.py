@@ -4,7 +4,7 @@ import argparse
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,31 +39,31 @@ def add_video_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def check_video_options(arguments: argparse.Namespace) -> None:
+def check_video_options(arguments: argparse.Namespace, videos: Sequence[str]) -> None:
     """Refuse options of videos that do not fit the others, before a model is loaded.
 
     Raises:
         UserError: naming the option.
     """
     for option, value in (("--label-maps", arguments.label_maps), ("--side-by-side", arguments.side_by_side)):
-        if value and not arguments.video_input:
-            raise UserError(f"{option} needs --video-input")
+        if value and not videos:
+            raise UserError(f"{option} needs a video, or --video-input")
     if arguments.label_maps:
+        if len(videos) > 1:
+            raise UserError(f"--label-maps takes one video, because frames are numbered alike; got {len(videos)}")
         place = os.path.realpath(arguments.label_maps)
-        if os.path.isdir(arguments.video_input or "") and place == os.path.realpath(arguments.video_input):
+        if os.path.isdir(videos[0]) and place == os.path.realpath(videos[0]):
             raise UserError(f"--label-maps {arguments.label_maps} is the folder of the frames; choose another")
         make_folder(arguments.label_maps, "--label-maps")
 
 
-def video_target(arguments: argparse.Namespace) -> str | None:
-    """Return the file that the overlays go to, None for none."""
-    if arguments.no_draw or not arguments.output:
-        return None
-    if arguments.output.lower().endswith(video.SUFFIXES):
-        return arguments.output
-    name = os.path.basename(os.path.abspath(arguments.video_input))
-    stem = name if os.path.isdir(arguments.video_input) else os.path.splitext(name)[0]
-    return os.path.join(arguments.output, stem + ".mp4")
+def video_target(path: str, output: str | None) -> str | None:
+    """Return the file that the overlays of a video go to, None for none."""
+    if output is None or output.lower().endswith(video.SUFFIXES):
+        return output
+    name = os.path.basename(os.path.abspath(path))
+    stem = name if os.path.isdir(path) else os.path.splitext(name)[0]
+    return os.path.join(output, stem + ".mp4")
 
 
 class VideoRun:

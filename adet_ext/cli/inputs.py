@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from ..config import load_config
+from ..d2.config import CfgNode
 from ..d2.data import MetadataCatalog
 from ..data.catalog import class_names_of, model_classes_of
 from ..data.frame_folders import read_classes
@@ -16,17 +17,46 @@ from ..data.validate import validate_coco
 from ..data.validate_voc import validate_voc
 from ..engine.predictor import Predictor
 from ..errors import UserError
+from ..model_zoo import get_config
 from ..utils import video
 from ..utils.image_io import IMAGE_SUFFIXES
 
 __all__ = [
-    "add_model", "find_images", "given_classes", "image_targets", "keep_inputs", "load_predictor", "metadata_of",
+    "add_model", "add_trained_model", "find_images", "given_classes", "image_targets", "keep_inputs", "load_predictor",
+    "metadata_of", "predictor_of", "split_videos",
 ]  # fmt: skip
+
+DEFAULT_MODEL = "people/blendmask"
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that name a model and its classes, for :func:`load_predictor` and :func:`metadata_of`."""
     parser.add_argument("--config-file", required=True, metavar="FILE", help="a YAML file, or a packaged config's name")
+    _add_reading(parser)
+    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config overrides, at the end")
+
+
+def add_trained_model(parser: argparse.ArgumentParser) -> None:
+    """Add what :func:`add_model` adds, with a trained model for the default; for :func:`predictor_of`.
+
+    Overrides KEY VALUE are found by :func:`.arguments.parse_with_overrides` alone, because the words before them may be
+    images.
+    """
+    model = parser.add_mutually_exclusive_group()
+    model.add_argument(
+        "--model",
+        default=DEFAULT_MODEL,
+        metavar="NAME",
+        help="a trained model; 'python -m adet_ext zoo' lists them (%(default)s)",
+    )
+    model.add_argument(
+        "--config-file", metavar="FILE", help="a YAML file or a packaged config's name, of other weights"
+    )
+    _add_reading(parser)
+
+
+def _add_reading(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments on what is made of a model's output."""
     parser.add_argument(
         "--confidence-threshold",
         type=float,
@@ -42,7 +72,6 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         "list of images or classes.json that was trained on",
     )
     names.add_argument("--class-names", nargs="+", metavar="NAME", help="the class names themselves")
-    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config overrides, at the end")
 
 
 def find_images(inputs: Sequence[str]) -> list[str]:
@@ -69,6 +98,19 @@ def find_images(inputs: Sequence[str]) -> list[str]:
                 raise UserError(f"{path} is a video; give it with --video-input")
         found += matches
     return list(dict.fromkeys(found))
+
+
+def split_videos(inputs: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the images that ``inputs`` name, as :func:`find_images`, and the videos among them.
+
+    Raises:
+        UserError: one of ``inputs`` names nothing.
+    """
+    videos = [path for path in inputs if path.lower().endswith(video.SUFFIXES) and not os.path.isdir(path)]
+    if missing := [path for path in videos if not os.path.isfile(path)]:
+        raise UserError(f"{missing[0]}: there is no such file")
+    images = [path for path in inputs if path not in videos]
+    return find_images(images) if images else [], list(dict.fromkeys(videos))
 
 
 def image_targets(paths: Sequence[str], output: str | None) -> list[str | None]:
@@ -108,7 +150,27 @@ def load_predictor(
     Raises:
         UserError: the config names no weights, or they do not fit the model.
     """
-    cfg = load_config(config_file, opts)
+    return _predictor(load_config(config_file, opts), opts, threshold, classes, config_file)
+
+
+def predictor_of(arguments: argparse.Namespace) -> Predictor:
+    """Build the model that the arguments of :func:`add_trained_model` name and load its weights.
+
+    A trained model predicts on the GPU where there is one.
+
+    Raises:
+        UserError: see :func:`load_predictor`; or there is no such trained model.
+    """
+    classes, threshold = given_classes(arguments), arguments.confidence_threshold
+    if arguments.config_file:
+        return load_predictor(arguments.config_file, arguments.opts, threshold, classes)
+    cfg = get_config(arguments.model, trained=True, opts=arguments.opts)
+    return _predictor(cfg, arguments.opts, threshold, classes, arguments.model)
+
+
+def _predictor(
+    cfg: CfgNode, opts: Sequence[str], threshold: float, classes: Sequence[str] | None, name: str
+) -> Predictor:
     if "MODEL.PANOPTIC_FPN.COMBINE.INSTANCES_CONFIDENCE_THRESH" not in opts:
         cfg.MODEL.PANOPTIC_FPN.COMBINE.INSTANCES_CONFIDENCE_THRESH = threshold
     keys = ("MODEL.FCOS.NUM_CLASSES", "MODEL.BASIS_MODULE.NUM_CLASSES")
@@ -116,7 +178,7 @@ def load_predictor(
         if classes and key not in opts:
             cfg.merge_from_list([key, len(classes)])
     if not cfg.MODEL.WEIGHTS:
-        raise UserError(f"{config_file} names no weights; add MODEL.WEIGHTS FILE at the end of the command")
+        raise UserError(f"{name} names no weights; add MODEL.WEIGHTS FILE at the end of the command")
     return Predictor(cfg)
 
 

@@ -1,5 +1,6 @@
 """Read checkpoint files of three kinds, none of which can run code."""
 
+import json
 import os
 import pickle
 import pickletools
@@ -16,7 +17,8 @@ from .pickled_arrays import NUMPY, as_arrays, encode_latin1
 def read_checkpoint(path: str) -> dict[str, Any]:
     """Return the content of a .pkl, .safetensors or torch file as a dictionary with a key "model".
 
-    "model" maps names to dense tensors or arrays of numbers; .pkl files of Detectron2's and Caffe2's model zoos also
+    "model" maps names to dense tensors or arrays of numbers. .safetensors files whose metadata name the classes, a list
+    in JSON, also have "classes"; .pkl files of Detectron2's and Caffe2's model zoos also
     have "matching_heuristics" and "__author__".
 
     Raises:
@@ -30,7 +32,7 @@ def read_checkpoint(path: str) -> dict[str, Any]:
             weights = {name: value for name, value in blobs.items() if not str(name).endswith("_momentum")}
             content = {"model": weights, "__author__": "Caffe2", "matching_heuristics": True}
     elif path.endswith(".safetensors"):
-        content = {"model": _read_safetensors(path)}
+        content = _read_safetensors(path)
     else:
         content = _as_dict(_read_torch(path), path, "it")
         content = content if "model" in content else {"model": content}
@@ -125,13 +127,16 @@ def _read_pickle(path: str) -> Any:
         raise _unreadable(path, error) from error
 
 
-def _read_safetensors(path: str) -> dict[str, torch.Tensor]:
+def _read_safetensors(path: str) -> dict[str, Any]:
     try:
-        from safetensors.torch import load_file
+        from safetensors import safe_open
     except ImportError as error:
         raise ValueError(f"{path} needs the package safetensors. Install it: pip install safetensors") from error
     try:
-        return load_file(path)
+        with safe_open(path, framework="pt") as file:
+            content = {"model": {name: file.get_tensor(name) for name in file.keys()}}
+            classes = (file.metadata() or {}).get("classes")
+        return content if classes is None else {**content, "classes": json.loads(classes)}
     except Exception as error:  # the library's own exception type is not public
         raise _unreadable(path, error) from error
 

