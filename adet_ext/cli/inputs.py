@@ -15,6 +15,7 @@ from ..data.validate import validate_coco
 from ..data.validate_voc import validate_voc
 from ..engine.predictor import Predictor
 from ..errors import UserError
+from ..export.files import exported_config, is_exported, open_exported
 from ..utils import video
 
 __all__ = [
@@ -26,7 +27,12 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 def add_model(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that name a model and its classes, for :func:`load_predictor` and :func:`metadata_of`."""
-    parser.add_argument("--config-file", required=True, metavar="FILE", help="a YAML file, or a packaged config's name")
+    parser.add_argument(
+        "--config-file",
+        required=True,
+        metavar="FILE",
+        help="a YAML file, a packaged config's name, or an exported .onnx or .pt2 file",
+    )
     parser.add_argument(
         "--confidence-threshold",
         type=float,
@@ -108,9 +114,16 @@ def load_predictor(
     Raises:
         UserError: the config names no weights, or they do not fit the model.
     """
-    cfg = load_config(config_file, opts)
+    exported = is_exported(config_file)
+    model = open_exported(config_file) if exported else None
+    cfg = exported_config(model, opts) if exported else load_config(config_file, opts)
     if "MODEL.PANOPTIC_FPN.COMBINE.INSTANCES_CONFIDENCE_THRESH" not in opts:
         cfg.MODEL.PANOPTIC_FPN.COMBINE.INSTANCES_CONFIDENCE_THRESH = threshold
+    if exported:
+        model.cfg.MODEL.PANOPTIC_FPN.COMBINE = cfg.MODEL.PANOPTIC_FPN.COMBINE
+        predictor = Predictor(cfg, model)
+        predictor.classes = model.card.classes
+        return predictor
     for key in ("MODEL.FCOS.NUM_CLASSES", "MODEL.BASIS_MODULE.NUM_CLASSES"):
         if classes and key not in opts:
             cfg.merge_from_list([key, len(classes)])
