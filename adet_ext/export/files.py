@@ -94,7 +94,9 @@ def export_model(
     model = model.eval().cpu()
     resize_to = _fitted(cfg, options) if options.source else None
     wrapped = TensorModel(model, resize_to=resize_to, frame=options.size, paste=options.paste).eval()
-    inputs = example(options.batch, options.source or options.size, padded=not options.source)
+    # A dimension that is 1 in the example would be taken for fixed.
+    batch = max(options.batch, 2) if options.dynamic else options.batch
+    inputs = example(batch, options.source or options.size, padded=not options.source)
     portable = options.portable or options.format == "onnx"
     try:
         with torch.no_grad():

@@ -9,8 +9,6 @@ import onnx_ir as ir
 import torch
 from onnxscript import opset18 as op
 
-from .decompositions import nms_operators
-
 __all__ = ["translations"]
 
 
@@ -37,10 +35,7 @@ def translations(num_classes: int) -> dict[torch._ops.OpOverload, Callable]:
         none = op.Expand(op.Constant(value_float=0.0), op.Shape(valid))
         return op.Cast(op.ScatterND(none, places, ones), to=ir.DataType.BOOL)
 
-    return {
-        torch.ops.aten.sort.stable: _sort,
-        **{operator: nms_mask for operator in nms_operators()},
-    }
+    return {torch.ops.aten.sort.stable: _sort, torch.ops.adet_ext.nms_mask_reference.default: nms_mask}
 
 
 def _sort(x: ir.Value, stable: bool | None = None, dim: int = -1, descending: bool = False):

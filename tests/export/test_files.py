@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from adet_ext.cli import demo, export, train
+from adet_ext.cli import bench, demo, export, train
+from adet_ext.cli import eval as evaluate
+from adet_ext.data.shapes import register_shapes
 from adet_ext.errors import UserError
 from adet_ext.export.card import Card
 from adet_ext.export.files import Options, export_model, exported_config, open_exported
@@ -135,3 +137,38 @@ def test_training_and_exporting_a_file_are_refused(file, tmp_path):
             ["--config-file", "FCOS/R_50_1x.yaml", "--format", "pt2", "--output", str(tmp_path / "a.pt2")]
             + ["MODEL.WEIGHTS", ""]
         )
+
+
+@pytest.fixture(scope="module")
+def boxes_file(tmp_path_factory):
+    """An FCOS for the built-in shapes in a file, and its config."""
+    path = str(tmp_path_factory.mktemp("exported") / "fcos.pt2")
+    overrides = ["MODEL.FCOS.NUM_CLASSES", 6, "INPUT.MIN_SIZE_TEST", 64, "DATALOADER.NUM_WORKERS", 0]
+    export_model(config("FCOS", *overrides), build("FCOS", *overrides), path, Options("pt2", SIZE, dynamic=True))
+    return path
+
+
+def test_eval_takes_a_file_in_place_of_a_config(boxes_file, tmp_path, forget):
+    register_shapes("shapes_for_export", num_images=3, size=80)
+    forget("shapes_for_export")
+    words = ["DATASETS.TEST", "('shapes_for_export',)", "OUTPUT_DIR", str(tmp_path)]
+    evaluate.main(["--config-file", boxes_file, *words])
+    found = json.loads((tmp_path / "inference" / "coco_instances_results.json").read_text())
+    assert {x["image_id"] for x in found} == {0, 1, 2} and len(found) > 10
+
+
+def test_bench_takes_a_file_in_place_of_a_config(boxes_file, tmp_path):
+    path = tmp_path / "times.json"
+    words = ["models", "--config-file", boxes_file, "--height", "64", "--width", "96", "--rounds", "2", "--warmup", "0"]
+    assert bench.main([*words, "--threads", "1", "--json", str(path)]) == 0
+    (row,) = json.loads(path.read_text())["rows"]
+    assert row["ms"]["median"] > 0 and row["detections"] > 0
+
+
+def test_the_number_and_the_size_of_images_may_vary(boxes_file):
+    exported = open_exported(boxes_file)
+    exported.cfg.INPUT.MIN_SIZE_TEST = 0
+    together = exported(batch(pictures((64, 96), (70, 130), (128, 64))))
+    alone = exported(batch(pictures((64, 96), (70, 130), (128, 64))[1:2]))
+    assert [len(x["instances"]) for x in together] == [12] * 3
+    assert together[1]["instances"].image_size == (70, 130) and len(alone[0]["instances"]) == 12
