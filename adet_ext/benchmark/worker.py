@@ -20,6 +20,7 @@ from ..config import load_config
 from ..d2 import ENGINE
 from ..d2.modeling import build_model
 from ..errors import UserError, one_line
+from ..export.files import is_exported, open_exported
 from .calibrate import calibrate, count_detections
 
 __all__ = ["Contestant", "main"]
@@ -52,13 +53,17 @@ class Contestant:
         if threads:
             torch.set_num_threads(threads)
         torch.manual_seed(seed)
-        named = "MODEL.WEIGHTS" in opts
-        cfg = load_config(_config_file(config), [*opts, "MODEL.DEVICE", device])
-        self.model = build_model(cfg).eval()
-        if named:
-            from ..engine.checkpoint import AdetCheckpointer
+        named = "MODEL.WEIGHTS" in opts or is_exported(config)
+        if is_exported(config):
+            self.model = open_exported(config)
+            self.model.cfg.INPUT.MIN_SIZE_TEST = 0  # the inputs have their size
+        else:
+            cfg = load_config(_config_file(config), [*opts, "MODEL.DEVICE", device])
+            self.model = build_model(cfg).eval()
+            if named:
+                from ..engine.checkpoint import AdetCheckpointer
 
-            AdetCheckpointer(self.model).load(cfg.MODEL.WEIGHTS)
+                AdetCheckpointer(self.model).load(cfg.MODEL.WEIGHTS)
         self.inputs = _read(images, height, width) or _noise(batch, height, width, seed)
         self._watch_stages()
         return {
@@ -99,7 +104,7 @@ class Contestant:
         }
 
     def _now(self) -> float:
-        if self.inputs and next(self.model.parameters()).is_cuda:
+        if self.model.device.type == "cuda":
             torch.cuda.synchronize()
         return time.perf_counter() * 1e3
 

@@ -29,6 +29,7 @@ VERBS = {
     "study": "train the rows of an ablation over several seeds and compare",
     "search": "show what an architecture search has found, also while it runs",
     "analyze": "parameters, multiply-adds and activations, per module",
+    "export": "write a model to one file for other runtimes: ONNX, or .pt2 of PyTorch",
     "convert": "a SmalMask's checkpoint into a SmalMask2's, or the reverse",
     "env": "versions, the engine that is on and why, native operators",
 }

@@ -17,6 +17,7 @@ from ..data.validate import validate_coco
 from ..data.validate_voc import validate_voc
 from ..engine.predictor import Predictor
 from ..errors import UserError
+from ..export.files import exported_config, is_exported, open_exported
 from ..model_zoo import get_config
 from ..utils import video
 from ..utils.image_io import IMAGE_SUFFIXES
@@ -31,7 +32,12 @@ DEFAULT_MODEL = "people/blendmask"
 
 def add_model(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that name a model and its classes, for :func:`load_predictor` and :func:`metadata_of`."""
-    parser.add_argument("--config-file", required=True, metavar="FILE", help="a YAML file, or a packaged config's name")
+    parser.add_argument(
+        "--config-file",
+        required=True,
+        metavar="FILE",
+        help="a YAML file, a packaged config's name, or an exported .onnx or .pt2 file",
+    )
     _add_reading(parser)
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config overrides, at the end")
 
@@ -50,7 +56,9 @@ def add_trained_model(parser: argparse.ArgumentParser) -> None:
         help="a trained model; 'python -m adet_ext zoo' lists them (%(default)s)",
     )
     model.add_argument(
-        "--config-file", metavar="FILE", help="a YAML file or a packaged config's name, of other weights"
+        "--config-file",
+        metavar="FILE",
+        help="a YAML file or packaged config's name, of other weights; or an exported .onnx or .pt2 file",
     )
     _add_reading(parser)
 
@@ -150,7 +158,20 @@ def load_predictor(
     Raises:
         UserError: the config names no weights, or they do not fit the model.
     """
+    if is_exported(config_file):
+        return _exported_predictor(config_file, opts, threshold)
     return _predictor(load_config(config_file, opts), opts, threshold, classes, config_file)
+
+
+def _exported_predictor(path: str, opts: Sequence[str], threshold: float) -> Predictor:
+    model = open_exported(path)
+    cfg = exported_config(model, opts)
+    if "MODEL.PANOPTIC_FPN.COMBINE.INSTANCES_CONFIDENCE_THRESH" not in opts:
+        cfg.MODEL.PANOPTIC_FPN.COMBINE.INSTANCES_CONFIDENCE_THRESH = threshold
+    model.cfg.MODEL.PANOPTIC_FPN.COMBINE = cfg.MODEL.PANOPTIC_FPN.COMBINE
+    predictor = Predictor(cfg, model)
+    predictor.classes = model.card.classes
+    return predictor
 
 
 def predictor_of(arguments: argparse.Namespace) -> Predictor:

@@ -5,6 +5,8 @@ import logging
 import os
 from collections.abc import Sequence
 
+import torch
+
 from ..config import find_config, load_config, project_keys
 from ..d2.config import CfgNode
 from ..d2.data import MetadataCatalog
@@ -17,6 +19,7 @@ from ..engine.checks import check_training
 from ..engine.trainer import setup
 from ..engine.trainers import trainer_of
 from ..errors import UserError
+from ..export.files import exported_config, is_exported, open_exported
 
 __all__ = ["main", "make_parser", "configure", "run"]
 
@@ -59,13 +62,18 @@ def configure(args: argparse.Namespace) -> CfgNode:
     """The config that the arguments describe, with their data sets registered; not frozen."""
     if not args.config_file:
         raise UserError("--config-file is missing; give a YAML file or a packaged name such as BlendMask/R_50_1x.yaml")
-    args.config_file = find_config(args.config_file)
     overrides = list(args.opts or [])
-    cfg = load_config(args.config_file, overrides)
     if args.dataset and args.frames:
         raise UserError("--dataset and --frames name data sets of different kinds; give one of them")
     # The first data set is the training set: its classes are the model's, unless the model is there already.
-    classes = classes_in(cfg.MODEL.WEIGHTS) if args.eval_only and args.dataset else None
+    classes = None
+    if is_exported(args.config_file):
+        cfg, classes = _exported(args, overrides)
+    else:
+        args.config_file = find_config(args.config_file)
+        cfg = load_config(args.config_file, overrides)
+        if args.eval_only and args.dataset:
+            classes = classes_in(cfg.MODEL.WEIGHTS)
     for name, images, annotations in args.dataset:
         classes = register_dataset(name, images, annotations, classes=classes, allow_outside=args.allow_outside)
     for name, folder in args.frames:
@@ -90,6 +98,35 @@ def configure(args: argparse.Namespace) -> CfgNode:
     return cfg
 
 
+def _exported(args: argparse.Namespace, overrides: list[str]) -> tuple[CfgNode, list[str] | None]:
+    """Return the config and the classes of the exported file that is given in place of a config."""
+    if not args.eval_only:
+        raise UserError(f"--config-file must be a config to train; got the exported file {args.config_file}")
+    if args.num_gpus > 1 or args.num_machines > 1:
+        raise UserError(f"--num-gpus and --num-machines must be 1 for the exported file {args.config_file}")
+    model = open_exported(args.config_file)
+    args.num_gpus = 0
+    return exported_config(model, overrides), model.card.classes
+
+
+def _evaluated(cfg: CfgNode, args: argparse.Namespace) -> tuple[torch.nn.Module, AdetCheckpointer]:
+    """Return what is evaluated and the checkpointer that knows its classes."""
+    if is_exported(args.config_file):
+        model = open_exported(args.config_file)
+        model.cfg.MODEL.PANOPTIC_FPN.COMBINE = cfg.MODEL.PANOPTIC_FPN.COMBINE
+        checkpointer = AdetCheckpointer(model, cfg.OUTPUT_DIR)
+        checkpointer.loaded_classes = model.card.classes
+        return model, checkpointer
+    model = trainer_of(cfg).build_model(cfg)
+    checkpointer = AdetCheckpointer(model, cfg.OUTPUT_DIR)
+    weights = checkpointer.get_checkpoint_file() if args.resume and checkpointer.has_checkpoint() else cfg.MODEL.WEIGHTS
+    if weights:
+        checkpointer.load_to_predict(weights)
+    else:
+        logging.getLogger(__name__).warning("MODEL.WEIGHTS is empty: the evaluated weights are random")
+    return model, checkpointer
+
+
 def run(args: argparse.Namespace, parent: int = 0, cfg: CfgNode | None = None, projects: Sequence = ()):
     """Do what each process does.
 
@@ -102,15 +139,9 @@ def run(args: argparse.Namespace, parent: int = 0, cfg: CfgNode | None = None, p
         trainer = trainer_of(cfg)(cfg)
         trainer.resume_or_load(resume=args.resume)
         return trainer.train()
-    model = trainer_of(cfg).build_model(cfg)
-    checkpointer = AdetCheckpointer(model, cfg.OUTPUT_DIR)
-    weights = checkpointer.get_checkpoint_file() if args.resume and checkpointer.has_checkpoint() else cfg.MODEL.WEIGHTS
-    if weights:
-        checkpointer.load_to_predict(weights)
-        for name in cfg.DATASETS.TEST:
-            checkpointer.check_classes(name, model_classes_of(MetadataCatalog.get(name)))
-    else:
-        logging.getLogger(__name__).warning("MODEL.WEIGHTS is empty: the evaluated weights are random")
+    model, checkpointer = _evaluated(cfg, args)
+    for name in cfg.DATASETS.TEST:
+        checkpointer.check_classes(name, model_classes_of(MetadataCatalog.get(name)))
     return trainer_of(cfg).test(cfg, model)
 
 

@@ -5,16 +5,19 @@ library serves all torch versions from ``MIN_TORCH`` on. Without it the plain-Py
 numbers, more slowly.
 """
 
+import contextlib
 import functools
 import logging
 import os
 import re
+from collections.abc import Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
-__all__ = ["MIN_TORCH", "ExtensionStatus", "status", "native_operators", "serves"]
+__all__ = ["MIN_TORCH", "ExtensionStatus", "native_operators", "references_only", "serves", "status"]
 
 # The oldest torch whose stable ABI has what csrc/ uses, which setup.py reads from here.
 MIN_TORCH = (2, 10)
@@ -24,6 +27,8 @@ _PACKAGE = Path(__file__).resolve().parent.parent
 # Device types that the loaded library has a kernel for, by operator; "meta" if it has any. Filled on loading: a
 # compiler that traces a call cannot ask the dispatcher.
 _DEVICES: dict[str, frozenset[str]] = {}
+
+_REFERENCES_ONLY: ContextVar[bool] = ContextVar("references_only", default=False)
 
 
 @dataclass(frozen=True)
@@ -78,9 +83,21 @@ def native_operators() -> list[str]:
 def serves(operator: str, tensor: torch.Tensor) -> bool:
     """Return whether the compiled library has a kernel of ``operator`` that runs on the device of ``tensor``."""
     device = tensor.device
+    if _REFERENCES_ONLY.get():
+        return False
     if device.type not in _DEVICES.get(operator, ()):
         return False
     return device.type != "cuda" or _runs_on(device.index or 0)
+
+
+@contextlib.contextmanager
+def references_only() -> Iterator[None]:
+    """Let the plain-PyTorch references serve within the context, in this thread: for graphs that leave this package."""
+    token = _REFERENCES_ONLY.set(True)
+    try:
+        yield
+    finally:
+        _REFERENCES_ONLY.reset(token)
 
 
 @torch.compiler.assume_constant_result

@@ -10,7 +10,7 @@ import torch
 from ...d2.structures import Instances
 from ..panoptic import Merger, claim_pixels
 from .instance_prediction import InstancePrediction
-from .unified_panoptic import NEVER, UnifiedPanoptic
+from .unified_panoptic import NEVER, UnifiedPanoptic, keep_in_boxes
 
 __all__ = ["UnifiedMerger"]
 
@@ -48,14 +48,40 @@ class UnifiedMerger(Merger):
             ``panoptic_seg``: (H, W) int32 ids and a dict each: ``id``, ``isthing``, ``category_id``; for things also
             ``score`` and ``instance_id`` (the place among ``instances``), for stuff ``area`` in pixels.
         """
-        size, stuff = instances.image_size, layer.num_stuff
-        scale = [image_size[0] / size[0], image_size[1] / size[1]]  # of the network's frame to the result's
-        places = (instances.scores >= self.confidence_threshold).nonzero()[:, 0]
-        boxes = instances.pred_boxes.tensor[places]  # in the frame of the result
-        network_boxes = torch.stack([boxes[:, i] * scale[1 - i % 2] for i in range(4)], dim=1)
+        places = self.confident(instances)
         h, w = (-(-length // layer.stride) for length in image_size)
-        raw = layer.logits(prediction, bases[:, :h, :w], embeddings[places], network_boxes).float()  # (S + D, h, w)
-        coarse = layer.keep_in_boxes(raw, network_boxes) if layer.in_box_test else raw
+        network_boxes = _scaled(instances.pred_boxes.tensor[places], instances.image_size, image_size)
+        logits = layer.logits(prediction, bases[:, :h, :w], embeddings[places], network_boxes).float()
+        return self.merge(
+            logits, instances, image_size, num_stuff=layer.num_stuff, stride=layer.stride, in_boxes=layer.in_box_test
+        )
+
+    def confident(self, instances: Instances) -> torch.Tensor:
+        """Return the places of the instances that take part, (P,) int64."""
+        return (instances.scores >= self.confidence_threshold).nonzero()[:, 0]
+
+    def merge(
+        self,
+        logits: torch.Tensor,
+        instances: Instances,
+        image_size: tuple[int, int],
+        *,
+        num_stuff: int,
+        stride: int,
+        in_boxes: bool,
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, list[dict[str, Any]]]]:
+        """Merge logits that are there already.
+
+        Args:
+            logits: (S + P, h, w) float32, of the image without padding: stuff, and the :meth:`confident` instances.
+            num_stuff, stride: S and s.
+            in_boxes: whether an instance competes only inside its box.
+            instances, image_size: as in a call, and so is the result.
+        """
+        size, stuff, places, raw = instances.image_size, num_stuff, self.confident(instances), logits
+        scale = [image_size[0] / size[0], image_size[1] / size[1]]  # of the network's frame to the result's
+        boxes = instances.pred_boxes.tensor[places]  # in the frame of the result
+        coarse = keep_in_boxes(raw, _scaled(boxes, size, image_size), stride) if in_boxes else raw
 
         order = torch.arange(len(places), device=places.device)
         _, accepted = claim_pixels(coarse[stuff:] > coarse[:stuff].amax(dim=0), self.overlap_threshold, order)
@@ -65,8 +91,8 @@ class UnifiedMerger(Merger):
         won = lead.flatten(1).amax(dim=1) == 0  # drop what wins nowhere
         winners = chosen[won]
         things = winners[winners >= stuff] - stuff
-        fine = _Enlarged(raw[winners], _first(lead[won] == 0), [scale[i] / layer.stride for i in (0, 1)], size)
-        owner = winners[fine.owners(boxes[things] if layer.in_box_test else None)]
+        fine = _Enlarged(raw[winners], _first(lead[won] == 0), [scale[i] / stride for i in (0, 1)], size)
+        owner = winners[fine.owners(boxes[things] if in_boxes else None)]
         return self._segments(owner, stuff, instances, places)
 
     def _segments(
@@ -97,6 +123,12 @@ class UnifiedMerger(Merger):
             for i, (category, area) in enumerate(zip(stuff.tolist(), areas[stuff].tolist()), start=len(segments) + 1)
         ]
         return sem_seg, (id_of[owner], segments)
+
+
+def _scaled(boxes: torch.Tensor, size: tuple[int, int], image_size: tuple[int, int]) -> torch.Tensor:
+    """Return boxes (P, 4) of the result's frame in the network's; both (height, width)."""
+    scale = [image_size[1] / size[1], image_size[0] / size[0]]
+    return torch.stack([boxes[:, i] * scale[i % 2] for i in range(4)], dim=1)
 
 
 def _first(claims: torch.Tensor) -> torch.Tensor:

@@ -29,7 +29,7 @@ from ...d2.structures import BitMasks, Instances
 from ..checks import check_choice
 from .instance_prediction import InstancePrediction
 
-__all__ = ["UnifiedPanoptic", "mean_embeddings", "panoptic_targets"]
+__all__ = ["UnifiedPanoptic", "keep_in_boxes", "mean_embeddings", "panoptic_targets"]
 
 STRIP = 2**22  # logits computed at a time in training: 16 MiB in single precision
 IGNORED = -1
@@ -117,9 +117,7 @@ class UnifiedPanoptic(nn.Module):
 
     def keep_in_boxes(self, logits: torch.Tensor, boxes: torch.Tensor, first_row: int = 0) -> torch.Tensor:
         """Let instances lose outside their boxes: (S + G, h, w), (G, 4) -> (S + G, h, w)."""
-        ys, xs = places(*logits.shape[1:], self.stride, boxes.device, first_row)
-        stuff, things = logits.split([self.num_stuff, len(boxes)])
-        return torch.cat([stuff, things.masked_fill(~inside(boxes, ys, xs), NEVER)])
+        return keep_in_boxes(logits, boxes, self.stride, first_row)
 
     def loss(
         self,
@@ -174,6 +172,13 @@ class UnifiedPanoptic(nn.Module):
             return counted.float()
         _, segment, area = target.unique(return_inverse=True, return_counts=True)
         return counted / area[segment].float()
+
+
+def keep_in_boxes(logits: torch.Tensor, boxes: torch.Tensor, stride: int, first_row: int = 0) -> torch.Tensor:
+    """Let instances lose outside their boxes: (S + G, h, w), (G, 4) -> (S + G, h, w)."""
+    ys, xs = places(*logits.shape[1:], stride, boxes.device, first_row)
+    stuff, things = logits.split([logits.shape[0] - len(boxes), len(boxes)])
+    return torch.cat([stuff, things.masked_fill(~inside(boxes, ys, xs), NEVER)])
 
 
 def places(

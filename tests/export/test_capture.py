@@ -1,0 +1,45 @@
+"""Every family as one graph: captured, compiled without a break, and equal to the model."""
+
+import pytest
+import torch
+
+from adet_ext.export.capture import capture, example, package_operators
+from adet_ext.export.wrapper import TensorModel
+from adet_ext.layers.extension import native_operators
+
+from .tiny import FAMILIES, SIZE, build, images
+
+
+def assert_same(found: dict, expected: dict) -> None:
+    """Compare what is valid. Padding has equal scores, and so no order of its own."""
+    valid = expected["valid"]
+    assert valid.any() and torch.equal(found["valid"], valid) and list(found) == list(expected)
+    for name, value in expected.items():
+        if name != "valid":
+            mine, theirs = (x[valid] if x.shape[:2] == valid.shape else x for x in (found[name], value))
+            torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", list(FAMILIES))
+def test_a_captured_program_equals_the_model(family):
+    model = TensorModel(build(family)).eval()
+    program = capture(model, example(2, SIZE))
+    inputs = images((64, 90), (50, 96))
+    with torch.no_grad():
+        assert_same(program.module()(*inputs), model(*inputs))
+
+
+@pytest.mark.parametrize("family", ["SmalMask2", "BlendMask", "panoptic DR1Mask"])
+def test_a_model_compiles_without_a_break(family):
+    model = TensorModel(build(family)).eval()
+    inputs = images((64, 90), (50, 96))
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    with torch.no_grad():
+        assert_same(compiled(*inputs), model(*inputs))
+
+
+def test_a_portable_program_has_no_operator_of_ours_but_suppression():
+    model = TensorModel(build("DR1Mask factored")).eval()
+    assert package_operators(capture(model, example(1, SIZE), portable=True)) == ["nms_mask_reference"]
+    if native_operators():
+        assert "blend_factored" in package_operators(capture(model, example(1, SIZE)))
