@@ -8,6 +8,8 @@ from .charts import INK, PAPER, SERIES, drawing, themed_svg
 
 __all__ = ["draw_graph"]
 
+_LABEL_PLACES = (0.3, 0.45, 0.62)  # of the way from the end of an edge to its beginning
+
 
 def draw_graph(nodes: Sequence[Sequence[str]], edges: Sequence[Sequence[str]]) -> str:
     """Return an ``<svg>`` element of a graph.
@@ -83,8 +85,13 @@ def _draw(graph: networkx.MultiDiGraph, labels: dict[str, str], places: dict, ax
     bends = [f"arc3,rad={bend}" for bend in (0.12, -0.12, 0.3, -0.3)]
     drawn = {"ax": axes, "connectionstyle": bends}
     networkx.draw_networkx_edges(graph, places, edge_color=INK, node_size=1500, arrowsize=8, width=0.8, **drawn)
-    texts = {(source, target, key): text for source, target, key, text in graph.edges(keys=True, data="label")}
-    networkx.draw_networkx_edge_labels(
-        graph, places, texts, label_pos=0.35, font_size=6.5, font_color=INK,
-        bbox={"boxstyle": "round,pad=0.1", "facecolor": PAPER, "edgecolor": "none"}, rotate=False, **drawn,
-    )  # fmt: skip
+    # Labels of edges that leave one node stand at different distances from it, so that fewer of them overlap.
+    for turn, distance in enumerate(_LABEL_PLACES):
+        texts = {}
+        for node in graph:
+            for _, target, key, text in [*graph.out_edges(node, keys=True, data="label")][turn :: len(_LABEL_PLACES)]:
+                texts[node, target, key] = text
+        networkx.draw_networkx_edge_labels(
+            graph, places, texts, label_pos=distance, font_size=6.5, font_color=INK,
+            bbox={"boxstyle": "round,pad=0.1", "facecolor": PAPER, "edgecolor": "none"}, rotate=False, **drawn,
+        )  # fmt: skip
