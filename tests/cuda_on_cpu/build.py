@@ -4,7 +4,6 @@ Objects are kept in build/cuda_on_cpu under a name made of all that they are com
 compiled again. Only one process builds at a time; the others wait for it and find everything there.
 """
 
-import fcntl
 import functools
 import hashlib
 import os
@@ -66,6 +65,8 @@ def compiler() -> str:
 
 def library(variant: str, sources: dict[str, str] | None = None) -> Path:
     """Build the library where it is missing, and return it. ``sources`` replaces texts of csrc, by path in it."""
+    import fcntl  # not on Windows, where there is nothing to build
+
     kernels, everything = VARIANTS[variant]
     flags = [*_COMMON, *everything]
     KEPT.mkdir(parents=True, exist_ok=True)
