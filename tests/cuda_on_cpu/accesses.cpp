@@ -128,18 +128,18 @@ void atomic_access(const void* at, size_t size) {
 using emulator::Kind;
 
 #define CALLER __builtin_return_address(0)
-#define ACCESSES(SIZE)                                                                      \
-  EMULATED_HOOK void __tsan_read##SIZE(void* at) {                                          \
-    emulator::check(at, SIZE, Kind::read, CALLER);                                          \
-  }                                                                                         \
-  EMULATED_HOOK void __tsan_write##SIZE(void* at) {                                         \
-    emulator::check(at, SIZE, Kind::write, CALLER);                                         \
-  }                                                                                         \
-  EMULATED_HOOK void __tsan_unaligned_read##SIZE(void* at) {                                \
-    emulator::check(at, SIZE, Kind::read, CALLER);                                          \
-  }                                                                                         \
-  EMULATED_HOOK void __tsan_unaligned_write##SIZE(void* at) {                               \
-    emulator::check(at, SIZE, Kind::write, CALLER);                                         \
+#define ACCESSES(SIZE)                                        \
+  EMULATED_HOOK void __tsan_read##SIZE(void* at) {            \
+    emulator::check(at, SIZE, Kind::read, CALLER);            \
+  }                                                           \
+  EMULATED_HOOK void __tsan_write##SIZE(void* at) {           \
+    emulator::check(at, SIZE, Kind::write, CALLER);           \
+  }                                                           \
+  EMULATED_HOOK void __tsan_unaligned_read##SIZE(void* at) {  \
+    emulator::check(at, SIZE, Kind::read, CALLER);            \
+  }                                                           \
+  EMULATED_HOOK void __tsan_unaligned_write##SIZE(void* at) { \
+    emulator::check(at, SIZE, Kind::write, CALLER);           \
   }
 #define EMULATED_HOOK extern "C" __attribute__((visibility("hidden")))
 
@@ -159,15 +159,15 @@ EMULATED_HOOK void __tsan_init() {}
 EMULATED_HOOK void __tsan_vptr_update(void**, void*) {}
 
 // What the host's code does with std::shared_ptr.
-#define ATOMICS(BITS)                                                                                              \
-  EMULATED_HOOK uint##BITS##_t __tsan_atomic##BITS##_load(const volatile void* at, int) {                          \
-    return __atomic_load_n(static_cast<const volatile uint##BITS##_t*>(at), __ATOMIC_SEQ_CST);                     \
-  }                                                                                                                \
-  EMULATED_HOOK void __tsan_atomic##BITS##_store(volatile void* at, uint##BITS##_t v, int) {                       \
-    __atomic_store_n(static_cast<volatile uint##BITS##_t*>(at), v, __ATOMIC_SEQ_CST);                              \
-  }                                                                                                                \
-  EMULATED_HOOK uint##BITS##_t __tsan_atomic##BITS##_fetch_add(volatile void* at, uint##BITS##_t v, int) {         \
-    return __atomic_fetch_add(static_cast<volatile uint##BITS##_t*>(at), v, __ATOMIC_SEQ_CST);                     \
+#define ATOMICS(BITS)                                                                                      \
+  EMULATED_HOOK uint##BITS##_t __tsan_atomic##BITS##_load(const volatile void* at, int) {                  \
+    return __atomic_load_n(static_cast<const volatile uint##BITS##_t*>(at), __ATOMIC_SEQ_CST);             \
+  }                                                                                                        \
+  EMULATED_HOOK void __tsan_atomic##BITS##_store(volatile void* at, uint##BITS##_t v, int) {               \
+    __atomic_store_n(static_cast<volatile uint##BITS##_t*>(at), v, __ATOMIC_SEQ_CST);                      \
+  }                                                                                                        \
+  EMULATED_HOOK uint##BITS##_t __tsan_atomic##BITS##_fetch_add(volatile void* at, uint##BITS##_t v, int) { \
+    return __atomic_fetch_add(static_cast<volatile uint##BITS##_t*>(at), v, __ATOMIC_SEQ_CST);             \
   }
 
 ATOMICS(8)
@@ -190,9 +190,9 @@ static void undefined(const char* what, const void* data) {
   abort(); // the host's code
 }
 
-#define UNDEFINED(NAME, WHAT)                                               \
-  EMULATED_HOOK void __ubsan_handle_##NAME(void* data, void*, void*) {      \
-    undefined(WHAT, data);                                                  \
+#define UNDEFINED(NAME, WHAT)                                          \
+  EMULATED_HOOK void __ubsan_handle_##NAME(void* data, void*, void*) { \
+    undefined(WHAT, data);                                             \
   }
 
 UNDEFINED(type_mismatch_v1, "a misaligned or null address")

@@ -4,13 +4,13 @@ Objects are kept in build/cuda_on_cpu under a name made of all that they are com
 compiled again. Only one process builds at a time; the others wait for it and find everything there.
 """
 
-import fcntl
 import functools
 import hashlib
 import os
 import shutil
 import subprocess
 import sysconfig
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -65,6 +65,8 @@ def compiler() -> str:
 
 def library(variant: str, sources: dict[str, str] | None = None) -> Path:
     """Build the library where it is missing, and return it. ``sources`` replaces texts of csrc, by path in it."""
+    import fcntl  # not on Windows, where there is nothing to build
+
     kernels, everything = VARIANTS[variant]
     flags = [*_COMMON, *everything]
     KEPT.mkdir(parents=True, exist_ok=True)
@@ -72,12 +74,12 @@ def library(variant: str, sources: dict[str, str] | None = None) -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         tree, units = _write_sources(sources or {})
         paths = [f"-I{tree}", f"-I{HERE / 'shim'}", *_torch_includes()]
-        jobs = [(path, [*flags, *kernels, *_macros(), *paths]) for path in units]
+        shim, own = _digest((HERE / "shim").iterdir()), _digest(HERE.glob("*.h"))
+        jobs = [(path, [*flags, *kernels, *_macros(), *paths], tree.name + shim) for path in units]
         for path in sorted(HERE.glob("*.cpp")):
-            jobs.append((path, [*flags, "-O2", f"-I{HERE}", f"-I{HERE / 'shim'}", *_torch_includes()]))
-        headers = _digest([*sorted(HERE.glob("*.h")), *sorted((HERE / "shim").iterdir())])
+            jobs.append((path, [*flags, "-O2", f"-I{HERE}", f"-I{HERE / 'shim'}", *_torch_includes()], own + shim))
         with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-            made = list(pool.map(lambda job: _object(*job, tree.name + headers), jobs))
+            made = list(pool.map(lambda job: _object(*job), jobs))
         return _link(made, everything + (["-fsanitize=address"] if variant == "asan" else []))
 
 
@@ -120,9 +122,9 @@ def _torch_includes() -> list[str]:
     return ["-isystem", str(folder), "-isystem", str(folder / "torch" / "csrc" / "api" / "include")]
 
 
-def _digest(paths: list[Path]) -> str:
+def _digest(paths: Iterable[Path]) -> str:
     whole = hashlib.sha256()
-    for path in paths:
+    for path in sorted(paths):
         whole.update(path.name.encode() + path.read_bytes())
     return whole.hexdigest()
 

@@ -180,7 +180,7 @@ EMULATOR_API void emulator_mutant(int number) {
   emulator::the_mutant = number;
 }
 
-// The launches since the last call, of one kernel or of all (name null). Forgets them.
+// The launches since the last call.
 EMULATOR_API int64_t emulator_launches() {
   int64_t sum = 0;
   for (const auto& [name, count] : emulator::launches) {

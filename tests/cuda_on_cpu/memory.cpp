@@ -11,13 +11,13 @@ namespace emulator {
 namespace {
 
 constexpr size_t kArena = 256 * 1024; // of shared memory, more than any GPU has
-constexpr size_t kGap = 64; // between variables
+constexpr size_t kGap = 64;           // between variables
 constexpr int kPoison = 0xff;
 
 std::vector<Range> ranges; // tensors
 std::vector<Range> shared; // of the running block
-size_t last = 0; // the range that was found last
-char* arena = nullptr; // static variables, then the dynamic part
+size_t last = 0;           // the range that was found last
+char* arena = nullptr;     // static variables, then the dynamic part
 Shadow* arena_shadow = nullptr;
 size_t static_end = 0, static_bytes = 0, dynamic_bytes = 0, shared_limit = 0;
 bool has_dynamic = false;

@@ -1,5 +1,5 @@
-// What the parts of the emulator share. launch.cpp starts a kernel, fibers.cpp runs its blocks, accesses.cpp checks what
-// they read and write, memory.cpp knows the tensors and shared memory.
+// What the parts of the emulator share. launch.cpp starts a kernel, fibers.cpp runs its blocks, accesses.cpp checks
+// what they read and write, memory.cpp knows the tensors and shared memory.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -30,9 +30,9 @@ struct Fiber {
   State state = State::done;
   const char* file = nullptr; // where it waits
   int line = 0;
-  unsigned mask = 0; // the lanes that it waits for
-  uint16_t exchanges = 0; // of its warp since the last barrier
-  void* fake_stack = nullptr; // of the address sanitizer
+  unsigned mask = 0;                  // the lanes that it waits for
+  uint16_t exchanges = 0;             // of its warp since the last barrier
+  void* fake_stack = nullptr;         // of the address sanitizer
   alignas(16) unsigned char slot[16]; // what it gives to its warp
 };
 

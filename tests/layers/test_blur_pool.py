@@ -139,6 +139,11 @@ def test_any_alignment_agrees_with_the_reference(layout, device):
     torch.testing.assert_close(blur_pool(x), blur_pool_reference(x, 3, 2, "reflect"))
 
 
+def test_on_a_gpu_there_may_be_more_images_than_a_grid_has_rows(gpu):
+    x = torch.randn(65537, 1, 1, 1, device=gpu)
+    assert torch.equal(blur_pool(x, taps=1, stride=1), x)
+
+
 @native
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_every_number_of_half_and_bfloat16_comes_through_unchanged(dtype, device):

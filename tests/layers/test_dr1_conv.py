@@ -10,6 +10,8 @@ from adet_ext.layers import dr1_conv as module
 from adet_ext.layers.dr1_conv import DR1Conv2d, dr1_conv, dr1_conv_reference
 from adet_ext.layers.extension import native_operators, status
 
+from .layouts import STRIDES_OF_LAYOUTS, laid_out
+
 native = pytest.mark.skipif(
     "dr1_conv" not in native_operators(), reason=f"compares the compiled operator: {status().reason}"
 )
@@ -115,6 +117,14 @@ def test_results_and_gradients_agree_with_the_reference(shape, dtype, device):
     pairs += zip(torch.autograd.grad(y, ours, grad.to(dtype)), torch.autograd.grad(expected, theirs, grad))
     for mine, wanted in pairs:
         assert (mine.double() - wanted).abs().max() <= tolerance * wanted.abs().max()
+
+
+@pytest.mark.parametrize("layout", STRIDES_OF_LAYOUTS)
+def test_on_a_gpu_any_alignment_agrees_with_the_reference(layout, gpu, monkeypatch):
+    monkeypatch.setattr(module, "_has_kernel", fits_a_gpu)
+    x, a, b, weight, bias = make(2, 16, 16, 5, 6, torch.float16, gpu)
+    x, a, b = (laid_out(t, *STRIDES_OF_LAYOUTS[layout]) for t in (x, a, b))
+    close(dr1_conv(x, a, b, weight, bias), dr1_conv_reference(x, a, b, weight, bias), TOLERANCE[torch.float16])
 
 
 @native

@@ -58,7 +58,7 @@ int lane();
 void* dynamic_memory(size_t align);
 void* static_memory(const void* key, size_t size, size_t align);
 void atomic_access(const void* at, size_t size); // declares one, and checks it
-void stop(const std::string& what); // the kernel ends with this error
+void stop(const std::string& what);              // the kernel ends with this error
 cudaError_t last_error();
 cudaError_t allow_shared(const void* kernel, int bytes);
 bool mutant(int number); // whether this planted fault is on
@@ -181,4 +181,3 @@ template <class K>
 cudaError_t cudaFuncGetAttributes(cudaFuncAttributes*, K*) {
   return cudaSuccess;
 }
-
