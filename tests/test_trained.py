@@ -180,6 +180,34 @@ def test_zoo_eval_asks_for_what_it_needs(here, tmp_path):
         zoo.main(["eval", "zzz", "--data", str(tmp_path)])
 
 
+def test_zoo_eval_compares_with_the_figures_on_record(here, tmp_path, monkeypatch, capsys):
+    data, place = tmp_path / "data" / "tiny", tmp_path / "zoo"
+    (data / "val").mkdir(parents=True)
+    cv2.imwrite(str(data / "val" / "a.png"), np.zeros((60, 80, 3), np.uint8))
+    box = {"id": 1, "image_id": 1, "category_id": 1, "iscrowd": 0, "area": 200, "bbox": [10, 10, 20, 10]}
+    box["segmentation"] = [[10, 10, 30, 10, 30, 20, 10, 20]]
+    images = [{"id": 1, "file_name": "a.png", "width": 80, "height": 60}]
+    content = {"images": images, "annotations": [box], "categories": [{"id": 1, "name": "disc"}]}
+    (data / "val.json").write_text(json.dumps(content))
+    evaluated = {"name": "tiny_val", "folder": "tiny", "images": "val", "annotations": "val.json"}
+    evaluated |= {"made_by": "prepare-tiny", "classes": _ABOUT["evaluated_on"]["classes"]}
+    cfg = load_config("demo/shapes_R_18.yaml", [*_SMALL, "MODEL.FCOS.INFERENCE_TH_TEST", "0.0"])
+    weights = str(here[0] / "model_final.pth")
+    about = {**_ABOUT, "evaluated_on": evaluated}
+    pack(str(place), "a/b", cfg, weights, about, {"mask AP": 0.0, "mask AP50": 50.0, "PQ": 1.0})
+    monkeypatch.setenv("ADET_EXT_ZOO", str(place))
+    with pytest.raises(UserError, match="val.json is missing; make the data set by .* data prepare-tiny' and give"):
+        zoo.main(["eval", "--data", str(place)])
+    output = ["--output-dir", str(tmp_path / "out")]
+    assert zoo.main(["eval", "a/b", "--data", str(tmp_path / "data"), *output]) == 1
+    text = capsys.readouterr().out
+    assert re.search(r"a/b +mask AP +0.0 +0.0 +equal", text) and re.search(
+        r"mask AP50 +50.0 +0.0 +differs by -50.0", text
+    )
+    assert re.search(r"box AP +- +0.0 +not on record", text) and "figures differ" in text
+    assert re.search(r"PQ +1.0 +- +differs: none here", text)
+
+
 def test_a_record_must_be_complete(here, tmp_path):
     with pytest.raises(UserError, match="the record of a/b must say limits, license; add it"):
         about = {key: value for key, value in _ABOUT.items() if key not in ("limits", "license")}

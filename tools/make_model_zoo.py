@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from adet_ext.model_zoo import config_digest, list_configs
+from adet_ext.report.trained import trained_rows
 from adet_ext.utils.files import written_beside
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -263,18 +264,9 @@ def documents(measured: dict[str, dict[str, Any]]) -> dict[Path, str]:
 
 
 def trained_table() -> list[str]:
-    """Return one row per trained model, with the figures of its half-precision weights."""
-    index = WEIGHTS / "zoo.json"
-    entries = json.loads(index.read_text(encoding="utf-8")) if index.is_file() else {}
-    rows = []
-    for name, entry in entries.items():
-        record = json.loads((WEIGHTS / name / "record.json").read_text(encoding="utf-8"))
-        figures = ", ".join(f"{figure} **{value:.1f}**" for figure, value in entry["figures"].items())
-        size = f"{entry['bytes'] / 1e6:.1f} MB, {record['parameters'] / 1e6:.1f} M"
-        evaluated, config = record["evaluated_on"]["name"], record["config"]
-        rows.append([f"[{name}](weights/{name}/README.md)", record["task"], record["data"], evaluated, figures, size])
-        rows[-1].append(f"[{config}](configs/{config})")
-    return table(["model", "task", "trained on", "evaluated on", "figures", "size", "config"], rows) if rows else []
+    head = ["model", "task", "trained on", "evaluated on", "figures", "size", "config"]
+    rows = trained_rows(WEIGHTS)
+    return table(head, rows) if rows else []
 
 
 def render(measured: dict[str, dict[str, Any]]) -> str:

@@ -102,9 +102,11 @@ def _shown(value: Any) -> str:
     return "-" if value is None else f"{value:.1f}"
 
 
-def _verdict(wanted: float | None, found: float) -> str:
+def _verdict(wanted: float | None, found: float | None) -> str:
     """Compare as printed: to one decimal."""
     if wanted is None:
         return "not on record"
+    if found is None:
+        return "differs: none here"
     difference = round(found, 1) - round(wanted, 1)
     return "equal" if abs(difference) < 0.05 else f"differs by {difference:+.1f}"

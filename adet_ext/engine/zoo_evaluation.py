@@ -1,6 +1,7 @@
 """Evaluate trained models on their data, for comparison with the figures on record."""
 
 import json
+import math
 import os
 from typing import Any, NamedTuple
 
@@ -21,10 +22,10 @@ _FIGURES = {"segm": ("mask AP", {"AP": "", "AP50": "50", "AP75": "75"}), "bbox":
 
 
 class Comparison(NamedTuple):
-    """Figures on record (None: none) and found here, by name; ``folder`` has the detections."""
+    """Figures on record and found here, by name, None where there is none; ``folder`` has the detections."""
 
     name: str
-    figures: dict[str, tuple[float | None, float]]
+    figures: dict[str, tuple[float | None, float | None]]
     folder: str
 
 
@@ -33,7 +34,7 @@ def figures_of(results: dict[str, Any]) -> dict[str, float]:
     found = {}
     for task, (name, parts) in _FIGURES.items():
         for part, suffix in parts.items():
-            if part in results.get(task, {}):
+            if math.isfinite(results.get(task, {}).get(part, math.nan)):
                 found[name + suffix] = float(results[task][part])
     if "panoptic_seg" in results:
         found["PQ"] = float(results["panoptic_seg"]["PQ"])
@@ -54,8 +55,12 @@ def evaluate_trained(name: str, data: str, output: str) -> Comparison:
     cfg = get_config(name, trained=True)
     _register(found.record["evaluated_on"], data, cfg)
     results = _evaluate(cfg, os.path.join(output, *name.split("/")))
-    recorded = found.record["figures"]
-    return Comparison(name, {key: (recorded.get(key), value) for key, value in results.items()}, output)
+    return _compared(name, found.record["figures"], results, output)
+
+
+def _compared(name: str, recorded: dict[str, float], results: dict[str, float], output: str) -> Comparison:
+    names = dict.fromkeys([*recorded, *results])
+    return Comparison(name, {key: (recorded.get(key), results.get(key)) for key in names}, output)
 
 
 def _register(record: dict[str, str], data: str, cfg: CfgNode) -> None:
@@ -87,7 +92,8 @@ def evaluate_foreign(config: str, weights: str, output: str) -> Comparison:
     rows = json.loads((config_folder() / "zoo.json").read_text(encoding="utf-8"))["adelaidet"]
     published = next((row["figures"] for row in rows if row["config"] == config), {})
     results = _evaluate(cfg, os.path.join(output, *config.removesuffix(".yaml").split("/")))
-    return Comparison(config, {key: (published.get(key), value) for key, value in results.items()}, output)
+    published = {key: value for key, value in published.items() if key in results}  # others are of other data
+    return _compared(config, published, results, output)
 
 
 def _evaluate(cfg: CfgNode, folder: str) -> dict[str, float]:

@@ -70,6 +70,7 @@ def save_half(checkpoint: str, target: str, classes: Sequence[str]) -> int:
             kept[name] = (value.half() if value.is_floating_point() else value).contiguous()
     with written_beside(target) as beside:
         save_file(kept, beside, metadata={"format": "pt", "classes": json.dumps(list(classes))})
+        os.chmod(beside, 0o644)  # the library makes files that nobody else may read
     return sum(value.numel() for value in kept.values())
 
 
