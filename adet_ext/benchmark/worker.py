@@ -22,10 +22,13 @@ from ..d2.modeling import build_model
 from ..errors import UserError, one_line
 from ..export.files import is_exported, open_exported
 from .calibrate import calibrate, count_detections
+from .rivals import TorchvisionMaskRCNN, compiled
 
 __all__ = ["Contestant", "main"]
 
-_DETECTRON2 = "detectron2:"  # prefix of configs of Detectron2's own model zoo
+# Prefixes: of configs of Detectron2's own model zoo, and of configs whose network torch.compile runs.
+_DETECTRON2, _COMPILED = "detectron2:", "compiled:"
+_TORCHVISION = "torchvision:mask_rcnn_R_50_FPN"
 
 
 class Contestant:
@@ -53,17 +56,21 @@ class Contestant:
         if threads:
             torch.set_num_threads(threads)
         torch.manual_seed(seed)
-        named = "MODEL.WEIGHTS" in opts or is_exported(config)
-        if is_exported(config):
+        named = "MODEL.WEIGHTS" in opts and config != _TORCHVISION or is_exported(config)
+        if config == _TORCHVISION:
+            self.model = TorchvisionMaskRCNN().eval()
+        elif is_exported(config):
             self.model = open_exported(config)
             self.model.cfg.INPUT.MIN_SIZE_TEST = 0  # the inputs have their size
         else:
-            cfg = load_config(_config_file(config), [*opts, "MODEL.DEVICE", device])
+            cfg = load_config(_config_file(config.removeprefix(_COMPILED)), [*opts, "MODEL.DEVICE", device])
             self.model = build_model(cfg).eval()
             if named:
                 from ..engine.checkpoint import AdetCheckpointer
 
                 AdetCheckpointer(self.model).load(cfg.MODEL.WEIGHTS)
+            if config.startswith(_COMPILED):
+                compiled(self.model)
         self.inputs = _read(images, height, width) or _noise(batch, height, width, seed)
         self._watch_stages()
         return {

@@ -4,14 +4,14 @@ import argparse
 import os
 from collections.abc import Sequence
 
-import torch
-
 from ..config import load_config
 from ..d2.modeling import build_model
 from ..engine.checkpoint import AdetCheckpointer
 from ..errors import UserError, one_line
-from ..export.files import FORMATS, Options, check_options, export_model
+from ..export.files import FORMATS, PRECISIONS, Options, check_options, export_model
+from ..utils.image_io import read_image
 from .arguments import parse_with_overrides
+from .inputs import find_images
 
 __all__ = ["build_parser", "main"]
 
@@ -29,6 +29,15 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--output", required=True, metavar="FILE", help="the .onnx or .pt2 file to write")
     parser.add_argument("--overwrite", action="store_true", help="replace the file if it exists")
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default="float32",
+        help="of an ONNX file: weights stored in float16, or convolutions in int8 (float32)",
+    )
+    parser.add_argument(
+        "--calibrate", nargs="+", default=[], metavar="PATH", help="images like those to come, some tens, for int8"
+    )
     parser.add_argument("--batch", type=int, default=1, metavar="N", help="images in one pass (1)")
     parser.add_argument("--dynamic", action="store_true", help="let the number and the size of images vary")
     parser.add_argument(
@@ -57,8 +66,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         source=tuple(arguments.source) if arguments.source else None,
         paste=arguments.paste,
         portable=arguments.portable,
+        precision=arguments.precision,
     )
     check_options(options, arguments.output, arguments.overwrite)
+    paths = find_images(arguments.calibrate)
     cfg = load_config(arguments.config_file, [*arguments.opts, "MODEL.DEVICE", "cpu"])
     if not cfg.MODEL.WEIGHTS:
         raise UserError(f"{arguments.config_file} names no weights; add MODEL.WEIGHTS FILE at the end of the command")
@@ -68,8 +79,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(one_line(error)) from error
     checkpointer = AdetCheckpointer(model)
     checkpointer.load_to_predict(cfg.MODEL.WEIGHTS)
-    with torch.inference_mode(False):
-        card = export_model(cfg, model, arguments.output, options, checkpointer.loaded_classes, arguments.overwrite)
+    pictures = [read_image(path)[:, :, :: -1 if cfg.INPUT.FORMAT == "RGB" else 1].copy() for path in paths]
+    card = export_model(
+        cfg, model, arguments.output, options, checkpointer.loaded_classes, arguments.overwrite, pictures
+    )
     size = os.path.getsize(arguments.output) / 2**20
     frame = "any size" if card.dynamic else f"{card.frame[0]} x {card.frame[1]}"
     print(f"wrote {arguments.output}: {card.architecture}, {frame}, {size:.1f} MiB; results {', '.join(card.outputs)}")

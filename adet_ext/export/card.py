@@ -35,6 +35,7 @@ class Card:
         map_stride: of panoptic maps; None where there are none.
         outputs: names of the results, in their order.
         operators: names of this package's operators in the graph.
+        pasted: whether masks are at the size of the images.
         precision: "float32", "float16" or "int8".
         version: of the package that wrote the file.
         form: of this block.
@@ -55,6 +56,7 @@ class Card:
     map_stride: int | None
     outputs: list[str]
     operators: list[str] = dataclasses.field(default_factory=list)
+    pasted: bool = False
     precision: str = "float32"
     version: str = __version__
     form: int = _FORM

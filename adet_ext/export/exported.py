@@ -28,7 +28,7 @@ class Runner(ABC):
     card: Card
 
     @abstractmethod
-    def __call__(self, images: torch.Tensor, sizes: torch.Tensor) -> dict[str, torch.Tensor]:
+    def __call__(self, images: torch.Tensor, sizes: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
         """Map what :class:`~.wrapper.TensorModel` takes to what it returns, on the CPU."""
 
 
@@ -75,7 +75,17 @@ class ExportedModel(nn.Module):
         return results
 
     def _predict(self, inputs: list[dict[str, Any]], batch: int) -> list[dict[str, Any]]:
-        images = [self._resized(x["image"]) for x in inputs]
+        packed = self.packed([x["image"] for x in inputs], batch)
+        found = self.runner(*packed)
+        sizes = [self.card.source] * len(inputs) if self.card.source else [tuple(row) for row in packed[1].tolist()]
+        return [self._result({k: v[i] for k, v in found.items()}, x, sizes[i]) for i, x in enumerate(inputs)]
+
+    def packed(self, images: list[torch.Tensor], batch: int | None = None) -> tuple[torch.Tensor, ...]:
+        """Return what the graph takes for images (3, h, w) of any size: resized, padded, filled up to ``batch``."""
+        batch = batch or self.card.batch
+        images = [self._resized(image) for image in images]
+        if self.card.source:
+            return (torch.stack(images + [torch.zeros_like(images[0])] * (batch - len(images))),)
         sizes = [tuple(image.shape[1:]) for image in images]
         frame = self.card.frame
         if self.card.dynamic:
@@ -84,8 +94,7 @@ class ExportedModel(nn.Module):
         padded = [F.pad(image, (0, frame[1] - image.shape[2], 0, frame[0] - image.shape[1])) for image in images]
         padded += [torch.zeros_like(padded[0])] * (batch - len(images))  # a fixed batch is filled up
         all_sizes = sizes + [frame] * (batch - len(images))
-        found = self.runner(torch.stack(padded), torch.tensor(all_sizes))
-        return [self._result({k: v[i] for k, v in found.items()}, x, sizes[i]) for i, x in enumerate(inputs)]
+        return torch.stack(padded), torch.tensor(all_sizes)
 
     def _resized(self, image: torch.Tensor) -> torch.Tensor:
         """Return an image as the graph takes it: (3, h, w) uint8."""

@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -19,15 +20,19 @@ from .capture import capture, example, package_operators
 from .card import Card
 from .exported import ExportedModel, Runner
 from .onnx_file import OnnxRunner, need, write_onnx
+from .openvino_file import OpenVinoRunner
 from .panoptic import map_stride
 from .pt2_file import Pt2Runner, write_pt2
+from .smaller import halve_weights, quantize
 from .wrapper import TensorModel
 
 __all__ = [
-    "FORMATS", "Options", "check_options", "export_model", "exported_config", "is_exported", "open_exported",
-    "open_runner",
+    "FORMATS", "PRECISIONS", "Options", "check_options", "export_model", "exported_config", "is_exported",
+    "open_exported", "open_runner",
 ]  # fmt: skip
 
+PRECISIONS = ("float32", "float16", "int8")
+OPENVINO = "openvino:"  # before the name of an ONNX file
 FORMATS = {"onnx": ".onnx", "pt2": ".pt2"}
 
 
@@ -42,6 +47,8 @@ class Options:
         dynamic: let batch and frame be others.
         source: (height, width) of the images, where the graph is to resize them.
         paste: masks at the size of the images.
+        precision: "float32"; for ONNX also "float16", which weights are stored in, or "int8", which convolutions
+            compute in.
         portable: no operators of this package, but for the one that suppresses.
     """
 
@@ -52,6 +59,7 @@ class Options:
     source: tuple[int, int] | None = None
     paste: bool = False
     portable: bool = False
+    precision: str = "float32"
 
 
 def check_options(options: Options, path: str, overwrite: bool = False) -> None:
@@ -65,6 +73,10 @@ def check_options(options: Options, path: str, overwrite: bool = False) -> None:
         raise UserError(f"{path} exists; choose another --output, or add --overwrite")
     if options.format == "onnx":
         need("onnx", "onnxscript")
+    if options.precision not in PRECISIONS:
+        raise UserError(f"--precision must be {', '.join(PRECISIONS)}; got {options.precision}")
+    if options.precision != "float32" and options.format != "onnx":
+        raise UserError(f"--precision {options.precision} must come with --format onnx; got {options.format}")
     if options.batch < 1:
         raise UserError(f"--batch must be 1 or more; got {options.batch}")
     if options.dynamic and options.source:
@@ -78,6 +90,7 @@ def export_model(
     options: Options,
     classes: list[str] | None = None,
     overwrite: bool = False,
+    pictures: Sequence[np.ndarray] = (),
 ) -> Card:
     """Write a model with its card to ``path``; return the card.
 
@@ -85,12 +98,15 @@ def export_model(
         cfg: what the model was built from.
         model: with its weights. It is put in evaluation mode and moved to the CPU.
         classes: the names of its classes, or None.
+        pictures: (h, w, 3) uint8 in the channel order of the model, that show the ranges of activations for "int8".
 
     Raises:
         UserError: the model, the size or an option cannot be exported to this format. Nothing was written.
     """
     check_options(options, path, overwrite)
     step = _check_model(cfg, model, options)
+    if options.precision == "int8" and not len(pictures):
+        raise UserError("--precision int8 must have pictures to learn the ranges of activations from; add --calibrate")
     model = model.eval().cpu()
     resize_to = _fitted(cfg, options) if options.source else None
     wrapped = TensorModel(model, resize_to=resize_to, frame=options.size, paste=options.paste).eval()
@@ -109,6 +125,12 @@ def export_model(
     write = {"onnx": write_onnx, "pt2": write_pt2}[options.format]
     with written_beside(path) as beside:
         write(program, card, beside)
+        if options.precision == "float16":
+            halve_weights(beside)
+        if options.precision == "int8":
+            exported = ExportedModel(OnnxRunner(beside), path)
+            tensors = [torch.from_numpy(picture).permute(2, 0, 1) for picture in pictures]
+            quantize(beside, (exported.packed([tensor]) for tensor in tensors))
     return card
 
 
@@ -121,6 +143,8 @@ def _check_model(cfg: CfgNode, model: nn.Module, options: Options) -> int:
         )
     if cfg.INPUT.FORMAT not in ("BGR", "RGB"):
         raise UserError(f"INPUT.FORMAT must be BGR or RGB to be exported; got {cfg.INPUT.FORMAT}")
+    if options.source and map_stride(model) is not None:
+        raise UserError("--source must not be given for a panoptic model; resize the images before the graph")
     step = max(model.backbone.size_divisibility, 1)
     near = tuple(-(-length // step) * step for length in options.size)
     if near != tuple(options.size) or min(options.size) < 2 * step:
@@ -158,6 +182,8 @@ def _card(cfg, model, options: Options, step: int, outputs, classes, operators) 
         map_stride=map_stride(model),
         outputs=outputs,
         operators=operators,
+        pasted=options.paste,
+        precision=options.precision,
     )
 
 
@@ -167,13 +193,16 @@ def is_exported(path: str | None) -> bool:
 
 
 def open_runner(path: str) -> Runner:
-    """Open an exported file.
+    """Open an exported file; one whose name starts with "openvino:" in OpenVINO.
 
     Raises:
         UserError: it is missing, damaged, or this package did not write it.
     """
+    given, path = path, path.removeprefix(OPENVINO)
     if not os.path.isfile(path):
         raise UserError(f"{path} must be an exported file; there is none of this name")
+    if given != path:
+        return OpenVinoRunner(path)
     return OnnxRunner(path) if path.lower().endswith(".onnx") else Pt2Runner(path)
 
 
@@ -195,4 +224,7 @@ def exported_config(model: ExportedModel, opts: Sequence[str] = ()) -> CfgNode:
 
 def open_exported(path: str) -> ExportedModel:
     """Open an exported file as a model; see :func:`open_runner`."""
-    return ExportedModel(open_runner(path), path)
+    runner = open_runner(path)
+    if runner.card.pasted:
+        raise UserError(f"{path} was exported with --paste, and its masks have no boxes any more; export without it")
+    return ExportedModel(runner, path)

@@ -99,7 +99,7 @@ class OnnxRunner(Runner):
             raise UserError(f"{path} cannot be opened: {one_line(error)}") from error
         self.card = Card.loads(self.session.get_modelmeta().custom_metadata_map.get(KEY), path)
 
-    def __call__(self, images: torch.Tensor, sizes: torch.Tensor) -> dict[str, torch.Tensor]:
+    def __call__(self, images: torch.Tensor, sizes: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
         feed = {"images": images.numpy()}
         if not self.card.source:
             feed["sizes"] = sizes.numpy()

@@ -49,7 +49,7 @@ class Pt2Runner(Runner):
                 "says why); export it with --portable"
             )
 
-    def __call__(self, images: torch.Tensor, sizes: torch.Tensor) -> dict[str, torch.Tensor]:
+    def __call__(self, images: torch.Tensor, sizes: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
         with torch.inference_mode():
             return self.module(images) if self.card.source else self.module(images, sizes)
 

@@ -56,7 +56,7 @@ class TensorModel(nn.Module):
             ``boxes`` (N, D, 4) float, (x0, y0, x1, y1) in pixels of ``images``, not clipped; ``scores`` (N, D);
             ``classes`` (N, D) int64; ``valid`` (N, D) bool, false for padding; where the model has masks, ``masks``
             (N, D, R, R) float, probabilities in the boxes, or with ``paste`` (N, D, H, W) bool; of a panoptic model
-            also :func:`~.panoptic.panoptic_maps`.
+            also, without ``resize_to``, :func:`~.panoptic.panoptic_maps`.
         """
         given = images.shape[0], *images.shape[-2:]
         x, inside = self._prepared(images, sizes)
@@ -95,6 +95,4 @@ class TensorModel(nn.Module):
         if "pred_masks" in found.fields:
             masks = found.fields["pred_masks"][:, :, 0]  # (N, D, R, R)
             named["masks"] = paste_separably(masks, boxes, given[1:]) if self.paste else masks
-        if sizes is None:
-            sizes = detections.classes.new_tensor([self.resize_to]).expand(given[0], 2)
-        return {**named, **panoptic_maps(self.model, found, sizes)}
+        return named if sizes is None else {**named, **panoptic_maps(self.model, found, sizes)}

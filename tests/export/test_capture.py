@@ -1,4 +1,4 @@
-"""Every family as one graph: captured, compiled without a break, and equal to the model."""
+"""Models as one graph: captured, compiled without a break, and equal to the model. All families: parity.py here."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from adet_ext.export.capture import capture, example, package_operators
 from adet_ext.export.wrapper import TensorModel
 from adet_ext.layers.extension import native_operators
 
-from .tiny import FAMILIES, SIZE, build, images
+from .tiny import SIZE, build, images
 
 
 def assert_same(found: dict, expected: dict) -> None:
@@ -20,7 +20,7 @@ def assert_same(found: dict, expected: dict) -> None:
             torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-4)
 
 
-@pytest.mark.parametrize("family", list(FAMILIES))
+@pytest.mark.parametrize("family", ["SmalMask", "DR1Mask factored"])
 def test_a_captured_program_equals_the_model(family):
     model = TensorModel(build(family)).eval()
     program = capture(model, example(2, SIZE))
@@ -29,7 +29,9 @@ def test_a_captured_program_equals_the_model(family):
         assert_same(program.module()(*inputs), model(*inputs))
 
 
-@pytest.mark.parametrize("family", ["SmalMask2", "BlendMask", "panoptic DR1Mask"])
+@pytest.mark.parametrize(
+    "family", ["deformable FCOS", "SmalMask", "SmalMask2", "panoptic BlendMask", "panoptic DR1Mask"]
+)
 def test_a_model_compiles_without_a_break(family):
     model = TensorModel(build(family)).eval()
     inputs = images((64, 90), (50, 96))

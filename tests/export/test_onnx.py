@@ -1,5 +1,9 @@
 """ONNX files: standard operators, and the numbers of the model in onnxruntime. The other families: parity.py here."""
 
+import os
+import shutil
+import sys
+
 import pytest
 import torch
 
@@ -7,7 +11,8 @@ onnx = pytest.importorskip("onnx", reason="ONNX files need pip install 'adet-ext
 pytest.importorskip("onnxscript", reason="ONNX files need pip install 'adet-ext[export]'")
 pytest.importorskip("onnxruntime", reason="ONNX files need pip install 'adet-ext[export]'")
 
-from adet_ext.export.files import Options, export_model, open_runner  # noqa: E402
+from adet_ext.export.files import OPENVINO, Options, export_model, open_runner  # noqa: E402
+from adet_ext.export.smaller import halve_weights, quantize  # noqa: E402
 from adet_ext.export.wrapper import TensorModel  # noqa: E402
 
 from .test_capture import assert_same  # noqa: E402
@@ -15,21 +20,63 @@ from .tiny import SIZE, build, config, images  # noqa: E402
 
 # Between them, all operators of ours and all that are special in ONNX.
 CASES = {
-    "panoptic BlendMask": ["MODEL.FCOS.USE_DEFORMABLE", True],
+    # The last onnxruntime for Python 3.10 has no deformable convolution.
+    "panoptic BlendMask": ["MODEL.FCOS.USE_DEFORMABLE", sys.version_info >= (3, 11)],
     "panoptic DR1Mask": ["MODEL.DR1MASK.ATTENTION", "factored"],
     "SmalMask2": [],
 }
 
 
-@pytest.mark.parametrize("family", list(CASES))
-def test_a_file_has_standard_operators_and_the_numbers_of_the_model(family, tmp_path):
-    model = build(family, *CASES[family])
-    path = str(tmp_path / "model.onnx")
-    export_model(config(family, *CASES[family]), model, path, Options("onnx", SIZE, batch=2))
-    graph = onnx.load(path)
-    assert {node.domain for node in graph.graph.node} <= {"", "ai.onnx"} and not graph.functions
-    assert not any(prop for value in graph.graph.node for prop in value.metadata_props)
-    onnx.checker.check_model(graph, full_check=True)
+@pytest.fixture(scope="module", params=list(CASES))
+def made(request, tmp_path_factory):
+    """A model and its file, for two images."""
+    family, overrides = request.param, CASES[request.param]
+    model = build(family, *overrides)
+    path = str(tmp_path_factory.mktemp("onnx") / "model.onnx")
+    export_model(config(family, *overrides), model, path, Options("onnx", SIZE, batch=2))
+    return TensorModel(model), path
+
+
+def results(model, path):
     inputs = images((64, 90), (50, 96))
     with torch.no_grad():
-        assert_same(open_runner(path)(*inputs), TensorModel(model)(*inputs))
+        return open_runner(path)(*inputs), model(*inputs)
+
+
+def test_a_file_has_standard_operators_and_the_numbers_of_the_model(made):
+    model, path = made
+    graph = onnx.load(path)
+    assert {node.domain for node in graph.graph.node} <= {"", "ai.onnx"} and not graph.functions
+    assert not any(node.metadata_props for node in graph.graph.node)
+    onnx.checker.check_model(graph, full_check=True)
+    assert_same(*results(model, path))
+
+
+def test_openvino_reads_a_file(made):
+    pytest.importorskip("openvino", reason="OpenVINO is not installed")
+    model, path = made
+    assert_same(*results(model, f"{OPENVINO}{path}"))
+
+
+@pytest.mark.parametrize("made", ["SmalMask2"], indirect=True)
+def test_weights_in_half_precision_take_half_the_space(made, tmp_path):
+    model, path = made
+    half = str(shutil.copy(path, tmp_path / "half.onnx"))
+    halve_weights(half)
+    assert os.path.getsize(half) < 0.7 * os.path.getsize(path)
+    found, expected = results(model, half)
+    # Scores that differ by less than the rounding may change places.
+    torch.testing.assert_close(found["scores"], expected["scores"], rtol=0, atol=5e-3)
+    assert open_runner(half).card == open_runner(path).card
+
+
+@pytest.mark.parametrize("made", ["SmalMask2"], indirect=True)
+def test_convolutions_compute_in_eight_bits(made, tmp_path):
+    model, path = made
+    small = str(shutil.copy(path, tmp_path / "small.onnx"))
+    quantize(small, [images((64, 96), (64, 96), seed=seed) for seed in range(2)])
+    kinds = [node.op_type for node in onnx.load(small).graph.node]
+    assert kinds.count("QuantizeLinear") >= 5
+    found, expected = results(model, small)
+    torch.testing.assert_close(found["scores"], expected["scores"], rtol=0, atol=0.1)
+    assert open_runner(small).card == open_runner(path).card
