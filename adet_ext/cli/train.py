@@ -12,7 +12,8 @@ from ..d2.engine import default_argument_parser, launch
 from ..data.register import num_classes_of, register_dataset
 from ..engine.checkpoint import AdetCheckpointer, classes_in
 from ..engine.checks import check_training
-from ..engine.trainer import Trainer, setup
+from ..engine.trainer import setup
+from ..engine.trainers import trainer_of
 from ..errors import UserError
 
 __all__ = ["main", "make_parser", "configure", "run"]
@@ -78,10 +79,10 @@ def run(args: argparse.Namespace, parent: int = 0, cfg: CfgNode | None = None, p
     """
     cfg = setup(cfg if os.getpid() == parent else configure(args), args)
     if not args.eval_only:
-        trainer = Trainer(cfg)
+        trainer = trainer_of(cfg)(cfg)
         trainer.resume_or_load(resume=args.resume)
         return trainer.train()
-    model = Trainer.build_model(cfg)
+    model = trainer_of(cfg).build_model(cfg)
     checkpointer = AdetCheckpointer(model, cfg.OUTPUT_DIR)
     weights = checkpointer.get_checkpoint_file() if args.resume and checkpointer.has_checkpoint() else cfg.MODEL.WEIGHTS
     if weights:
@@ -90,7 +91,7 @@ def run(args: argparse.Namespace, parent: int = 0, cfg: CfgNode | None = None, p
             checkpointer.check_classes(name, MetadataCatalog.get(name).get("thing_classes"))
     else:
         logging.getLogger(__name__).warning("MODEL.WEIGHTS is empty: the evaluated weights are random")
-    return Trainer.test(cfg, model)
+    return trainer_of(cfg).test(cfg, model)
 
 
 def main(argv: list[str] | None = None) -> None:

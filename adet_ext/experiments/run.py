@@ -11,7 +11,8 @@ import yaml
 from ..d2.config import CfgNode
 from ..engine.predictor import Predictor
 from ..engine.progress import ProgressBar, forget_terminal, quiet_console
-from ..engine.trainer import Trainer, setup
+from ..engine.trainer import setup
+from ..engine.trainers import trainer_of
 from ..errors import UserError
 from ..report.gallery import make_gallery
 from ..report.metrics import Metrics, overall
@@ -55,7 +56,7 @@ def run_to_report(
     with quiet_console(os.path.join(output, "log.txt")) as log:
         cfg = setup(cfg, argparse.Namespace(config_file="", eval_only=False, resume=True, opts=[]))
         forget_terminal(log)
-        trainer = Trainer(cfg)
+        trainer = trainer_of(cfg)(cfg)
         trainer.resume_or_load(resume=True)
         if trainer.start_iter >= trainer.max_iter:
             say(f"{output} holds a finished training; evaluating it again")

@@ -4,6 +4,7 @@ N images, W the width, C classes; h x w the places of a map.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -14,9 +15,16 @@ from .aggregations import build_aggregation
 from .genotype import CELL_INPUTS, CellGenotype, CellLayer
 from .operations import build_operation, conv_norm_relu
 
-__all__ = ["DynamicCell", "Layer"]
+__all__ = ["DynamicCell", "FrameState", "Layer"]
 
 _FROM_BEFORE = tuple(i for i, name in enumerate(CELL_INPUTS) if name.startswith("previous_"))
+
+
+class FrameState(NamedTuple):
+    """What a frame leaves for the next: *layer 4* (N, C_4, H / 32, W / 32) and *dec* (N, W, h, w)."""
+
+    layer4: torch.Tensor
+    dec: torch.Tensor
 
 
 class Layer(nn.Module):
@@ -51,6 +59,23 @@ class DynamicCell(nn.Module):
         self.layers = nn.ModuleList(Layer(layer, width) for layer in genotype.layers)
         self.project = conv_norm_relu(width * len(genotype.unsampled), width)
         self.classifier = nn.Conv2d(width, num_classes, 3, padding=1) if num_classes else None
+
+    def step(
+        self,
+        layers: Sequence[torch.Tensor],
+        state: FrameState,
+        classifier: nn.Module | None = None,
+        connected: bool = True,
+    ) -> tuple[torch.Tensor, FrameState]:
+        """Return the logits of a frame (N, C, h, w), and what it leaves for the next.
+
+        Args:
+            layers: *layers 2 to 4* of the frame.
+            state: what the frame before has left.
+            classifier: serves a cell that has none of its own.
+        """
+        dec = self([*state, *layers], connected)
+        return (self.classifier or classifier)(dec), FrameState(layers[-1], dec)
 
     def forward(self, inputs: Sequence[torch.Tensor], connected: bool = True) -> torch.Tensor:
         """Return *dec* (N, W, h, w) at the size of the largest feature that no layer takes.

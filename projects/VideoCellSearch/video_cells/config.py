@@ -53,7 +53,8 @@ def _add_solver(node: CN) -> None:
 
 def _add_search(node: CN) -> None:
     # The search (6.3.3, 6.4.1). The values are CamVid's; DATASETS.TRAIN is what it is split from, MODEL.WEIGHTS the
-    # static network, INPUT.VIDEO the sequences.
+    # static network. Sequences have INPUT.VIDEO.FRAMES frames. Of INPUT.SEMANTIC, LONGER_SIDE is for all frames; PAD_TO
+    # and PAD_VALUE are for those that cells are trained on, and so is CROP, on the grid of the largest stride.
     search = node.SEARCH = CN()
     # Layers of a cell: 5 tokens each. 5 on CamVid, 4 on CityScapes.
     search.LAYERS = 5
@@ -63,13 +64,6 @@ def _add_search(node: CN) -> None:
     search.VAL_FRACTION = 0.1
     # How many sequences are used, drawn at random; 0: all.
     search.SEQUENCES = 0
-    # Frames are resized to this longer side in pixels; 0: they stay. 1024 on CityScapes.
-    search.LONG_SIDE = 0
-    # Training frames whose shorter side is below this are padded to it, with the mean color; 0: none is.
-    search.PAD_TO = 400
-    # Training sequences are cut to squares of this side, on the grid of the largest stride; 0: they are not. 512 on
-    # CityScapes; CamVid's frames are smaller than its 600.
-    search.CROP = 600
     # Training of a cell: sequences of a batch, epochs, Adam's learning rate.
     search.BATCH = 48
     search.EPOCHS = 20

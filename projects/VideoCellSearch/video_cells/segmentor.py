@@ -4,7 +4,7 @@ N clips of T frames of H x W pixels, C classes, W the width of *dec*; h x w the 
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,21 +15,14 @@ from adet_ext.d2.layers import ShapeSpec
 from adet_ext.d2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone
 from adet_ext.d2.utils import comm
 
-from .cell import DynamicCell
+from .cell import DynamicCell, FrameState
 from .decoder import StaticDecoder
 from .decoder_genotype import DecoderGenotype
 from .encoder import features_by_stride
 from .genotype import CellGenotype, load_genotype
 from .losses import labels_at, segmentation_loss
 
-__all__ = ["FrameState", "VideoSegmentor", "build_cell", "build_decoder"]
-
-
-class FrameState(NamedTuple):
-    """What a frame leaves for the next: *layer 4* (N, C_4, H / 32, W / 32) and *dec* (N, W, h, w)."""
-
-    layer4: torch.Tensor
-    dec: torch.Tensor
+__all__ = ["VideoSegmentor", "build_cell", "build_decoder"]
 
 
 @META_ARCH_REGISTRY.register()
@@ -152,17 +145,11 @@ class VideoSegmentor(nn.Module):
         features = self.backbone(x.contiguous(memory_format=torch.channels_last))
         return [features[name] for name in self.feature_names]
 
-    def cell_step(self, features: Sequence[torch.Tensor], state: FrameState) -> tuple[torch.Tensor, FrameState]:
-        """Return the logits (N, C, h, w) of frames by the cell, and what they leave."""
-        dec = self.cell([*state, *features[1:]], self.dynamic)
-        classifier = self.cell.classifier or self.decoder.classifier
-        return classifier(dec), FrameState(features[3], dec)
-
     def _next(self, features: Sequence[torch.Tensor], state: FrameState | None) -> tuple[torch.Tensor, FrameState]:
         if state is None or self.cell is None or state.layer4.shape != features[3].shape:
             dec, logits = self.decoder(features)
             return logits, FrameState(features[3], dec)
-        return self.cell_step(features, state)
+        return self.cell.step(features[1:], state, self.decoder.classifier, self.dynamic)
 
     # Evaluation and training ------------------------------------------------------------------------------------------
 
@@ -221,7 +208,8 @@ class VideoSegmentor(nn.Module):
             dec, first = self.decoder([x[0] for x in features])
         state, total = FrameState(features[3][0], dec), 0
         for t in range(1, frames.shape[1]):
-            logits, state = self.cell_step([x[t] for x in features], state)
+            layers = [x[t] for x in features[1:]]
+            logits, state = self.cell.step(layers, state, self.decoder.classifier, self.dynamic)
             total = total + self._loss(logits, labels[:, t])
         losses = {"loss_sem_seg": total}
         if self.first_frame_weight and self.static_learns:
