@@ -7,6 +7,7 @@ import pytest
 import torch
 import torchvision
 from torch import nn
+from video_cells import segmentor
 from video_cells.cell import DynamicCell
 from video_cells.decoder import StaticDecoder
 from video_cells.decoder_genotype import DecoderGenotype
@@ -202,6 +203,17 @@ def test_while_the_cell_is_trained_alone_nothing_of_the_static_network_changes(t
     sum(model([clip(seed=s) for s in range(2)]).values()).backward()
     assert model.backbone.features[0][0].weight.grad is not None
     assert model.decoder.blocks[0].first[1][0].weight.grad is not None  # by way of dec of the first frame
+
+
+@pytest.mark.parametrize("learns", [True, False])
+def test_in_distributed_training_every_parameter_gets_a_gradient(learns, tiny_model, cell_file, clip, monkeypatch):
+    monkeypatch.setattr(segmentor.comm, "get_world_size", lambda: 2)
+    model = tiny_model("MODEL.VIDEO.CELL", cell_file([[1, 2, 4, 4, 0]]))
+    model.let_static_learn(learns)
+    sum(model.train()([clip(seed=s) for s in range(2)]).values()).backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    static = [p.grad for part in (model.backbone, model.decoder) for p in part.parameters()]
+    assert any(grad.any() for grad in static) is learns
 
 
 def test_frames_of_several_sizes_share_a_batch(tiny_model, clip):
