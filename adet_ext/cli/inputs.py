@@ -16,12 +16,11 @@ from ..data.validate_voc import validate_voc
 from ..engine.predictor import Predictor
 from ..errors import UserError
 from ..utils import video
+from ..utils.image_io import IMAGE_SUFFIXES
 
 __all__ = [
     "add_model", "find_images", "given_classes", "image_targets", "keep_inputs", "load_predictor", "metadata_of",
 ]  # fmt: skip
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:

@@ -14,13 +14,14 @@ def add_adet_config(cfg: CN) -> None:
 
     A key that a user or another extension has set keeps its value; adding twice changes nothing.
     """
-    ours = CN({"MODEL": {"BACKBONE": {}, "RESNETS": {}}, "INPUT": {"CROP": {}}, "SOLVER": {}})
+    ours = CN({"MODEL": {"BACKBONE": {}, "RESNETS": {}}, "INPUT": {"CROP": {}}, "SOLVER": {}, "TEST": {}})
     _add_fcos(ours)
     _add_blendmask(ours)
     _add_smalmask(ours)
     _add_dr1mask(ours)
     _add_backbones(ours)
     _add_keys_for_adelaidet_files(ours)
+    _add_semantic(ours)
     # Random horizontal flips during training; INPUT.RANDOM_FLIP says of which kind.
     ours.INPUT.HFLIP_TRAIN = True
     # Whether a random crop may cut instances. False: the crop grows until none is cut.
@@ -225,6 +226,36 @@ def _add_backbones(cfg: CN) -> None:
     lite.NORM = "FrozenBN"
     lite.NORM_EPS = 1e-3
     lite.PADDING = "same"
+
+
+def _add_semantic(cfg: CN) -> None:
+    # Semantic segmentation: how images with label maps, and clips of them, are augmented. Clips always are, all frames
+    # alike; single images if ENABLED, else as INPUT's other keys say. Flips are horizontal, where INPUT.HFLIP_TRAIN is
+    # on.
+    semantic = cfg.INPUT.SEMANTIC = CN()
+    semantic.ENABLED = False
+    # The longer side is first brought to this many pixels, in training and in evaluation; 0: it stays.
+    semantic.LONGER_SIDE = 0
+    # Training: both sides are multiplied by a number from MIN_SCALE to MAX_SCALE, padded to at least PAD_TO pixels, and
+    # cropped at random to at most CROP pixels; 0 switches padding or cropping off.
+    semantic.MIN_SCALE = 0.5
+    semantic.MAX_SCALE = 2.0
+    semantic.PAD_TO = 0
+    semantic.CROP = 0
+    # The color of the padding: "zero" (black) or "mean" (MODEL.PIXEL_MEAN). Its label is 255.
+    semantic.PAD_VALUE = "zero"
+
+    # Clips: how many consecutive frames one has in training, the last with labels.
+    video = cfg.INPUT.VIDEO = CN()
+    video.FRAMES = 3
+    # In evaluation: every frame with labels is scored after up to FRAMES_TEST - 1 frames before it. 0: whole sequences
+    # are given to the model, whose outputs for all their frames are in memory at the same time.
+    video.FRAMES_TEST = 3
+
+    # Trimap IoU is over the pixels within this many of a border between classes.
+    cfg.TEST.TRIMAP_WIDTH = 3
+    # Also measure how often a pixel keeps its class along the optical flow; takes most of the time of scoring.
+    cfg.TEST.TEMPORAL_CONSISTENCY = True
 
 
 def _add_keys_for_adelaidet_files(cfg: CN) -> None:

@@ -1,21 +1,32 @@
 """Data sets: reading, checking, registering, mapping, and the loaders of training and evaluation."""
 
-from . import lvis, shapes, voc  # register the built-in data sets
+from . import camvid, cityscapes, lvis, shapes, shapes_sequences, voc  # register the built-in data sets
+from .frame_folders import register_frame_folders
 from .loader import build_test_loader, build_train_loader
 from .lvis import register_lvis_dataset
 from .mapper import AdetDatasetMapper
 from .register import num_classes_of, register_dataset
+from .semantic_mapper import SemanticMapper
+from .semantic_sets import register_semantic
+from .shapes_sequences import register_shapes_video
 from .voc import register_voc_dataset
 
 __all__ = [
     "AdetDatasetMapper",
+    "SemanticMapper",
     "build_test_loader",
     "build_train_loader",
+    "camvid",
+    "cityscapes",
     "lvis",
     "num_classes_of",
     "register_dataset",
+    "register_frame_folders",
     "register_lvis_dataset",
+    "register_semantic",
+    "register_shapes_video",
     "register_voc_dataset",
     "shapes",
+    "shapes_sequences",
     "voc",
 ]

@@ -21,6 +21,7 @@ from ..d2.data import (
     DatasetCatalog,
     DatasetFromList,
     InferenceSampler,
+    MetadataCatalog,
     RepeatFactorTrainingSampler,
     get_detection_dataset_dicts,
     trivial_batch_collator,
@@ -28,7 +29,10 @@ from ..d2.data import (
 from ..d2.utils import comm
 from ..errors import UserError, one_line
 from .batches import TrainingBatches
+from .clips import holds_sequences, test_clips, training_clips
 from .mapper import AdetDatasetMapper
+from .semantic_mapper import SemanticMapper
+from .semantic_sets import VIDEO
 from .voc import check_voc_files
 
 __all__ = ["build_test_loader", "build_train_loader", "dataset_dicts"]
@@ -125,7 +129,8 @@ def build_train_loader(
     """Return the endless, resumable training loader of ``cfg``.
 
     Args:
-        mapper: :class:`AdetDatasetMapper` of ``cfg`` by default.
+        mapper: by default that of ``cfg`` and of the kind of data set: :class:`SemanticMapper` for sequences and, with
+            ``INPUT.SEMANTIC.ENABLED``, for images with label maps alone, else :class:`AdetDatasetMapper`.
         start_iter: how many batches to skip, without loading them.
         rank, world_size: this process and their number; by default those of the running job.
 
@@ -138,6 +143,8 @@ def build_train_loader(
     rank = comm.get_rank() if rank is None else rank
     world_size = comm.get_world_size() if world_size is None else world_size
     dicts = dataset_dicts(cfg.DATASETS.TRAIN, "DATASETS.TRAIN", cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS)
+    if holds_sequences(cfg.DATASETS.TRAIN):
+        dicts = training_clips(dicts, cfg)
     seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
     batches = TrainingBatches(
         len(dicts),
@@ -149,7 +156,7 @@ def build_train_loader(
         rank=rank,
         world_size=world_size,
     )
-    mapper = mapper or AdetDatasetMapper(cfg, is_train=True)
+    mapper = mapper or _mapper(cfg, cfg.DATASETS.TRAIN, is_train=True)
     return _Loader(
         _Samples(DatasetFromList(dicts, copy=False), mapper, seed),
         batch_sampler=batches,
@@ -165,12 +172,16 @@ def build_test_loader(
 ) -> torchdata.DataLoader:
     """Return a loader that gives every image of ``dataset_name`` once, divided among the processes in order.
 
+    Of a set of sequences, it gives the clips of :func:`~.clips.test_clips`.
+
     Args:
-        mapper: :class:`AdetDatasetMapper` of ``cfg`` in inference mode by default.
+        mapper: by default that of :func:`build_train_loader`, in inference mode.
         batch_size: images of a batch in each process. Timings in papers use 1.
     """
     dicts = dataset_dicts((dataset_name,), "the data set to evaluate", filter_empty=False)
-    mapper = mapper or AdetDatasetMapper(cfg, is_train=False)
+    if holds_sequences((dataset_name,)):
+        dicts = test_clips(dicts, cfg)
+    mapper = mapper or _mapper(cfg, (dataset_name,), is_train=False)
     return _Loader(
         _Mapped(DatasetFromList(dicts, copy=False), mapper),
         batch_size=batch_size,
@@ -178,6 +189,13 @@ def build_test_loader(
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         collate_fn=trivial_batch_collator,
     )
+
+
+def _mapper(cfg: CfgNode, names: Iterable[str], is_train: bool) -> Callable[[dict], dict]:
+    kinds = {MetadataCatalog.get(name).get("evaluator_type") for name in names}
+    if kinds == {VIDEO} or (kinds == {"sem_seg"} and cfg.INPUT.SEMANTIC.ENABLED):
+        return SemanticMapper(cfg, is_train=is_train)
+    return AdetDatasetMapper(cfg, is_train=is_train)
 
 
 def dataset_dicts(names: Iterable[str], key: str, filter_empty: bool) -> list[dict]:

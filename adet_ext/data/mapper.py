@@ -20,8 +20,9 @@ from ..utils.image_io import read_as, read_labels
 from .augmentation import build_augmentation
 from .mask_checks import rle_area
 from .polygons import clip_far, reaches_far
+from .semantic_sets import IGNORE
 
-__all__ = ["AdetDatasetMapper"]
+__all__ = ["AdetDatasetMapper", "read_with_reason"]
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +36,8 @@ class AdetDatasetMapper:
     - ``instances`` (training): Instances with ``gt_boxes``, ``gt_classes`` and, with ``use_instance_mask``,
       ``gt_masks``; crowds are left out. Masks are PolygonMasks or BitMasks as ``instance_mask_format`` says;
       an image with RLE masks, which polygons cannot hold, gets BitMasks in either case;
-    - ``sem_seg``: int64 [H', W'], if the dict has ``sem_seg_file_name``;
+    - ``sem_seg``: int64 [H', W'], if the dict has ``sem_seg_file_name``; the dict's ``ignore_label``, if it has one,
+      becomes 255;
     - ``basis_sem`` (training, with ``make_basis_sem``): int64 [H', W'], 0 for nothing, else class + 1. All
       annotations are drawn in the order of the file, later ones over earlier ones.
 
@@ -101,17 +103,19 @@ class AdetDatasetMapper:
         """
         record = copy.copy(dataset_dict)
         where = _where(record)
-        image = _read(record["file_name"], lambda path: read_as(path, self.image_format), where)
+        image = read_with_reason(record["file_name"], lambda path: read_as(path, self.image_format), where)
         _check_size(record, image, where)
         sem_seg = None
         if "sem_seg_file_name" in record:
             name = record.pop("sem_seg_file_name")
-            sem_seg = _read(name, read_labels, f"{where}, semantic labels {name}")
+            sem_seg = read_with_reason(name, read_labels, f"{where}, semantic labels {name}")
             if sem_seg.shape != image.shape[:2]:
                 raise UserError(
                     f"{where}: its semantic labels {name} are {sem_seg.shape[1]} x {sem_seg.shape[0]} pixels, the "
                     f"image {image.shape[1]} x {image.shape[0]}; make them again"
                 )
+            if "ignore_label" in record:
+                sem_seg[sem_seg == record.pop("ignore_label")] = IGNORE
 
         annotations = None
         if "annotations" in record and self.with_ground_truth:
@@ -247,7 +251,12 @@ def _where(record: dict) -> str:
     return f"{record['file_name']}{image_id}"
 
 
-def _read(file_name: str, read: Callable[[str], np.ndarray], where: str) -> np.ndarray:
+def read_with_reason(file_name: str, read: Callable[[str], np.ndarray], where: str) -> np.ndarray:
+    """Return ``read(file_name)``.
+
+    Raises:
+        UserError: the file is missing or broken; the message begins with ``where``.
+    """
     try:
         return read(file_name)
     except FileNotFoundError as error:

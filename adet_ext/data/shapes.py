@@ -115,7 +115,8 @@ def _parse(path: str) -> tuple[ShapesSpec, str]:
     return ShapesSpec(count, height, width, seed), (match[5] or "").rstrip("/")
 
 
-def _png(array: np.ndarray) -> bytes:
+def png_of(array: np.ndarray) -> bytes:
+    """Return uint8 [H, W] or RGB [H, W, 3] as the bytes of a PNG file."""
     import cv2
 
     pixels = array[..., ::-1] if array.ndim == 3 else array  # OpenCV takes colors as BGR
@@ -129,11 +130,11 @@ def _content(path: str) -> bytes:
     if match and int(match[2]) < spec.num_images:
         kind, index = match[1], int(match[2])
         if kind == "images":
-            return _png(shapes_image(spec, index))
+            return png_of(shapes_image(spec, index))
         sem_seg, panoptic, _ = shapes_labels(spec, index)
         if kind == "sem_seg":
-            return _png(sem_seg)
-        return _png(np.stack([panoptic % 256, panoptic // 256 % 256, panoptic // 65536], -1).astype(np.uint8))
+            return png_of(sem_seg)
+        return png_of(np.stack([panoptic % 256, panoptic // 256 % 256, panoptic // 65536], -1).astype(np.uint8))
     makers: dict[str, Callable] = {"instances.json": coco_instances, "panoptic.json": coco_panoptic}
     if rest in makers:
         return json.dumps(makers[rest](spec)).encode()

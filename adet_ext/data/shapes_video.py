@@ -13,7 +13,7 @@ from ..errors import UserError
 from .shapes_content import dense_labels
 from .shapes_scene import Backdrop, Shape, compose, paint, random_backdrop, random_scene
 
-__all__ = ["VideoFrame", "shapes_video"]
+__all__ = ["Movie", "VideoFrame", "shapes_video"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,25 +34,47 @@ def shapes_video(num_frames: int, size: int | tuple[int, int] = 128, seed: int =
     Raises:
         UserError: fewer than one frame, or frames smaller than 32 pixels.
     """
-    height, width = (size, size) if isinstance(size, int) else size
-    if num_frames < 1 or min(height, width) < 32:
-        raise UserError(f"a video needs at least 1 frame of 32 x 32; got {num_frames} of {height} x {width}")
-    rng = np.random.RandomState([seed, height, width, 3])
-    unit = min(height, width)
-    scene = random_scene(rng, height, width)
-    moves = [(*rng.uniform(-0.02, 0.02, 2) * unit, rng.uniform(-0.08, 0.08)) for _ in scene.shapes]
-    # The camera moves over a world larger than the frame.
-    margin = unit // 4
-    world = random_backdrop(rng, height + 2 * margin, width + 2 * margin)
-    pan, phase = rng.uniform(0.02, 0.06, 2), rng.uniform(0, 2 * np.pi, 2)
+    if num_frames < 1:
+        raise UserError(f"a video must have at least 1 frame; got {num_frames}")
+    movie = Movie(size, seed)
     for t in range(num_frames):
-        shapes = [_moved(s, t, move, height, width) for s, move in zip(scene.shapes, moves)]
-        top, left = np.rint(margin * (1 + 0.95 * np.sin(pan * t + phase))).astype(int)
+        yield movie.frame(t)
+
+
+class Movie:
+    """A video without an end, any frame of which can be made alone.
+
+    Args:
+        size: side in pixels, or (height, width).
+
+    Raises:
+        UserError: frames smaller than 32 pixels.
+    """
+
+    def __init__(self, size: int | tuple[int, int] = 128, seed: int = 0):
+        self.size = height, width = (size, size) if isinstance(size, int) else size
+        if min(height, width) < 32:
+            raise UserError(f"frames of a video must be at least 32 x 32 pixels; got {height} x {width}")
+        self.seed = seed
+        rng = np.random.RandomState([seed, height, width, 3])
+        unit = min(height, width)
+        self._shapes = random_scene(rng, height, width).shapes
+        self._moves = [(*rng.uniform(-0.02, 0.02, 2) * unit, rng.uniform(-0.08, 0.08)) for _ in self._shapes]
+        # The camera moves over a world larger than the frame.
+        self._margin = unit // 4
+        self._world = random_backdrop(rng, height + 2 * self._margin, width + 2 * self._margin)
+        self._pan, self._phase = rng.uniform(0.02, 0.06, 2), rng.uniform(0, 2 * np.pi, 2)
+
+    def frame(self, t: int) -> VideoFrame:
+        """Return frame ``t``, counted from 0."""
+        height, width = self.size
+        shapes = [_moved(s, t, move, height, width) for s, move in zip(self._shapes, self._moves)]
+        top, left = np.rint(self._margin * (1 + 0.95 * np.sin(self._pan * t + self._phase))).astype(int)
         window = slice(top, top + height), slice(left, left + width)
-        backdrop = Backdrop(world.texture[window], world.stuff[window])
-        frame = compose(shapes, height, width)
-        image = paint(np.random.RandomState([seed, height, width, 4, t]), frame, backdrop, steady=True)
-        yield VideoFrame(image, *dense_labels(frame, backdrop.stuff))
+        backdrop = Backdrop(self._world.texture[window], self._world.stuff[window])
+        scene = compose(shapes, height, width)
+        image = paint(np.random.RandomState([self.seed, height, width, 4, t]), scene, backdrop, steady=True)
+        return VideoFrame(image, *dense_labels(scene, backdrop.stuff))
 
 
 def _moved(shape: Shape, t: int, move: tuple[float, float, float], height: int, width: int) -> Shape:

@@ -83,6 +83,9 @@ _RULES = {
     "DATALOADER.NUM_WORKERS": _whole(0),
     "DATALOADER.REPEAT_THRESHOLD": _number(0),
     "TEST.EVAL_PERIOD": _whole(0),
+    "TEST.TRIMAP_WIDTH": _whole(1),
+    "INPUT.VIDEO.FRAMES": _whole(1),
+    "INPUT.VIDEO.FRAMES_TEST": _whole(0),
     "TEST.PRECISE_BN.NUM_ITER": _whole(1),
     "SEED": (lambda value: isinstance(value, int) and value < 2**31, "a whole number below 2147483648"),
     "FLOAT32_PRECISION": _one_of("", "highest", "high", "medium"),
@@ -166,8 +169,10 @@ def check_datasets(cfg: CfgNode, training: bool) -> None:
     if training and cfg.MODEL.META_ARCHITECTURE in _WITH_MASKS:
         _check_masks(cfg)
     for name in cfg.DATASETS.TEST:
-        if check_evaluator_type(name) != "sem_seg" and cfg.DATASETS.TRAIN:
-            _check_same_classes(cfg.DATASETS.TRAIN[0], name)
+        kind = check_evaluator_type(name)
+        if kind != "sem_seg" and cfg.DATASETS.TRAIN:
+            kind_of_classes = "stuff_classes" if kind == "video_sem_seg" else "thing_classes"
+            _check_same_classes(cfg.DATASETS.TRAIN[0], name, kind_of_classes)
 
 
 _WITH_MASKS = ("SmalMask", "SmalMask2", "BlendMask", "DR1Mask")
@@ -182,13 +187,18 @@ def _check_masks(cfg: CfgNode) -> None:
             raise UserError(f"the training set {name} has no masks, and {model} learns from masks. {advice}")
 
 
-def _check_same_classes(train: str, test: str) -> None:
-    classes, others = (MetadataCatalog.get(name).get("thing_classes") for name in (train, test))
+def _check_same_classes(train: str, test: str, kind: str) -> None:
+    classes, others = (MetadataCatalog.get(name).get(kind) for name in (train, test))
     if classes and others and list(classes) != list(others):
+        advice = (
+            "register the second with the classes of the first: "
+            f"register_dataset({test!r}, images, annotations, classes=MetadataCatalog.get({train!r}).thing_classes)"
+        )
+        if kind == "stuff_classes":
+            advice = "evaluate on a set with the classes of the first"
         raise UserError(
             f"data sets {train} ({', '.join(classes)}) and {test} ({', '.join(others)}) have different classes or "
-            "another order of them; register the second with the classes of the first: "
-            f"register_dataset({test!r}, images, annotations, classes=MetadataCatalog.get({train!r}).thing_classes)"
+            f"another order of them; {advice}"
         )
 
 
@@ -198,6 +208,10 @@ def check_classes(cfg: CfgNode) -> None:
     Raises:
         UserError: naming both numbers and the keys to set.
     """
+    for name in dict.fromkeys((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)):
+        kind = MetadataCatalog.get(name).get("evaluator_type")
+        if kind == "video_sem_seg" or (kind == "sem_seg" and cfg.INPUT.SEMANTIC.ENABLED):
+            _check_stuff(cfg, name)
     if not cfg.DATASETS.TRAIN:
         return
     found = num_classes_of(cfg.DATASETS.TRAIN)
@@ -211,19 +225,19 @@ def check_classes(cfg: CfgNode) -> None:
         raise UserError(f"the training data {', '.join(cfg.DATASETS.TRAIN)} has {found} classes, but {keys}")
     # The key is on by default in Detectron2, where other architectures do not look at it.
     if cfg.MODEL.META_ARCHITECTURE == "BlendMask" and cfg.MODEL.PANOPTIC_FPN.COMBINE.ENABLED:
-        _check_stuff(cfg)
+        for name in cfg.DATASETS.TRAIN:
+            _check_stuff(cfg, name)
 
 
-def _check_stuff(cfg: CfgNode) -> None:
-    for name in cfg.DATASETS.TRAIN:
-        stuff = MetadataCatalog.get(name).get("stuff_classes")
-        if stuff is None:
-            raise UserError(
-                f"the training data {name} has no stuff to learn panoptic segmentation from; name a panoptic data set "
-                "such as coco_2017_train_panoptic_separated, or set MODEL.PANOPTIC_FPN.COMBINE.ENABLED to False"
-            )
-        if len(stuff) != cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES:
-            raise UserError(
-                f"the training data {name} has {len(stuff)} semantic classes ({', '.join(stuff)}), but "
-                f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES}"
-            )
+def _check_stuff(cfg: CfgNode, name: str) -> None:
+    stuff = MetadataCatalog.get(name).get("stuff_classes")
+    if stuff is None:
+        raise UserError(
+            f"the training data {name} has no stuff to learn panoptic segmentation from; name a panoptic data set "
+            "such as coco_2017_train_panoptic_separated, or set MODEL.PANOPTIC_FPN.COMBINE.ENABLED to False"
+        )
+    if len(stuff) != cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES:
+        raise UserError(
+            f"data set {name} has {len(stuff)} semantic classes ({', '.join(stuff)}), but "
+            f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES}"
+        )

@@ -11,13 +11,14 @@ from ..data.register import count_without_mask, refresh_dataset
 from ..errors import UserError
 from ..evaluation.lvis import LVISEvaluator
 from ..evaluation.panoptic import COCOPanopticEvaluator
+from ..evaluation.video_semantic import VideoSemanticEvaluator
 from ..evaluation.voc import VOCEvaluator
 
 __all__ = ["build_evaluator", "check_evaluator_type"]
 
 logger = logging.getLogger(__name__)
 
-_TYPES = ("coco", "lvis", "pascal_voc", "sem_seg", "coco_panoptic_seg")
+_TYPES = ("coco", "lvis", "pascal_voc", "sem_seg", "video_sem_seg", "coco_panoptic_seg")
 _COCO_LIMIT = 100  # detections of an image that COCO's AP counts
 # Meta-architectures whose number of detections MODEL.FCOS.POST_NMS_TOPK_TEST sets; others have Detectron2's key.
 _OURS = ("OneStageDetector", "SmalMask", "SmalMask2", "BlendMask", "DR1Mask")
@@ -67,6 +68,15 @@ def build_evaluator(cfg: CfgNode, name: str, output_folder: str | None = None) -
         )
     if kind in ("sem_seg", "coco_panoptic_seg"):
         evaluators.append(SemSegEvaluator(name, distributed=True, output_dir=output_folder))
+    if kind == "video_sem_seg":
+        evaluators.append(
+            VideoSemanticEvaluator(
+                name,
+                output_dir=output_folder,
+                trimap_width=cfg.TEST.TRIMAP_WIDTH,
+                temporal=cfg.TEST.TEMPORAL_CONSISTENCY,
+            )
+        )
     if kind == "lvis":
         evaluators.append(LVISEvaluator(name, output_dir=output_folder))
     if kind == "pascal_voc":

@@ -11,9 +11,11 @@ from ..d2.utils import PathManager
 from ..errors import UserError
 from .files import written_beside
 
-__all__ = ["read_as", "read_image", "read_labels", "write_image"]
+__all__ = ["IMAGE_SUFFIXES", "read_as", "read_image", "read_labels", "write_image"]
 
 logger = logging.getLogger(__name__)
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 _warned: list[str] = []  # the first file of 16 bits with values of 8 bits
 
