@@ -35,7 +35,7 @@ EVERYTHING = [
 ]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny_config():
     """Return a small config with overrides KEY, VALUE, ..."""
 

@@ -81,7 +81,9 @@ def test_cells_that_are_too_large_are_rejected_with_a_sentence(tiny_config):
     space = build_space(cfg)
     large = space.tokens_of(CellGenotype.from_numbers([[n, n, 5, 5, 2] for n in (2, 5, 6, 7, 8)]))
     assert "at most 3400000 parameters; got 3" in space.why_rejected(large)
-    assert space.why_rejected(space.tokens_of(CellGenotype.from_numbers([[n, n, 0, 5, 2] for n in (2, 5, 6, 7, 8)]))) == ""
+    assert (
+        space.why_rejected(space.tokens_of(CellGenotype.from_numbers([[n, n, 0, 5, 2] for n in (2, 5, 6, 7, 8)]))) == ""
+    )
     cfg.MODEL.VIDEO.SEARCH.MAX_PARAMETERS = 0
     assert build_space(cfg).why_rejected(large) == ""
     cfg.MODEL.VIDEO.SEARCH.MAX_PARAMETERS = 2_850_000

@@ -86,7 +86,16 @@ def test_the_cell_is_trained_alone_and_then_everything_and_a_resumed_run_is_the_
 
 def test_a_cell_is_evaluated_with_and_without_its_connections(static, cell, tmp_path):
     # As trained: the weights of the cell are random, and so is what it finds.
-    words = ["MODEL.VIDEO.CELL", cell, "SOLVER.MAX_ITER", "2", "MODEL.VIDEO.SOLVER.CELL_ITERS", "1", "INPUT.SEMANTIC.CROP", "0"]
+    words = [
+        "MODEL.VIDEO.CELL",
+        cell,
+        "SOLVER.MAX_ITER",
+        "2",
+        "MODEL.VIDEO.SOLVER.CELL_ITERS",
+        "1",
+        "INPUT.SEMANTIC.CROP",
+        "0",
+    ]
     assert train("CamVid_cell", tmp_path, *words, "MODEL.WEIGHTS", str(static / "model_final.pth")) == 0
     found = []
     for dynamic in ("True", "False"):

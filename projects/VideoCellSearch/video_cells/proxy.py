@@ -180,11 +180,11 @@ class Proxy:
                 with timed(seconds, "training"):
                     loss = self._loss(cell, features, labels)
                     if not torch.isfinite(loss):
-                        raise FloatingPointError(f"the loss is {float(loss)} in epoch {epoch}")
+                        raise FloatingPointError(f"the loss is {float(loss.detach())} in epoch {epoch}")
                     optimizer.zero_grad(set_to_none=True)
                     loss.backward()
                     optimizer.step()
-            yield float(loss)
+            yield float(loss.detach())
 
     def _read(self, part: FrameSet, batch: Sequence[Sequence[int]]) -> tuple[list[dict], list[torch.Tensor]]:
         """Return, for each of the T frames, the features by name (B, ...) and the labels (B, H, W)."""
