@@ -3,7 +3,9 @@
 import json
 
 import pytest
+from video_cells.__main__ import main as run_project
 from video_cells.decoder_genotype import DecoderGenotype
+from video_cells.draw import draw_context
 from video_cells.genotype import CellGenotype, architecture_names, load_genotype, node_name, save_genotype
 
 from adet_ext.errors import UserError
@@ -75,3 +77,21 @@ def test_a_wrong_file_is_refused_with_its_name(kind, value, words, tmp_path):
 def test_wrong_numbers_are_refused(rows):
     with pytest.raises(UserError):
         CellGenotype.from_numbers(rows)
+
+
+def test_cells_and_decoders_are_drawn_on_a_page(tmp_path, capsys):
+    save_genotype(CellGenotype.from_numbers(ROWS), tmp_path / "mine.json")
+    assert run_project(["draw", str(tmp_path / "mine.json"), "arch2", "--output", str(tmp_path / "cells.html")]) == 0
+    page = (tmp_path / "cells.html").read_text()
+    assert page.count("<svg") == 3 and "mine.json" in page and "arch2" in page
+    assert run_project(["draw", "nobody.json", "--output", str(tmp_path / "other.html")]) == 2
+    assert "got 'nobody.json'" in capsys.readouterr().err and not (tmp_path / "other.html").exists()
+
+
+def test_the_drawing_of_arch2_is_figure_6_2():
+    graph = draw_context(load_genotype("arch2", DecoderGenotype))
+    operations = [text for _, _, text in graph["edges"] if text]
+    assert operations == [
+        "conv_3x3_dil3", "global_pool", "conv_3x3", "conv_1x1", "conv_3x3", "conv_3x3_dil3", "conv_1x1",
+    ]  # fmt: skip
+    assert ["6", "9", "conv_1x1"] in graph["edges"] and ["10", "output", ""] in graph["edges"]

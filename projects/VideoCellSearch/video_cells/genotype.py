@@ -29,6 +29,7 @@ __all__ = [
     "CellGenotype",
     "CellLayer",
     "architecture_names",
+    "kind_of",
     "load_genotype",
     "node_name",
     "save_genotype",
@@ -143,6 +144,15 @@ class CellGenotype:
 def architecture_names() -> list[str]:
     """Return the names of the genotypes that come with the project."""
     return sorted(path.stem for path in _FOLDER.glob("*.json"))
+
+
+def kind_of(name: str) -> str:
+    """Return the kind of a genotype that :func:`load_genotype` would load: "cell", "decoder", or what the file says.
+
+    Raises:
+        UserError: no such name or file, or it holds no JSON.
+    """
+    return str(read_genotype(name, _FOLDER)[1].get("kind"))
 
 
 def load_genotype(name: str, kind: type[Genotype]) -> Genotype:
