@@ -4,7 +4,10 @@ import sys
 
 from adet_ext import cli
 
-_OWN = {"draw": "cells and static decoders as graphs, on an HTML page"}
+_OWN = {
+    "draw": "cells and static decoders as graphs, on an HTML page",
+    "cost": "parameters, multiply-adds and time of a frame, with the static network and with a cell",
+}
 
 
 def main(argv: list[str]) -> int:
