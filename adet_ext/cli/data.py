@@ -25,6 +25,7 @@ from ..utils.image_io import read_as, write_image
 from ..visualize import drawing
 from ..visualize.predictions import draw_ground_truth
 from .arguments import parse_with_overrides
+from .data_frames import add_cut_frames, cut_frames
 
 __all__ = ["build_parser", "draw", "main"]
 
@@ -41,6 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_validate(commands)
     _add_prepare_panoptic(commands)
     _add_prepare_lvis(commands)
+    add_cut_frames(commands)
     _add_draw(commands)
     return parser
 
@@ -120,6 +122,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _prepare_panoptic(arguments)
     if arguments.command == "prepare-lvis":
         return _prepare_lvis(arguments)
+    if arguments.command == "cut-frames":
+        return cut_frames(arguments)
     return draw(arguments)
 
 

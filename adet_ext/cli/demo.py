@@ -1,4 +1,4 @@
-"""Prediction on images and videos: overlays, and instances as COCO JSON."""
+"""Prediction on images and videos: overlays, instances as COCO JSON, and label maps."""
 
 import argparse
 import os
@@ -13,14 +13,15 @@ from tqdm import tqdm
 
 from ..data.catalog import class_names_of
 from ..engine.predictor import Predictor, confident, on_cpu
+from ..engine.streaming import predict_apart
 from ..errors import UserError
 from ..evaluation.coco_json import image_ids, to_results, write_results
-from ..utils import video
 from ..utils.files import make_folder
+from ..utils.frame_folder import open_frames
 from ..utils.image_io import read_image, write_image
 from ..visualize.predictions import draw_outputs
-from ..visualize.tracker import ColorTracker
 from .arguments import parse_with_overrides
+from .demo_video import VideoRun, add_video_options, check_video_options, video_target
 from .inputs import add_model, find_images, given_classes, image_targets, keep_inputs, load_predictor, metadata_of
 
 __all__ = ["build_parser", "main"]
@@ -35,10 +36,11 @@ def build_parser() -> argparse.ArgumentParser:
     add_model(parser)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--input", nargs="+", metavar="PATH", help="image files, folders, or quoted globs")
-    source.add_argument("--video-input", metavar="FILE", help="a video")
+    source.add_argument("--video-input", metavar="PATH", help="a video, or a folder of its frames")
     parser.add_argument("--output", metavar="PATH", help="folder for the overlays; or the file, for one image or video")
     parser.add_argument("--json", metavar="FILE", help="write all instances here, in COCO's result format")
     parser.add_argument("--no-draw", action="store_true", help="no overlays: only --json and the times")
+    add_video_options(parser)
     parser.add_argument("--batch-size", type=int, default=1, metavar="N", help="images in one pass through the net (1)")
     return parser
 
@@ -52,14 +54,16 @@ def main(argv: Sequence[str] | None = None, predictor: Predictor | None = None) 
     arguments = parse_with_overrides(build_parser(), argv)
     if arguments.batch_size < 1:
         raise UserError(f"--batch-size must be 1 or more; got {arguments.batch_size}")
-    if not arguments.json and (arguments.no_draw or not arguments.output):
-        raise UserError("there is nothing to write: give --output, or --json, or both")
+    if not (arguments.json or arguments.label_maps) and (arguments.no_draw or not arguments.output):
+        raise UserError("there is nothing to write: give --output or --json, or --label-maps for a video")
+    check_video_options(arguments)
     # What can be wrong with the paths is found before minutes go into loading a model.
     if arguments.input:
         paths = find_images(arguments.input)
         targets = image_targets(paths, None if arguments.no_draw else arguments.output)
     else:
-        paths, targets = [arguments.video_input], [_video_target(arguments)]
+        with open_frames(arguments.video_input):
+            paths, targets = [arguments.video_input], [video_target(arguments)]
     keep_inputs(paths, [*targets, arguments.json])
     for target in {os.path.dirname(path) for path in [*targets, arguments.json] if path}:
         make_folder(target)
@@ -75,15 +79,6 @@ def main(argv: Sequence[str] | None = None, predictor: Predictor | None = None) 
     return session.finish()
 
 
-def _video_target(arguments: argparse.Namespace) -> str | None:
-    if arguments.no_draw or not arguments.output:
-        return None
-    if arguments.output.lower().endswith(video.SUFFIXES):
-        return arguments.output
-    stem = os.path.splitext(os.path.basename(arguments.video_input))[0]
-    return os.path.join(arguments.output, stem + ".mp4")
-
-
 class _Session:
     """One run of the demo: what is predicted with, what has been found, and how long each part took."""
 
@@ -97,6 +92,7 @@ class _Session:
         self.seconds: dict[str, list[float]] = {"read": [], "net": [], "draw": []}
         self.broken = 0
         self.written: list[str] = []
+        self.run: VideoRun | None = None
 
     def images(self, paths: Sequence[str], targets: Sequence[str | None]) -> None:
         """Predict on images, batch by batch; an image that cannot be read is reported and left out."""
@@ -124,43 +120,28 @@ class _Session:
                 bar.update(min(size, len(paths) - start))
 
     def video(self, path: str, target: str | None) -> None:
-        """Predict on a video frame by frame, and write it with the overlays at the same frame rate."""
-        tracker = ColorTracker()
-        with video.VideoReader(path) as source, tqdm(total=source.frames or None, unit="frame", disable=None) as bar:
-            frames = 0
-
-            def change(frame: np.ndarray) -> np.ndarray:
-                nonlocal frames
-                frames += 1
-                output = self._predict([frame])[0]
-                begin = time.perf_counter()
-                self._collect(output, frames, path)
-                instances = output.get("instances")
-                colors = tracker(instances) if instances is not None and instances.has("pred_boxes") else None
-                drawn = self._draw(frame, output, colors) if target else frame
-                self.seconds["draw"].append(time.perf_counter() - begin)
-                bar.update()
-                return drawn
-
-            if target:
-                video.convert(source, target, change)
-                self.written.append(target)
-            else:
-                for frame in source:
-                    change(frame)
+        """Predict on a video, or a folder of frames, and write it with the overlays at the same frame rate."""
+        self.run = VideoRun(
+            self.predictor, self.arguments, self.metadata, lambda output, n: self._collect(output, n, path), self._draw
+        )
+        self.run(path, target)
+        self.broken += self.run.broken
+        self.written += [place for place in (self.arguments.label_maps, target) if place]
 
     def finish(self) -> int:
         """Write the JSON, say what was done and how long it took, and return the exit status."""
         if self.arguments.json:
             write_results(self.results, self.arguments.json)
             self.written.append(self.arguments.json)
-        if self.seconds["net"]:
-            print(_timing(self.seconds, self.arguments.batch_size if self.arguments.input else 1))
+        if self.run:
+            print(self.run.timing())
+        elif self.seconds["net"]:
+            print(_timing(self.seconds, self.arguments.batch_size))
         if self.written:
             more = f" and {len(self.written) - 1} more" if len(self.written) > 1 else ""
             print(f"wrote {self.written[-1]}{more}")
         if self.broken:
-            noun = "image" if self.broken == 1 else "images"
+            noun = ("frame" if self.run else "image") + ("" if self.broken == 1 else "s")
             print(f"{self.broken} {noun} could not be read", file=sys.stderr)
         return 1 if self.broken else 0
 
@@ -169,7 +150,7 @@ class _Session:
         if not images:
             return []
         begin = time.perf_counter()
-        outputs = [on_cpu(output) for output in self.predictor(images)]
+        outputs = [on_cpu(output) for output in predict_apart(self.predictor, images)]
         elapsed = time.perf_counter() - begin
         self.seconds["net"] += [elapsed / len(images)] * len(images)
         return [confident(output, self.arguments.confidence_threshold) for output in outputs]

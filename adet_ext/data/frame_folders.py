@@ -14,14 +14,13 @@ sequence has no gap in time: what is filmed apart goes into folders of its own.
 
 import functools
 import os
-import re
 
 from ..errors import UserError
-from ..utils.image_io import IMAGE_SUFFIXES
+from ..utils.image_io import IMAGE_SUFFIXES, sort_frames
 from .json_file import read_json
 from .semantic_sets import IGNORE, Run, distinct_colors, register_semantic
 
-__all__ = ["frame_folder_runs", "read_classes", "register_frame_folders", "sort_frames"]
+__all__ = ["frame_folder_runs", "read_classes", "register_frame_folders"]
 
 
 def register_frame_folders(name: str, folder: str, *, images: bool = False) -> list[str]:
@@ -109,8 +108,3 @@ def _names(folder: str) -> list[str]:
         return [name for name in os.listdir(folder) if not name.startswith(".")]
     except OSError as error:
         raise UserError(f"{folder}: {error.strerror}; a split has images/SEQUENCE/ and labels/SEQUENCE/") from error
-
-
-def sort_frames(names: list[str]) -> list[str]:
-    """Return file names by the numbers in them, so that 9.png comes before 10.png."""
-    return sorted(names, key=lambda name: [(int(p), "") if p.isdigit() else (-1, p) for p in re.split(r"(\d+)", name)])

@@ -14,7 +14,7 @@ from ..d2.config import CfgNode
 from ..d2.modeling import build_model
 from ..errors import UserError
 
-__all__ = ["Predictor", "confident", "on_cpu"]
+__all__ = ["Predictor", "check_image", "confident", "on_cpu"]
 
 logger = logging.getLogger(__name__)
 
@@ -133,17 +133,23 @@ class Predictor:
         return self._run([self.prepare(image) for image in images])
 
     def _run(self, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        with _evaluation_mode(self.model), torch.inference_mode():
+        with self.inference():
             return self.model(inputs)
+
+    @contextmanager
+    def inference(self) -> Iterator[None]:
+        """The model in evaluation mode, without gradients; several threads may be in it."""
+        with _evaluation_mode(self.model), torch.inference_mode():
+            yield
 
     def prepare(self, image: np.ndarray) -> dict[str, Any]:
         """Return the model's input for one BGR uint8 [H, W, 3] image: ``image`` (float32 [3, h, w]), its size."""
-        _check_image(image)
+        check_image(image)
         return self._input(self.resize(image), *image.shape[:2])
 
     def as_it_is(self, image: np.ndarray) -> dict[str, Any]:
         """Predict on one BGR uint8 image that has been resized already."""
-        _check_image(image)
+        check_image(image)
         return self._run([self._input(image, *image.shape[:2])])[0]
 
     def _input(self, resized: np.ndarray, height: int, width: int) -> dict[str, Any]:
@@ -164,7 +170,7 @@ class Predictor:
         return T.ResizeTransform(height, width, *(max(side, 1) for side in size)).apply_image(image)
 
 
-def _check_image(image: Any) -> None:
+def check_image(image: Any) -> None:
     """Raise UserError unless ``image`` is a BGR uint8 array [H, W, 3] with pixels."""
     if not isinstance(image, np.ndarray):
         got = "None, as cv2.imread returns for a missing file" if image is None else type(image).__name__

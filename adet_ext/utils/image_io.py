@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 
 import numpy as np
 from PIL import ExifTags, Image
@@ -11,7 +12,7 @@ from ..d2.utils import PathManager
 from ..errors import UserError
 from .files import written_beside
 
-__all__ = ["IMAGE_SUFFIXES", "read_as", "read_image", "read_labels", "write_image"]
+__all__ = ["IMAGE_SUFFIXES", "read_as", "read_image", "read_labels", "sort_frames", "write_image"]
 
 logger = logging.getLogger(__name__)
 
@@ -171,3 +172,8 @@ def write_image(path: str, image: np.ndarray) -> None:
             raise UserError(f"{path}: cannot be written: no image format has this suffix") from error
         if not written:
             raise OSError("the folder does not exist or cannot be written to, or the disk is full")
+
+
+def sort_frames(names: list[str]) -> list[str]:
+    """Return file names by the numbers in them, so that 9.png comes before 10.png."""
+    return sorted(names, key=lambda name: [(int(p), "") if p.isdigit() else (-1, p) for p in re.split(r"(\d+)", name)])

@@ -3,6 +3,7 @@
 Frames are BGR uint8 [H, W, 3]. Sound is not kept.
 """
 
+import contextlib
 import importlib.util
 import logging
 import os
@@ -16,10 +17,11 @@ import numpy as np
 from ..errors import UserError
 from .files import written_beside
 
-__all__ = ["SUFFIXES", "VideoReader", "backend", "convert"]
+__all__ = ["SUFFIXES", "VideoReader", "backend", "check_suffix", "convert", "video_writer"]
 
 logger = logging.getLogger(__name__)
 
+_RETRIES = 8  # reads in vain after which OpenCV is at the end
 SUFFIXES = (".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v")
 
 
@@ -31,9 +33,13 @@ def backend() -> str:
 class VideoReader:
     """The frames of a video, in order; iterate over it once.
 
+    A frame that cannot be decoded is named in a warning, counted in ``broken`` and left out.
+
     Attributes:
         fps: frames per second, a Fraction; 25 if the file does not say.
         frames: the number of frames that the file states; 0 if it does not.
+        name: of the frame given last, its number with six digits, counted from 0 with the broken ones.
+        broken: frames left out until now.
     """
 
     def __init__(self, path: str):
@@ -41,6 +47,7 @@ class VideoReader:
         if not os.path.isfile(path):
             raise UserError(f"{path}: there is no such video file")
         self.path = path
+        self.name, self.broken = "", 0
         self._pyav = backend() == "pyav"
         if self._pyav:
             self._open_pyav()
@@ -69,31 +76,49 @@ class VideoReader:
         self.frames = max(0, int(self._source.get(cv2.CAP_PROP_FRAME_COUNT)))
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        yield from self._iterate_pyav() if self._pyav else self._iterate_opencv()
+        number = 0
+        for frame in self._iterate_pyav() if self._pyav else self._iterate_opencv():
+            if frame is None:
+                self.broken += 1
+                logger.warning("%s: frame %d is broken and left out", self.path, number)
+            else:
+                self.name = f"{number:06d}"
+                yield frame
+            number += 1
+        if self._pyav and number < self.frames:  # OpenCV's number is an estimate for some formats
+            logger.warning("%s: it states %d frames, but has %d", self.path, self.frames, number)
 
-    def _iterate_pyav(self) -> Iterator[np.ndarray]:
+    def _iterate_pyav(self) -> Iterator[np.ndarray | None]:
+        """Frames, None for each packet or frame that is broken."""
         import av
 
-        decoder, count = self._source.decode(video=0), 0
+        packets = self._source.demux(video=0)
         while True:
             try:
-                frame = next(decoder)
-            except StopIteration:
-                return
+                packet = next(packets, None)
             except av.error.FFmpegError as error:
-                logger.warning("%s: broken after frame %d, the rest is left out: %s", self.path, count, error)
+                logger.warning("%s: the file is broken here, and the rest is left out: %s", self.path, error)
                 return
-            count += 1
-            image = frame.to_ndarray(format="bgr24")
-            # Phones store films without rotation and state by how much to rotate them (degrees, counterclockwise).
-            turns = round(getattr(frame, "rotation", 0) / 90) % 4
-            yield np.ascontiguousarray(np.rot90(image, turns)) if turns else image
+            if packet is None:
+                return
+            try:
+                frames = packet.decode()
+            except av.error.FFmpegError:
+                yield None
+                continue
+            for frame in frames:
+                yield None if getattr(frame, "is_corrupt", False) else _upright(frame)
 
-    def _iterate_opencv(self) -> Iterator[np.ndarray]:
-        while True:
+    def _iterate_opencv(self) -> Iterator[np.ndarray | None]:
+        """Frames, None for those that cannot be read but are followed by others: the stated number may be wrong."""
+        failed = 0
+        while failed <= _RETRIES:
             read, frame = self._source.read()
             if not read:
-                return
+                failed += 1
+                continue
+            yield from [None] * failed
+            failed = 0
             yield frame
 
     def close(self) -> None:
@@ -105,6 +130,13 @@ class VideoReader:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _upright(frame: Any) -> np.ndarray:
+    image = frame.to_ndarray(format="bgr24")
+    # Phones store films without rotation and state by how much to rotate them (degrees, counterclockwise).
+    turns = round(getattr(frame, "rotation", 0) / 90) % 4
+    return np.ascontiguousarray(np.rot90(image, turns)) if turns else image
 
 
 class _PyavWriter:
@@ -155,6 +187,64 @@ def _even(frame: np.ndarray) -> np.ndarray:
     return np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
 
 
+def _fitted(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Return the frame scaled into (H, W), in its proportions, on black."""
+    if frame.shape[:2] == size:
+        return frame
+    scale = min(size[0] / frame.shape[0], size[1] / frame.shape[1])
+    height, width = (max(1, min(round(scale * side), limit)) for side, limit in zip(frame.shape, size))
+    canvas = np.zeros((*size, 3), np.uint8)
+    top, left = (size[0] - height) // 2, (size[1] - width) // 2
+    canvas[top : top + height, left : left + width] = cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA)
+    return canvas
+
+
+@contextlib.contextmanager
+def video_writer(path: str, fps: Fraction, source: str = "the source") -> Iterator[Callable[[np.ndarray], None]]:
+    """Give a function that writes a BGR uint8 frame to the video ``path``.
+
+    The file is written beside ``path``, read back at the end, and renamed if it has all frames. Frames of another size
+    than the first are scaled into its size.
+
+    Args:
+        path: .mp4, .mov, .mkv, .m4v, .avi or .webm.
+        source: where the frames come from, for the message if there are none.
+
+    Raises:
+        UserError: the suffix is unknown, there was no frame, or the file cannot be written or read back.
+    """
+    check_suffix(path)
+    writer, size, count = None, (0, 0), 0
+
+    def write(frame: np.ndarray) -> None:
+        nonlocal writer, size, count
+        if writer is None:
+            frame = _even(frame)
+            size = frame.shape[:2]
+            writer = (_PyavWriter if backend() == "pyav" else _OpencvWriter)(beside, fps, size)
+        writer.write(np.ascontiguousarray(_fitted(_even(frame), size)))
+        count += 1
+
+    with written_beside(path) as beside:
+        try:
+            yield write
+        finally:
+            if writer is not None:
+                writer.close()
+        if not count:
+            raise UserError(f"{source}: no frame could be read")
+        with VideoReader(beside) as written:
+            readable = sum(1 for _ in written)
+        if readable != count:
+            raise UserError(f"{path}: only {readable} of {count} frames could be read back; is the disk full?")
+
+
+def check_suffix(path: str) -> None:
+    """Raise UserError unless ``path`` ends as a video that can be written."""
+    if _suffix(path) not in SUFFIXES:
+        raise UserError(f"{path}: cannot be written as a video; use one of {', '.join(SUFFIXES)}")
+
+
 def convert(
     source: VideoReader | Any,
     path: str,
@@ -164,37 +254,23 @@ def convert(
 ) -> int:
     """Apply ``change`` to every frame of ``source``, write them to the video ``path``, and return their number.
 
-    The file is written beside ``path``, read back, and renamed if it has all frames.
-
     Args:
-        source: a VideoReader, or any iterable of BGR uint8 frames of one size together with ``fps``.
-        path: .mp4, .mov, .mkv, .m4v, .avi or .webm.
-        change: makes the new frame; all its results have one size.
+        source: a VideoReader, or any iterable of BGR uint8 frames together with ``fps``.
+        path: see :func:`video_writer`.
+        change: makes the new frame.
         fps: frames per second; by default the source's.
 
     Raises:
-        UserError: the suffix is unknown, there is no frame, or the file cannot be written or read back.
+        UserError: see :func:`video_writer`.
     """
-    if _suffix(path) not in SUFFIXES:
-        raise UserError(f"{path}: cannot be written as a video; use one of {', '.join(SUFFIXES)}")
-    fps = Fraction(fps if fps is not None else source.fps)
-    writer, count = None, 0
-    with written_beside(path) as beside:
-        try:
-            for frame in source:
-                frame = _even(change(frame))
-                if writer is None:
-                    kind = _PyavWriter if backend() == "pyav" else _OpencvWriter
-                    writer = kind(beside, fps, frame.shape[:2])
-                writer.write(np.ascontiguousarray(frame))
-                count += 1
-        finally:
-            if writer is not None:
-                writer.close()
-        if not count:
-            raise UserError(f"{getattr(source, 'path', 'the source')}: no frame could be read")
-        with VideoReader(beside) as written:
-            readable = sum(1 for _ in written)
-        if readable != count:
-            raise UserError(f"{path}: only {readable} of {count} frames could be read back; is the disk full?")
+    check_suffix(path)
+    count = 0
+    with video_writer(path, Fraction(fps if fps is not None else source.fps), _name_of(source)) as write:
+        for frame in source:
+            write(change(frame))
+            count += 1
     return count
+
+
+def _name_of(source: Any) -> str:
+    return getattr(source, "path", "the source")

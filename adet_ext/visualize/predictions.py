@@ -16,7 +16,15 @@ from . import drawing
 from .drawing import PALETTE, Color
 from .tracker import ColorTracker
 
-__all__ = ["compare", "draw_ground_truth", "draw_instances", "draw_outputs", "draw_panoptic", "side_by_side"]
+__all__ = [
+    "compare",
+    "draw_ground_truth",
+    "draw_instances",
+    "draw_outputs",
+    "draw_panoptic",
+    "side_by_side",
+    "stuff_color",
+]
 
 
 def draw_masks(
@@ -146,11 +154,12 @@ def draw_panoptic(
             painted.append(colors[instance] if given else PALETTE[things % len(PALETTE)])
             things += 1
         else:
-            painted.append(_stuff_color(metadata, category))
+            painted.append(stuff_color(metadata, category))
     return draw_masks(image, masks, labels, painted, alpha=0.55, scale=scale)
 
 
-def _stuff_color(metadata: Any, category: int) -> Color:
+def stuff_color(metadata: Any, category: int) -> Color:
+    """Return the color of a stuff class: the data set's, or one of the palette."""
     known = getattr(metadata, "stuff_colors", None) or []
     if category < len(known):
         return tuple(int(value) for value in known[category])
@@ -172,7 +181,7 @@ def draw_semantic(image: np.ndarray, labels: np.ndarray, metadata: Any, *, scale
         image,
         masks,
         [name_of(names, c) for c in shown],
-        [_stuff_color(metadata, c) for c in shown],
+        [stuff_color(metadata, c) for c in shown],
         alpha=0.55,
         scale=scale,
     )

@@ -81,3 +81,61 @@ def test_no_video_is_a_sentence_naming_the_file(tmp_path, backend):
 def test_an_unwritable_place_is_a_sentence(tmp_path, backend):
     with pytest.raises(UserError, match="clip.mp4"):
         convert(moving_square(1), str(tmp_path / "absent" / "clip.mp4"), fps=Fraction(10))
+
+
+def test_a_frame_of_another_size_is_fitted_into_the_first_ones(tmp_path, backend):
+    path = str(tmp_path / "clip.avi")
+    with video.video_writer(path, Fraction(10)) as write:
+        write(np.full((48, 64, 3), 200, np.uint8))
+        write(np.full((48, 32, 3), 200, np.uint8))
+    with VideoReader(path) as reader:
+        first, second = reader
+    assert first.shape == second.shape == (48, 64, 3)
+    assert second[:, 20:44].mean() > 180 and second[:, :12].mean() < 20 and second[:, -12:].mean() < 20
+
+
+def test_broken_frames_are_counted_and_the_others_keep_their_numbers(tmp_path, monkeypatch, caplog):
+    frames = list(moving_square(4))
+    path = str(tmp_path / "clip.avi")
+    convert(frames, path, fps=Fraction(10))
+
+    class Damaged:
+        """Cannot decode frame 1."""
+
+        reads = iter([(True, frames[0]), (False, None), (True, frames[2]), (True, frames[3])])
+
+        def read(self):
+            return next(self.reads, (False, None))
+
+        def release(self):
+            pass
+
+    monkeypatch.setattr(video, "backend", lambda: "opencv")
+    with VideoReader(path) as reader:
+        reader._source.release()
+        reader._source = Damaged()
+        names = [reader.name for _ in reader]
+        assert names == ["000000", "000002", "000003"] and reader.broken == 1
+    assert "clip.avi: frame 1 is broken" in caplog.text
+
+
+def test_damage_in_a_file_costs_the_damaged_frame_alone(tmp_path, monkeypatch, caplog):
+    av = pytest.importorskip("av")
+    monkeypatch.setattr(video, "backend", lambda: "pyav")
+    path = tmp_path / "clip.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mjpeg", rate=10)  # every frame a picture of its own
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuvj420p"
+        for frame in moving_square(6):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="bgr24")))
+        container.mux(stream.encode())
+    with av.open(str(path)) as container:
+        packet = [p for p in container.demux(video=0) if p.size][2]
+        start, size = packet.pos, packet.size
+    content = bytearray(path.read_bytes())
+    content[start : start + size] = bytes(size)
+    path.write_bytes(bytes(content))
+    with VideoReader(str(path)) as reader:
+        names = [reader.name for _ in reader]
+    assert names == ["000000", "000001", "000003", "000004", "000005"] and reader.broken == 1
+    assert "clip.mp4: frame 2 is broken" in caplog.text
