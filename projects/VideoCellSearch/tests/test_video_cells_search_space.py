@@ -78,6 +78,7 @@ def test_the_canonical_form_is_one_of_the_orders_and_keeps_the_network():
 
 def test_cells_that_are_too_large_are_rejected_with_a_sentence(tiny_config):
     cfg = tiny_config("MODEL.SEM_SEG_HEAD.NUM_CLASSES", "11", "MODEL.VIDEO.WIDTH", "64")
+    cfg.MODEL.VIDEO.SEARCH.MAX_PARAMETERS = 3_400_000
     space = build_space(cfg)
     large = space.tokens_of(CellGenotype.from_numbers([[n, n, 5, 5, 2] for n in (2, 5, 6, 7, 8)]))
     assert "at most 3400000 parameters; got 3" in space.why_rejected(large)
