@@ -32,6 +32,8 @@ def add_video_config(cfg: CN) -> None:
     node.DYNAMIC = True
     # The weight of the loss of the first frame, which the static network segments; the thesis has none (6.4).
     node.FIRST_FRAME_WEIGHT = 0.0
+    # Compare predictions with labels at the labels' size; else at the predictions' own, a label for each eighth pixel.
+    node.FULL_SIZE_LOSS = False
     _add_solver(node)
     _add_search(node)
     add_missing(cfg, CN({"MODEL": {"VIDEO": node}}))

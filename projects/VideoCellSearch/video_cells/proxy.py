@@ -28,7 +28,7 @@ from adet_ext.nas.reward import geometric_mean
 
 from .cell import DynamicCell, FrameState
 from .genotype import CellGenotype
-from .losses import labels_at, segmentation_loss
+from .losses import segmentation_loss
 from .proxy_data import Frames, read_frames
 from .search_space import build_space
 from .segmentor import VideoSegmentor, build_cell
@@ -223,7 +223,8 @@ class Proxy:
     def _loss(self, cell: DynamicCell, features: Sequence[dict], labels: Sequence[torch.Tensor]) -> torch.Tensor:
         """Return the sum of the cross-entropies of the frames after the first (6.4)."""
         pairs = zip(self._steps(cell, features), labels[1:])
-        return sum(segmentation_loss(x, labels_at(y, x.shape[-2:]), self.ignore) for x, y in pairs)
+        full = self.cfg.MODEL.VIDEO.FULL_SIZE_LOSS
+        return sum(segmentation_loss(x, y, self.ignore, full_size=full) for x, y in pairs)
 
     def validate(self, cell: DynamicCell, seconds: Counter | None = None) -> dict[str, float]:
         """Return the metrics on the frames of meta-val after the first of their sequence, and the reward of them."""

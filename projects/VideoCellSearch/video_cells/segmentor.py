@@ -20,7 +20,7 @@ from .decoder import StaticDecoder
 from .decoder_genotype import DecoderGenotype
 from .encoder import features_by_stride
 from .genotype import CellGenotype, load_genotype
-from .losses import labels_at, segmentation_loss
+from .losses import segmentation_loss
 
 __all__ = ["VideoSegmentor", "build_cell", "build_decoder"]
 
@@ -46,6 +46,7 @@ class VideoSegmentor(nn.Module):
         ignore_value: int = 255,
         aux_weight: float = 0.3,
         first_frame_weight: float = 0.0,
+        full_size_loss: bool = False,
         dynamic: bool = True,
         input_format: str = "RGB",
     ):
@@ -56,6 +57,7 @@ class VideoSegmentor(nn.Module):
             ignore_value: the label of pixels that do not count.
             aux_weight: of the auxiliary losses of a decoder that has auxiliary classifiers.
             first_frame_weight: of the first frame's loss beside those of the frames that the cell segments.
+            full_size_loss: see :func:`~.losses.segmentation_loss`.
             dynamic: whether the cell gets anything from the frame before; see :class:`DynamicCell`.
             input_format: channel order of the frames, for drawing.
         """
@@ -63,7 +65,7 @@ class VideoSegmentor(nn.Module):
         self.backbone, self.decoder, self.cell = backbone, decoder, cell
         self.feature_names = features_by_stride(backbone.output_shape())
         self.ignore_value, self.aux_weight, self.first_frame_weight = ignore_value, aux_weight, first_frame_weight
-        self.dynamic, self.input_format = dynamic, input_format
+        self.full_size_loss, self.dynamic, self.input_format = full_size_loss, dynamic, input_format
         # Whether training changes the static network; a trainer switches it on after the cell has been trained alone.
         self.static_learns = True
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
@@ -85,6 +87,7 @@ class VideoSegmentor(nn.Module):
             "ignore_value": cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
             "aux_weight": cfg.MODEL.VIDEO.AUX_WEIGHT,
             "first_frame_weight": cfg.MODEL.VIDEO.FIRST_FRAME_WEIGHT,
+            "full_size_loss": cfg.MODEL.VIDEO.FULL_SIZE_LOSS,
             "dynamic": cfg.MODEL.VIDEO.DYNAMIC,
             "input_format": cfg.INPUT.FORMAT,
         }
@@ -191,11 +194,9 @@ class VideoSegmentor(nn.Module):
         known[0] = True  # a batch must not be empty
         labels = labels[known]
         logits, auxiliary = self.decoder.with_auxiliary(self.encode(frames[known]))
-        labels = labels_at(labels, logits.shape[-2:])
-        losses = {"loss_sem_seg": segmentation_loss(logits, labels, self.ignore_value)}
-        for i, found in enumerate(auxiliary, 1):
-            loss = segmentation_loss(_enlarged(found, labels.shape[-2:]), labels, self.ignore_value)
-            losses[f"loss_aux{i}"] = self.aux_weight * loss
+        losses = {"loss_sem_seg": self._loss(logits, labels)}
+        for i, found in enumerate(auxiliary, 1):  # all at the size of the prediction
+            losses[f"loss_aux{i}"] = self.aux_weight * self._loss(_enlarged(found, logits.shape[-2:]), labels)
         return losses
 
     def _cell_losses(self, frames: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -217,7 +218,7 @@ class VideoSegmentor(nn.Module):
         return losses
 
     def _loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        return segmentation_loss(logits, labels_at(labels, logits.shape[-2:]), self.ignore_value)
+        return segmentation_loss(logits, labels, self.ignore_value, full_size=self.full_size_loss)
 
 
 def _enlarged(logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
