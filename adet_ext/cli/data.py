@@ -3,35 +3,30 @@
 import argparse
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-import numpy as np
 from tqdm import tqdm
 
-from ..config import get_cfg, load_config
-from ..d2.config import CfgNode
-from ..d2.data import DatasetCatalog, MetadataCatalog, detection_utils
-from ..d2.structures import BoxMode, Instances, PolygonMasks
-from ..data.catalog import class_names_of
-from ..data.loader import build_train_loader, dataset_dicts
+from ..d2.data import DatasetCatalog, MetadataCatalog
 from ..data.lvis import lvis_splits, prepare_lvis
 from ..data.prepare_panoptic import annotated_images, coco_splits, prepare_panoptic
-from ..data.register import register_dataset
 from ..data.validate import validate_coco
 from ..data.validate_voc import is_image_set, validate_voc
-from ..errors import UserError, one_line
-from ..utils.files import make_folder
-from ..utils.image_io import read_as, write_image
-from ..visualize import drawing
-from ..visualize.predictions import draw_ground_truth
+from ..errors import UserError
 from .arguments import parse_with_overrides
+from .data_draw import OUTSIDE, add_draw, draw
 from .data_frames import add_cut_frames, cut_frames
 
 __all__ = ["build_parser", "draw", "main"]
 
-_FILES = ("json_file", "panoptic_json", "sem_seg_root", "image_set", "dirname")  # in the metadata, for the list
-_SHEET = "contact_sheet.png"
-_OUTSIDE = "accept image files outside the folder IMAGES"
+_FILES = (
+    "json_file",
+    "panoptic_json",
+    "sem_seg_root",
+    "image_set",
+    "dirname",
+    "frames_root",
+)  # in the metadata, for the list
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -43,7 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_prepare_panoptic(commands)
     _add_prepare_lvis(commands)
     add_cut_frames(commands)
-    _add_draw(commands)
+    add_draw(commands)
     return parser
 
 
@@ -52,7 +47,7 @@ def _add_validate(commands) -> None:
     check.add_argument("name", metavar="NAME", help="what the data set is called; only for the report")
     check.add_argument("images", metavar="IMAGES", help="the folder of its images")
     check.add_argument("annotations", metavar="ANNOTATIONS", help="its JSON file; for VOC, its list of images (.txt)")
-    check.add_argument("--allow-outside", action="store_true", help=_OUTSIDE)
+    check.add_argument("--allow-outside", action="store_true", help=OUTSIDE)
     check.add_argument("--examples", type=int, default=5, metavar="N", help="cases shown of each kind of problem (5)")
 
 
@@ -86,29 +81,6 @@ def _add_prepare_lvis(commands) -> None:
         "--root", metavar="DIR", help="the folder with lvis/ in it (default: that of DETECTRON2_DATASETS, or datasets)"
     )
     lvis.add_argument("--files", nargs=2, metavar=("JSON", "OUTPUT"), help="another LVIS file, and what to make of it")
-
-
-def _add_draw(commands) -> None:
-    pictures = commands.add_parser("draw", help="draw annotations, or what the training loader yields, as PNG files")
-    pictures.add_argument("--config-file", default="", metavar="FILE", help="a YAML file, or a packaged config's name")
-    pictures.add_argument(
-        "--dataset",
-        nargs=3,
-        action="append",
-        default=[],
-        metavar=("NAME", "IMAGES", "ANNOTATIONS"),
-        help="a data set in COCO or VOC format to draw instead of the config's; may be repeated",
-    )
-    pictures.add_argument("--allow-outside", action="store_true", help=_OUTSIDE)
-    pictures.add_argument(
-        "--source",
-        choices=("annotation", "dataloader"),
-        default="annotation",
-        help="the annotations as they are, or images and annotations after augmentation (default: annotation)",
-    )
-    pictures.add_argument("--output-dir", default="./data_pictures", metavar="DIR", help="where the pictures go")
-    pictures.add_argument("--num", type=int, default=16, metavar="N", help="how many images to draw (16)")
-    pictures.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config overrides, at the end")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -183,113 +155,3 @@ def _prepare_lvis(arguments: argparse.Namespace) -> int:
         kept = prepare_lvis(source, target)
         print(f"{target}: {kept.annotations} annotations of {kept.categories} categories in {kept.images} images")
     return 0
-
-
-def draw(arguments: argparse.Namespace) -> int:
-    """Draw ``arguments.num`` images into ``arguments.output_dir``, and a contact sheet of them."""
-    if arguments.num < 1:
-        raise UserError(f"--num must be 1 or more; got {arguments.num}")
-    cfg = _config(arguments)
-    folder = make_folder(arguments.output_dir)
-    records = _loaded(cfg) if arguments.source == "dataloader" else _annotated(cfg)
-    names = class_names_of(MetadataCatalog.get(cfg.DATASETS.TRAIN[0]))
-    panels, captions = [], []
-    for number, (image, record) in zip(range(arguments.num), records):
-        picture = _picture(image, record, names)
-        stem = os.path.splitext(os.path.basename(record["file_name"]))[0]
-        write_image(os.path.join(folder, f"{number:04d}_{stem}.png"), picture[..., ::-1])
-        panels.append(picture)
-        count = len(record["annotations"])
-        captions.append(f"{stem}: {count} instance{'' if count == 1 else 's'}")
-    what = "annotations" if arguments.source == "annotation" else "what the training loader yields"
-    title = f"{', '.join(cfg.DATASETS.TRAIN)}: {what}"
-    sheet = drawing.sheet(panels, captions, columns=_columns(panels), cell=_cell(panels), title=title)
-    write_image(os.path.join(folder, _SHEET), sheet[..., ::-1])
-    print(f"{len(panels)} pictures in {folder}; all of them on {os.path.join(folder, _SHEET)}")
-    return 0
-
-
-def _config(arguments: argparse.Namespace) -> CfgNode:
-    if arguments.config_file:
-        cfg = load_config(arguments.config_file, arguments.opts)
-    else:
-        cfg = get_cfg()
-        cfg.MODEL.MASK_ON = True
-        cfg.DATASETS.TRAIN = ("shapes_train",)
-        try:
-            cfg.merge_from_list(arguments.opts)
-        except (AssertionError, KeyError, ValueError, TypeError) as error:
-            raise UserError(f"the command line ({' '.join(arguments.opts)}): {one_line(error)}") from error
-    for name, images, annotations in arguments.dataset:
-        register_dataset(name, images, annotations, allow_outside=arguments.allow_outside)
-    if arguments.dataset:
-        cfg.DATASETS.TRAIN = tuple(name for name, _, _ in arguments.dataset)
-    # One picture after the other, the same ones in each call.
-    cfg.SEED = max(cfg.SEED, 0)
-    cfg.SOLVER.IMS_PER_BATCH = 1
-    cfg.DATALOADER.NUM_WORKERS = 0
-    return cfg
-
-
-def _annotated(cfg: CfgNode) -> Iterator[tuple[np.ndarray, dict]]:
-    """Images as RGB, with their dataset dicts as they are."""
-    for record in dataset_dicts(cfg.DATASETS.TRAIN, "DATASETS.TRAIN", filter_empty=False):
-        try:
-            image = read_as(record["file_name"], "RGB")
-        except (OSError, ValueError) as error:
-            raise UserError(f"{record['file_name']}: this image cannot be read: {error}") from error
-        yield image, {**record, "annotations": record.get("annotations", [])}
-
-
-def _loaded(cfg: CfgNode) -> Iterator[tuple[np.ndarray, dict]]:
-    """Images as RGB, with what the training loader made of them."""
-    for batch in build_train_loader(cfg):
-        for sample in batch:
-            image = sample["image"].permute(1, 2, 0).numpy()  # H, W, 3
-            image = detection_utils.convert_image_to_rgb(image, cfg.INPUT.FORMAT)
-            yield image.astype(np.uint8), {**sample, "annotations": _annotations(sample.get("instances"))}
-
-
-def _annotations(instances: Instances | None) -> list[dict]:
-    if instances is None:
-        return []
-    annotations = []
-    for i, box in enumerate(instances.gt_boxes.tensor.tolist()):
-        annotation = {"bbox": box, "bbox_mode": BoxMode.XYXY_ABS, "category_id": int(instances.gt_classes[i])}
-        if instances.has("gt_masks"):
-            masks = instances.gt_masks
-            polygons = isinstance(masks, PolygonMasks)
-            annotation["segmentation"] = (
-                [p.tolist() for p in masks.polygons[i]] if polygons else masks.tensor[i].numpy().astype(bool)
-            )
-        annotations.append(annotation)
-    return annotations
-
-
-def _picture(image: np.ndarray, record: dict, names: Sequence[str]) -> np.ndarray:
-    """The annotated image; beside it the dense labels that the loader yields, if any."""
-    scale = max(1, round(400 / max(image.shape[:2])))
-    parts = [draw_ground_truth(np.ascontiguousarray(image), record, names, scale=scale)]
-    for key in ("basis_sem", "sem_seg"):
-        if key in record:
-            parts.append(_label_map(record[key].numpy(), scale))
-    return np.concatenate(parts, axis=1)
-
-
-def _label_map(labels: np.ndarray, scale: int) -> np.ndarray:
-    colors = np.array([(40, 40, 40), *drawing.PALETTE], np.uint8)
-    picture = colors[np.where(labels > 0, 1 + (labels - 1) % len(drawing.PALETTE), 0)]
-    picture[labels == 255] = 255  # not labelled
-    return picture.repeat(scale, 0).repeat(scale, 1)
-
-
-def _cell(panels: Sequence[np.ndarray], longest: int = 420) -> tuple[int, int]:
-    """(height, width) for the largest panel, its shorter side at most ``longest`` pixels."""
-    height, width = max(p.shape[0] for p in panels), max(p.shape[1] for p in panels)
-    factor = min(1.0, longest / min(height, width))
-    return max(1, round(height * factor)), max(1, round(width * factor))
-
-
-def _columns(panels: Sequence[np.ndarray]) -> int:
-    height, width = _cell(panels)
-    return max(1, min(len(panels), round(4 * height / width)))

@@ -10,7 +10,8 @@ from typing import Any
 
 from ..config import load_config
 from ..d2.data import MetadataCatalog
-from ..data.catalog import class_names_of
+from ..data.catalog import class_names_of, model_classes_of
+from ..data.frame_folders import read_classes
 from ..data.validate import validate_coco
 from ..data.validate_voc import validate_voc
 from ..engine.predictor import Predictor
@@ -37,8 +38,8 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     names.add_argument(
         "--dataset-names",
         metavar="NAME",
-        help="use the class names of this data set, not the config's; a registered name, or the JSON file or "
-        "list of images that was trained on",
+        help="use the class names of this data set, not the config's; a registered name, or the JSON file, "
+        "list of images or classes.json that was trained on",
     )
     names.add_argument("--class-names", nargs="+", metavar="NAME", help="the class names themselves")
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config overrides, at the end")
@@ -110,7 +111,8 @@ def load_predictor(
     cfg = load_config(config_file, opts)
     if "MODEL.PANOPTIC_FPN.COMBINE.INSTANCES_CONFIDENCE_THRESH" not in opts:
         cfg.MODEL.PANOPTIC_FPN.COMBINE.INSTANCES_CONFIDENCE_THRESH = threshold
-    for key in ("MODEL.FCOS.NUM_CLASSES", "MODEL.BASIS_MODULE.NUM_CLASSES"):
+    keys = ("MODEL.FCOS.NUM_CLASSES", "MODEL.BASIS_MODULE.NUM_CLASSES")
+    for key in ("MODEL.SEM_SEG_HEAD.NUM_CLASSES",) if cfg.INPUT.SEMANTIC.ENABLED else keys:
         if classes and key not in opts:
             cfg.merge_from_list([key, len(classes)])
     if not cfg.MODEL.WEIGHTS:
@@ -123,7 +125,7 @@ def given_classes(arguments: argparse.Namespace) -> list[str] | None:
     if arguments.class_names:
         return list(arguments.class_names)
     if arguments.dataset_names and arguments.dataset_names.lower().endswith((".json", ".txt")):
-        return _names_in(arguments.dataset_names).thing_classes
+        return class_names_of(_names_in(arguments.dataset_names)) or _names_in(arguments.dataset_names).stuff_classes
     return None
 
 
@@ -139,14 +141,17 @@ def metadata_of(predictor: Predictor, arguments: argparse.Namespace) -> Any:
     if arguments.dataset_names and not (class_names_of(metadata) or class_names_of(metadata, "stuff_classes")):
         raise UserError(f"--dataset-names {name}: no class names are registered under this name; use --class-names")
     classes = predictor.classes
-    if classes and not arguments.dataset_names and class_names_of(metadata) != classes:
+    if classes and not arguments.dataset_names and model_classes_of(metadata) != classes:
         return SimpleNamespace(thing_classes=classes)
     return metadata
 
 
 @functools.cache
 def _names_in(path: str) -> SimpleNamespace:
-    """The class names of an annotation file, and its category ids, as a training with ``--dataset`` has them."""
+    """The class names of an annotation file, and what else it says, as a training with it has them."""
+    if os.path.basename(path) == "classes.json":  # of folders of frames
+        classes, colors, _ = read_classes(os.path.dirname(path))
+        return SimpleNamespace(stuff_classes=classes, stuff_colors=colors)
     validate = validate_voc if path.lower().endswith(".txt") else validate_coco
     checked = validate(path, "", check_files=False)
     checked.report.raise_for_errors()

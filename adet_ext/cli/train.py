@@ -9,6 +9,8 @@ from ..config import find_config, load_config, project_keys
 from ..d2.config import CfgNode
 from ..d2.data import MetadataCatalog
 from ..d2.engine import default_argument_parser, launch
+from ..data.catalog import model_classes_of
+from ..data.frame_folders import register_frame_folders
 from ..data.register import num_classes_of, register_dataset
 from ..engine.checkpoint import AdetCheckpointer, classes_in
 from ..engine.checks import check_training
@@ -38,6 +40,16 @@ def make_parser() -> argparse.ArgumentParser:
         "matched with it by name",
     )
     parser.add_argument(
+        "--frames",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("NAME", "FOLDER"),
+        help="a data set of sequences of frames, for semantic models of videos: its name, and its folder, which has "
+        "images/SEQUENCE/*.jpg and labels/SEQUENCE/*.png, and classes.json in it or above it. Repeat the option as "
+        "--dataset",
+    )
+    parser.add_argument(
         "--allow-outside", action="store_true", help="accept image files outside the folders given with --dataset"
     )
     return parser
@@ -50,21 +62,29 @@ def configure(args: argparse.Namespace) -> CfgNode:
     args.config_file = find_config(args.config_file)
     overrides = list(args.opts or [])
     cfg = load_config(args.config_file, overrides)
+    if args.dataset and args.frames:
+        raise UserError("--dataset and --frames name data sets of different kinds; give one of them")
     # The first data set is the training set: its classes are the model's, unless the model is there already.
     classes = classes_in(cfg.MODEL.WEIGHTS) if args.eval_only and args.dataset else None
     for name, images, annotations in args.dataset:
         classes = register_dataset(name, images, annotations, classes=classes, allow_outside=args.allow_outside)
+    for name, folder in args.frames:
+        register_frame_folders(name, folder)
     if not args.eval_only:
         check_training(cfg)
     if args.num_gpus == 0 and cfg.MODEL.DEVICE != "cpu":
         raise UserError(f"MODEL.DEVICE must be cpu with --num-gpus 0; got {cfg.MODEL.DEVICE}. Add MODEL.DEVICE cpu")
-    if args.dataset:
+    given = args.dataset or args.frames
+    if given:
         if "DATASETS.TRAIN" not in overrides:
-            cfg.DATASETS.TRAIN = (args.dataset[0][0],)
+            cfg.DATASETS.TRAIN = (given[0][0],)
         if "DATASETS.TEST" not in overrides:
-            cfg.DATASETS.TEST = (args.dataset[-1][0],)
-        count = num_classes_of(cfg.DATASETS.TRAIN or cfg.DATASETS.TEST)
-        for key in _CLASS_KEYS:
+            cfg.DATASETS.TEST = (given[-1][0],)
+        if args.frames:
+            counts = {"MODEL.SEM_SEG_HEAD.NUM_CLASSES": len(MetadataCatalog.get(given[0][0]).stuff_classes)}
+        else:
+            counts = dict.fromkeys(_CLASS_KEYS, num_classes_of(cfg.DATASETS.TRAIN or cfg.DATASETS.TEST))
+        for key, count in counts.items():
             if key not in overrides:
                 cfg.merge_from_list([key, count])
     return cfg
@@ -88,7 +108,7 @@ def run(args: argparse.Namespace, parent: int = 0, cfg: CfgNode | None = None, p
     if weights:
         checkpointer.load_to_predict(weights)
         for name in cfg.DATASETS.TEST:
-            checkpointer.check_classes(name, MetadataCatalog.get(name).get("thing_classes"))
+            checkpointer.check_classes(name, model_classes_of(MetadataCatalog.get(name)))
     else:
         logging.getLogger(__name__).warning("MODEL.WEIGHTS is empty: the evaluated weights are random")
     return trainer_of(cfg).test(cfg, model)

@@ -3,7 +3,8 @@
 ``camvid_video_{train,val,test}`` (sequences) and ``camvid_sem_seg_{train,val,test}`` (single images) are read from
 ``camvid/`` in the folder of data sets: 480 x 360 images in ``train/``, label maps in ``trainannot/``, and their list
 ``train.txt``, a line ``image labels`` for each; so for the other splits. The images may be .png or .jpg.
-``camvid_raw_video_{train,val,test}`` are read from ``camvid_raw/``, which ``data cut-frames`` makes.
+``camvid_raw_video_{train,val,test}`` and ``camvid_raw_sem_seg_{train,val,test}`` are read from ``camvid_raw/``, which
+``data cut-frames`` makes.
 """
 
 import functools
@@ -79,12 +80,15 @@ def _cut(frames: Sequence[tuple[int, str, str]]) -> list[Sequence[tuple[int, str
 def _register_built_in() -> None:
     root = os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets"))
     for split in _SPLITS:
-        read = functools.partial(camvid_runs, os.path.join(root, "camvid"), split)
-        for images in (False, True):
-            name = semantic_name("camvid", split, images=images)
-            register_semantic(name, read, CLASSES, COLORS, VOID, images=images)
-        read = functools.partial(frame_folder_runs, os.path.join(root, "camvid_raw", split))
-        register_semantic(semantic_name("camvid_raw", split), read, CLASSES, COLORS, VOID)
+        annotated, raw = os.path.join(root, "camvid"), os.path.join(root, "camvid_raw", split)
+        collections = (
+            ("camvid", functools.partial(camvid_runs, annotated, split), os.path.join(annotated, f"{split}.txt")),
+            ("camvid_raw", functools.partial(frame_folder_runs, raw), raw),
+        )
+        for collection, read, place in collections:
+            for images in (False, True):
+                name = semantic_name(collection, split, images=images)
+                register_semantic(name, read, CLASSES, COLORS, VOID, images=images, root=place)
 
 
 _register_built_in()

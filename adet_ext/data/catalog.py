@@ -9,7 +9,7 @@ from typing import Any
 
 from ..d2.data import DatasetCatalog, MetadataCatalog
 
-__all__ = ["class_names_of", "name_of", "process_folder", "replace_dataset"]
+__all__ = ["class_names_of", "model_classes_of", "name_of", "process_folder", "replace_dataset"]
 
 
 def replace_dataset(name: str, load: Callable[[], list[dict]], metadata: dict) -> None:
@@ -41,6 +41,12 @@ def process_folder() -> str:
 def class_names_of(metadata: Any, kind: str = "thing_classes") -> list[str]:
     """Return the class names of a data set's metadata, or [] if it has none."""
     return list(getattr(metadata, kind, None) or [])
+
+
+def model_classes_of(metadata: Any) -> list[str]:
+    """Return the names of the classes that a model of this data set tells apart, or [] if it has none."""
+    semantic = getattr(metadata, "evaluator_type", None) in ("sem_seg", "video_sem_seg")
+    return class_names_of(metadata, "stuff_classes" if semantic else "thing_classes")
 
 
 def name_of(names: Sequence[str], index: int) -> str:

@@ -99,7 +99,7 @@ def _register_built_in() -> None:
         for images in (False, True):
             name = semantic_name("cityscapes", split, images=images)
             read = functools.partial(cityscapes_runs, root, split)
-            register_semantic(name, read, CLASSES, COLORS, IGNORE, images=images)
+            register_semantic(name, read, CLASSES, COLORS, IGNORE, images=images, root=root)
 
 
 _register_built_in()

@@ -33,7 +33,8 @@ def register_frame_folders(name: str, folder: str, *, images: bool = False) -> l
         UserError: a folder or ``classes.json`` is missing or wrong.
     """
     classes, colors, void = read_classes(folder)
-    register_semantic(name, functools.partial(frame_folder_runs, folder), classes, colors, void, images=images)
+    read = functools.partial(frame_folder_runs, folder)
+    register_semantic(name, read, classes, colors, void, images=images, root=folder)
     frame_folder_runs(folder)  # what is wrong is said now
     return classes
 

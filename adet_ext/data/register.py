@@ -188,7 +188,8 @@ def num_classes_of(dataset_names: Sequence[str]) -> int:
     classes: dict[str, list[str]] = {}
     for name in dataset_names:
         check_registered(name)
-        if MetadataCatalog.get(name).get("thing_classes") is None:
+        metadata = MetadataCatalog.get(name)
+        if metadata.get("thing_classes") is None and metadata.get("stuff_classes") is None:
             try:
                 DatasetCatalog.get(name)
             except FileNotFoundError as error:

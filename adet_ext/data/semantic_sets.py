@@ -46,6 +46,7 @@ def register_semantic(
     ignore_label: int = IGNORE,
     *,
     images: bool = False,
+    root: str = "",
 ) -> None:
     """Register runs of frames under ``name``. They are read, and their files looked for, when the set is loaded.
 
@@ -59,6 +60,7 @@ def register_semantic(
         colors: RGB triples, one a class.
         ignore_label: the value of pixels without a class in the label maps.
         images: register the frames that have labels as single images.
+        root: the folder of the set, or where it starts, for lists of data sets.
     """
     if len(classes) != len(colors):
         raise UserError(
@@ -71,6 +73,7 @@ def register_semantic(
         "stuff_classes": list(classes),
         "stuff_colors": [tuple(int(v) for v in color) for color in colors],
         "ignore_label": ignore_label,
+        "frames_root": root,
     }
     replace_dataset(name, functools.partial(_load, name, runs, ignore_label, images), metadata)
 

@@ -51,9 +51,12 @@ class SequencesSpec:
                 f"{self.sequences} of {self.frames} frames of {self.height} x {self.width}, seed {self.seed}"
             )
 
+    @property
+    def root(self) -> str:
+        return f"{PREFIX}seed{self.seed}-{self.height}x{self.width}-n{self.sequences}x{self.frames}"
+
     def path(self, kind: str, sequence: int, frame: int) -> str:
-        size = f"{self.height}x{self.width}-n{self.sequences}x{self.frames}"
-        return f"{PREFIX}seed{self.seed}-{size}/{kind}/{sequence:06d}/{frame:06d}.png"
+        return f"{self.root}/{kind}/{sequence:06d}/{frame:06d}.png"
 
     def runs(self, label_every: int = 1) -> list[Run]:
         """Return all sequences. Frames 0, ``label_every``, ... have labels."""
@@ -88,7 +91,7 @@ def register_shapes_video(
     height, width = (size, size) if isinstance(size, int) else size
     spec = SequencesSpec(sequences, frames, height, width, seed)
     colors = (*THING_COLORS, *STUFF_COLORS)
-    register_semantic(name, functools.partial(spec.runs, label_every), CLASSES, colors, images=images)
+    register_semantic(name, functools.partial(spec.runs, label_every), CLASSES, colors, images=images, root=spec.root)
     return spec
 
 

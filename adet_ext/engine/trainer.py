@@ -23,6 +23,7 @@ from ..d2.evaluation import (
 from ..d2.layers import NaiveSyncBatchNorm
 from ..d2.solver import LRMultiplier
 from ..d2.utils import EventWriter, comm, setup_logger
+from ..data.catalog import model_classes_of
 from ..data.loader import build_test_loader, build_train_loader
 from ..errors import UserError, one_line
 from ..utils.files import disk_problem, make_folder, remove_remains
@@ -134,8 +135,7 @@ class Trainer(DefaultTrainer):
 
     def _classes(self) -> list[str] | None:
         train = self.cfg.DATASETS.TRAIN
-        names = MetadataCatalog.get(train[0]).get("thing_classes") if train else None
-        return list(names) if names else None
+        return (model_classes_of(MetadataCatalog.get(train[0])) if train else None) or None
 
     def build_writers(self) -> list[EventWriter]:
         self._event_writers[:] = super().build_writers()

@@ -171,9 +171,9 @@ def draw_semantic(image: np.ndarray, labels: np.ndarray, metadata: Any, *, scale
 
     Args:
         labels: class indices (H, W); indices beyond ``metadata.stuff_classes``, such as 255, mean no class.
-        metadata: of a data set, for ``stuff_classes`` and ``stuff_colors``.
+        metadata: of a data set, for ``stuff_classes``, else ``thing_classes``, and ``stuff_colors``.
     """
-    names = class_names_of(metadata, "stuff_classes")
+    names = class_names_of(metadata, "stuff_classes") or class_names_of(metadata)
     classes, areas = np.unique(labels, return_counts=True)
     shown = [c for c in classes[np.argsort(-areas, kind="stable")].tolist() if 0 <= c < (len(names) or 255)]
     masks = [labels == c for c in shown]

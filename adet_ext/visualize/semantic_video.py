@@ -24,21 +24,22 @@ class SemanticPainter:
     """Paints the classes of a data set, always in the same colors.
 
     Args:
-        metadata: of a data set, for ``stuff_classes`` and ``stuff_colors``.
+        metadata: of a data set, for ``stuff_classes``, else ``thing_classes``, and ``stuff_colors``.
         num_classes: C.
     """
 
     def __init__(self, metadata: Any, num_classes: int):
         self.names = class_names_of(metadata, "stuff_classes") or class_names_of(metadata)
         self._rgb = [stuff_color(metadata, c) for c in range(num_classes)]
-        self._table = np.array([color[::-1] for color in self._rgb], np.uint8)  # C, 3, BGR
+        self._table = np.zeros((256, 3), np.uint8)  # BGR; what is no class is black
+        self._table[:num_classes] = [color[::-1] for color in self._rgb]
         self._legends: dict[int, np.ndarray] = {}
 
     def overlay(self, frame: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Return the frame with the color of each pixel's class over it.
 
         Args:
-            labels: uint8 (H, W), 0 to C - 1.
+            labels: uint8 (H, W), 0 to C - 1; others, such as 255, are no class.
         """
         return cv2.addWeighted(frame, 1 - _STRENGTH, self._table[labels], _STRENGTH, 0)
 

@@ -6,11 +6,9 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 from adet_ext.config import get_cfg
-from adet_ext.d2.modeling import META_ARCH_REGISTRY
 from adet_ext.d2.utils import comm
 from adet_ext.data.semantic_sets import register_semantic
 from adet_ext.data.shapes_sequences import CLASSES, register_shapes_video
@@ -21,6 +19,8 @@ from adet_ext.evaluation.confusion import count_pairs, semantic_scores
 from adet_ext.evaluation.temporal import agreement_along_flow, optical_flow
 from adet_ext.evaluation.trimap import trimap
 from adet_ext.evaluation.video_semantic import VideoSemanticEvaluator
+
+from .. import tiny_segmentor  # noqa: F401  (registers the model)
 
 
 def one_hot(labels, classes):
@@ -148,22 +148,6 @@ def test_outputs_that_do_not_fit_are_refused(forget):
         evaluator.process([one], [[one_hot(label, 2)]])
     with pytest.raises(ValueError, match=r"last.png.*\(2, 8, 8\).*got \(3, 8, 8\)"):
         evaluator.process([one], [[one_hot(label, 3)] * 2])
-
-
-@META_ARCH_REGISTRY.register()
-class TinyVideoSegmentor(nn.Module):
-    """One convolution, applied frame by frame."""
-
-    def __init__(self, cfg):
-        super().__init__()
-        self.layer = nn.Conv2d(3, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, 3, padding=1)
-
-    def forward(self, batch):
-        if self.training:
-            frames = torch.cat([x["frames"] for x in batch]).float() / 255 - 0.5
-            labels = torch.cat([x["sem_segs"] for x in batch])
-            return {"loss_sem_seg": F.cross_entropy(self.layer(frames), labels, ignore_index=255)}
-        return [[{"sem_seg": y} for y in self.layer(x["frames"].float() / 255 - 0.5)] for x in batch]
 
 
 def shapes_config(output, **keys):
