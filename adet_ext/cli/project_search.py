@@ -13,6 +13,7 @@ import yaml
 from ..config import get_cfg
 from ..d2.config import CfgNode
 from ..d2.data import DatasetCatalog
+from ..data.frame_folders import register_frame_folders
 from ..data.register import register_dataset
 from ..nas.driver import add_search_arguments, search_from_arguments
 from ..nas.evaluation import load_factory
@@ -55,12 +56,15 @@ def config_of(settings: dict) -> CfgNode:
 
     Args:
         settings: "config", the config as nested dicts; "overrides", KEY VALUE pairs that the reward does not depend on;
-            "datasets", (name, images, annotations) each.
+            "datasets", (name, images, annotations) each, and "frames", (name, folder) each, as ``train`` takes them.
     """
     classes = None
     for name, images, annotations in settings.get("datasets", ()):
         if name not in DatasetCatalog:
             classes = register_dataset(name, images, annotations, classes=classes, allow_outside=True)
+    for name, folder in settings.get("frames", ()):
+        if name not in DatasetCatalog:
+            register_frame_folders(name, folder)
     cfg = get_cfg()
     cfg.merge_from_other_cfg(CfgNode(settings["config"]))
     cfg.merge_from_list(list(settings.get("overrides", ())))
@@ -77,7 +81,7 @@ def run_search(project: ProjectSearch, argv: Sequence[str] | None = None) -> int
     # What the reward does not depend on: it may change between two runs of one search.
     independent = ("MODEL.DEVICE", f"{project.node}.CACHE", f"{project.node}.CACHE_LIMIT_GB", "OUTPUT_DIR")
     overrides = [part for key in independent for part in (key, _take(settings["config"], key))]
-    local = {"overrides": overrides, "datasets": args.dataset}
+    local = {"overrides": overrides, "datasets": args.dataset, "frames": args.frames}
     # Here first: what is wrong is said before workers start, and they find the features ready.
     if args.workers or args.ray:
         load_factory(project.factory)({**settings, **local})
@@ -110,6 +114,8 @@ def _build_parser(project: ProjectSearch) -> argparse.ArgumentParser:
     parser.add_argument("--config-file", default="", metavar="FILE", help=f"such as {project.example}")
     parser.add_argument("--dataset", nargs=3, action="append", default=[], metavar=("NAME", "IMAGES", "ANNOTATIONS"),
                         help="the images of the proxy, as train_net.py takes them")  # fmt: skip
+    parser.add_argument("--frames", nargs=2, action="append", default=[], metavar=("NAME", "FOLDER"),
+                        help="the sequences of the proxy, as train_net.py takes them")  # fmt: skip
     parser.add_argument("--allow-outside", action="store_true", help="accept image files outside the folder of images")
     add_search_arguments(parser, project.output)
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config overrides")

@@ -6,11 +6,15 @@ import json
 import numpy as np
 import pytest
 import torch
+import yaml
+from PIL import Image
 from video_cells.genotype import CellGenotype, load_genotype
 from video_cells.proxy import METRICS, Proxy
 from video_cells.proxy_data import split
 from video_cells.search import main
 
+from adet_ext.cli.project_search import config_of
+from adet_ext.d2.data import DatasetCatalog
 from adet_ext.data.shapes_sequences import register_shapes_video
 from adet_ext.errors import UserError
 from adet_ext.nas.evaluation import Task
@@ -124,6 +128,17 @@ def test_without_a_cache_the_static_network_runs_for_every_batch(proxy):
     task = Task(0, TOKENS, seed=3)
     kept, anew = proxy().evaluate(task), proxy("MODEL.VIDEO.SEARCH.CACHE", "").evaluate(task)
     assert anew.reward == pytest.approx(kept.reward, abs=0.02)  # half precision in the cache
+
+
+def test_frames_that_a_command_names_are_registered_where_they_are_evaluated(tiny_config, tmp_path):
+    for t in range(2):
+        for kind, pixels in (("images", (8, 8, 3)), ("labels", (8, 8))):
+            (tmp_path / kind / "a").mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.zeros(pixels, np.uint8)).save(tmp_path / kind / "a" / f"{t}.png")
+    (tmp_path / "classes.json").write_text(json.dumps({"classes": ["sky", "road"]}))
+    settings = {"config": yaml.safe_load(tiny_config().dump()), "frames": [["cells_own", str(tmp_path)]]}
+    config_of(settings), config_of(settings)
+    assert len(DatasetCatalog.get("cells_own")) == 1
 
 
 def test_a_search_leaves_its_journal_report_and_best_cells(tiny_config, tmp_path, capsys):
