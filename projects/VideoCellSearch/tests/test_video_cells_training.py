@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from video_cells.cell import DynamicCell
 from video_cells.genotype import CellGenotype, save_genotype
 from video_cells.trainer import VideoTrainer
 
@@ -84,7 +85,7 @@ def test_the_cell_is_trained_alone_and_then_everything_and_a_resumed_run_is_the_
     assert all(torch.equal(value, resumed[name]) for name, value in after_both.items())
 
 
-def test_a_cell_is_evaluated_with_and_without_its_connections(static, cell, tmp_path):
+def test_a_cell_is_evaluated_with_and_without_its_connections(static, cell, tmp_path, monkeypatch):
     # As trained: the weights of the cell are random, and so is what it finds.
     words = [
         "MODEL.VIDEO.CELL",
@@ -97,14 +98,22 @@ def test_a_cell_is_evaluated_with_and_without_its_connections(static, cell, tmp_
         "0",
     ]
     assert train("CamVid_cell", tmp_path, *words, "MODEL.WEIGHTS", str(static / "model_final.pth")) == 0
-    found = []
+    forward, connections, found = DynamicCell.forward, [], []
+
+    def recording(self, inputs, connected=True):
+        connections.append(connected)
+        return forward(self, inputs, connected)
+
+    monkeypatch.setattr(DynamicCell, "forward", recording)
     for dynamic in ("True", "False"):
         ends = ["DATASETS.TEST", "('cells_small_val',)", "MODEL.WEIGHTS", str(tmp_path / "model_final.pth")]
         ends += ["MODEL.VIDEO.DYNAMIC", dynamic]
         assert train("CamVid_cell", tmp_path, *words, *ends, arguments=("--eval-only",)) == 0
         found.append(json.loads((tmp_path / "inference" / "sem_seg_evaluation.json").read_text()))
     assert found[0]["frames"] == found[1]["frames"] == 3
-    assert found[0]["confusion"] != found[1]["confusion"]
+    # Of three frames, evaluated with up to two before them, one is a first frame alone: 0 + 1 + 2 by the cell.
+    assert connections == [True] * 3 + [False] * 3
+    assert all(0 <= scores["scores"]["mIoU"] <= 100 for scores in found)
 
 
 @pytest.mark.parametrize(
