@@ -20,7 +20,7 @@ HEAD = [5, 1, 5, 0, 4, 4]
 
 
 def test_the_architectures_of_the_paper_come_with_the_project():
-    assert architecture_names() == ["nas_fcos_fpn", "nas_fcos_head"]
+    assert architecture_names() == ["nas_fcos_fpn", "nas_fcos_head", "shapes_fpn"]
     assert load_genotype("nas_fcos_fpn") == FPNGenotype.from_numbers(FPN)
     assert load_genotype("nas_fcos_head") == HeadGenotype.from_numbers(HEAD)
 
@@ -94,7 +94,7 @@ def test_a_file_without_a_meaning_is_refused_by_one_sentence_with_its_name(tmp_p
 
 
 def test_a_name_that_there_is_not_is_answered_with_those_that_there_are():
-    with pytest.raises(UserError, match="one of nas_fcos_fpn, nas_fcos_head; got 'mine'"):
+    with pytest.raises(UserError, match="one of nas_fcos_fpn, nas_fcos_head, shapes_fpn; got 'mine'"):
         load_genotype("mine")
 
 

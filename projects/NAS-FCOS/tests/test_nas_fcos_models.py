@@ -1,19 +1,31 @@
 """The models train and detect; the FPN and the head are wired as the genotype says."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from nas_fcos.fpn import GenotypeFPN
 from nas_fcos.genotype import FPNGenotype, HeadGenotype, load_genotype, save_genotype
 from nas_fcos.head import GenotypeTower
 
+from adet_ext import load_config
+from adet_ext.d2.modeling import build_model
 from adet_ext.d2.structures import Boxes, Instances
 from adet_ext.errors import UserError
 
+CONFIG_FOLDER = Path(__file__).resolve().parents[1] / "configs"
 CONFIGS = [
     "NAS_FCOS_256_R_50_1x", "NAS_FCOS_f_R_50_1x", "NAS_FCOS_h_R_50_1x", "DeformFPN_FCOS_R_50_1x", "FCOS_R_50_1x",
     "RetinaNet_R_50_1x", "NAS_FCOS_128_256_X_101_64x4d_2x_improved",
 ]  # fmt: skip
+SMALL_CONFIGS = sorted(path for folder in ("search", "pennfudan") for path in (CONFIG_FOLDER / folder).glob("*.yaml"))
 PLAIN_BODY = ("MODEL.RESNETS.NUM_GROUPS", "1", "MODEL.RESNETS.WIDTH_PER_GROUP", "64")
+
+
+@pytest.mark.parametrize("path", SMALL_CONFIGS, ids=lambda path: path.stem)
+def test_the_configs_of_searches_and_of_small_trainings_build(path):
+    config = load_config(str(path), ["MODEL.DEVICE", "meta"])
+    assert build_model(config)
 
 
 @pytest.fixture
