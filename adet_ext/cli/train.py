@@ -105,14 +105,15 @@ def _exported(args: argparse.Namespace, overrides: list[str]) -> tuple[CfgNode, 
     if args.num_gpus > 1 or args.num_machines > 1:
         raise UserError(f"--num-gpus and --num-machines must be 1 for the exported file {args.config_file}")
     model = open_exported(args.config_file)
-    args.num_gpus = 0
+    # The engine would log the file's content as that of a config.
+    args.exported, args.config_file, args.num_gpus = args.config_file, "", 0
     return exported_config(model, overrides), model.card.classes
 
 
 def _evaluated(cfg: CfgNode, args: argparse.Namespace) -> tuple[torch.nn.Module, AdetCheckpointer]:
     """Return what is evaluated and the checkpointer that knows its classes."""
-    if is_exported(args.config_file):
-        model = open_exported(args.config_file)
+    if getattr(args, "exported", None):
+        model = open_exported(args.exported)
         model.cfg.MODEL.PANOPTIC_FPN.COMBINE = cfg.MODEL.PANOPTIC_FPN.COMBINE
         checkpointer = AdetCheckpointer(model, cfg.OUTPUT_DIR)
         checkpointer.loaded_classes = model.card.classes

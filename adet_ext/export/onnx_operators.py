@@ -39,8 +39,16 @@ def translations(num_classes: int) -> dict[torch._ops.OpOverload, Callable]:
 
 
 def _sort(x: ir.Value, stable: bool | None = None, dim: int = -1, descending: bool = False):
-    """Sort by ONNX's TopK of all elements, which breaks ties by place and so is stable."""
-    if x.dtype in (ir.DataType.BOOL, ir.DataType.UINT8):
-        x = op.Cast(x, to=ir.DataType.INT32)  # TopK of one byte is not implemented everywhere
+    """Sort by ONNX's TopK of all elements.
+
+    Not every runtime breaks ties by place, as ONNX says. So the places become part of flags, whose order is all ties.
+    """
     count = op.Shape(x, start=dim, end=dim + 1 if dim != -1 else None)
-    return op.TopK(x, count, axis=dim, largest=int(descending), sorted=1)
+    if x.dtype not in (ir.DataType.BOOL, ir.DataType.UINT8):
+        return op.TopK(x, count, axis=dim, largest=int(descending), sorted=1)
+    if descending or dim not in (-1, len(x.shape) - 1):
+        raise NotImplementedError("flags are sorted upward along the last dimension alone")
+    places = op.Range(op.Constant(value_int=0), op.Squeeze(count), op.Constant(value_int=1))
+    keys = op.Add(op.Mul(op.Cast(x, to=ir.DataType.INT64), count), places)
+    _, order = op.TopK(keys, count, axis=dim, largest=0, sorted=1)
+    return op.GatherElements(x, order, axis=dim), order
