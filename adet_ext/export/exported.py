@@ -33,15 +33,28 @@ class Runner(ABC):
 
 
 def config_of(card: Card, path: str) -> CfgNode:
-    """Return the config that a file was made with, for images that are not resized before they come to the model."""
+    """Return the config that a file was made with, for images that are not resized before they come to the model.
+
+    Keys of projects that are not imported here are left out: the graph needs them no more.
+    """
     cfg = get_cfg()
     try:
-        cfg.merge_from_other_cfg(type(cfg).load_cfg(card.config))
+        cfg.merge_from_other_cfg(_known(type(cfg).load_cfg(card.config), cfg))
     except (KeyError, ValueError, AssertionError) as error:
         raise UserError(
             f"{path} is of adet_ext {card.version}, whose config does not fit this version: {error}. Export again"
         ) from error
     return cfg
+
+
+def _known(given: CfgNode, known: CfgNode) -> CfgNode:
+    """Return what of ``given`` has a key in ``known``."""
+    found = type(known)()
+    for key, value in given.items():
+        if key in known:
+            nested = isinstance(value, dict) and isinstance(known[key], dict)
+            found[key] = _known(value, known[key]) if nested else value
+    return found
 
 
 class ExportedModel(nn.Module):

@@ -134,6 +134,7 @@ def _why_not_built(folder: Path) -> str:
     return note.removeprefix("no compiled operators: ")
 
 
+@functools.cache  # a library registers its operators once, whoever asks again
 def _load(path: str) -> ExtensionStatus:
     running = tuple(int(part) for part in re.findall(r"\d+", torch.__version__)[:2])
     if running < MIN_TORCH:

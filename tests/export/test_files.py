@@ -1,5 +1,6 @@
 """Exported files: written, opened, refused, and in the place of a model and of a config."""
 
+import dataclasses
 import json
 import zipfile
 
@@ -13,6 +14,7 @@ from adet_ext.cli import eval as evaluate
 from adet_ext.data.shapes import register_shapes
 from adet_ext.errors import UserError
 from adet_ext.export.card import Card
+from adet_ext.export.exported import config_of
 from adet_ext.export.files import Options, export_model, exported_config, open_exported
 
 from .tiny import SIZE, build, config
@@ -77,6 +79,12 @@ def test_a_card_says_what_the_file_is(file):
 def test_what_is_fixed_in_a_file_is_not_overridden(file):
     with pytest.raises(UserError, match="MODEL.FCOS.NMS_TH is fixed in the exported file"):
         exported_config(open_exported(file[0]), ["MODEL.FCOS.NMS_TH", "0.5"])
+
+
+def test_a_file_made_beside_a_project_opens_without_it(file):
+    card = open_exported(file[0]).card
+    card = dataclasses.replace(card, config=card.config.replace("MODEL:", "MODEL:\n  PROJECT:\n    WIDTH: 3", 1))
+    assert "PROJECT" not in config_of(card, file[0]).MODEL
 
 
 def test_files_of_others_and_of_other_versions_are_refused(file, tmp_path):

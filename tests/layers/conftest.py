@@ -12,29 +12,37 @@ class Device(str):
     """The name of a device for PyTorch, and which kernels serve there: "cpu" or "cuda"."""
 
     kernels: str
+    place: str
 
 
-@contextlib.contextmanager
-def _on(place):
+def _at(place: str) -> Device:
     name = Device("cuda" if place == "cuda" else "cpu")
-    name.kernels = "cpu" if place == "cpu" else "cuda"
+    name.place, name.kernels = place, "cpu" if place == "cpu" else "cuda"
     if place == "cuda" and not torch.cuda.is_available():
         pytest.skip("no GPU")
     if place == "emulated" and why_not():
         pytest.skip(f"no emulated kernels: {why_not()}")
-    with emulated(emulator()) if place == "emulated" else contextlib.nullcontext():
-        yield name
+    return name
 
 
+# Of the module, because Hypothesis refuses fixtures that are made once for all its examples.
 @pytest.fixture(scope="module", params=["cpu", "emulated", "cuda"])
 def device(request):
     """A device that the operators have kernels for."""
-    with _on(request.param) as name:
-        yield name
+    return _at(request.param)
 
 
 @pytest.fixture(scope="module", params=["emulated", "cuda"])
 def gpu(request):
     """A device that the CUDA kernels run on."""
-    with _on(request.param) as name:
-        yield name
+    return _at(request.param)
+
+
+@pytest.fixture(autouse=True)
+def _emulation(request):
+    """Have the CUDA kernels emulated during the tests whose device is emulated, and no others."""
+    names = [name for name in ("device", "gpu") if name in request.fixturenames]
+    with contextlib.ExitStack() as stack:
+        if any(request.getfixturevalue(name).place == "emulated" for name in names):
+            stack.enter_context(emulated(emulator()))
+        yield
