@@ -9,12 +9,12 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from ..errors import UserError
 from ..utils.stopping import Terminated, terminate_at_once
 
-__all__ = ["VERBS", "main", "run", "run_program"]
+__all__ = ["VERBS", "main", "project_main", "run", "run_program"]
 
 VERBS = {
     "train": "train a model, or evaluate it with --eval-only",
@@ -104,6 +104,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     sys.argv = [f"python -m adet_ext {verb}", *rest]  # what argparse and the printed command lines show
     return run(verb, rest)
+
+
+def project_main(package: str, verbs: Mapping[str, str], argv: Sequence[str]) -> int:
+    """Run a verb of a project, a module of ``package``, or one of this package; return the exit status.
+
+    Args:
+        verbs: the project's own, with what each does; they come before this package's of the same name.
+    """
+    if argv and argv[0] in verbs:
+        return run(argv[0], argv[1:], package=package)
+    status = main(argv)
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print("\nverbs of the project:", *(f"  {verb:<9}{what}" for verb, what in verbs.items()), sep="\n")
+    return status
 
 
 def _help() -> str:

@@ -12,7 +12,6 @@ asks a sampler for token lists, has them evaluated, tells the sampler the reward
 ``random_search``      uniform draws, the baseline that does not
 ``reward``             moving baseline, geometric mean
 ``early_stopping``     thresholds below which a candidate is not trained further
-``polyak``             the average of a network's weights over its training
 ``proxies``            small things that proxy tasks have in common
 ``feature_cache``      what a frozen backbone gives for a data set, computed once
 ``fingerprint``        what a cache depends on: weights, images, settings

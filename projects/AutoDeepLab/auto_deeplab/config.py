@@ -1,6 +1,6 @@
 """The project's config keys: MODEL.AUTO_DEEPLAB and MODEL.ATROUS_HEAD. No other key is added or edited."""
 
-from adet_ext.config import add_missing
+from adet_ext.config import add_missing, add_search_keys
 from adet_ext.d2.config import CfgNode as CN
 
 __all__ = ["add_auto_deeplab_config"]
@@ -67,12 +67,4 @@ def _add_dense_search(node: CN) -> None:
     search.BATCH = 8
     search.ITERATIONS = 200
     search.LR = 2e-3
-    # Whether cells that are poor after half of the iterations are not trained further.
-    search.EARLY_STOPPING = True
-    # The other samplers, beside random search.
-    search.CONTROLLER = CN({"LEARNING_RATE": 1e-4, "BATCH_SIZE": 1, "WARMUP_STEPS": 4})
-    search.EVOLUTION = CN({"POPULATION": 100, "TOURNAMENT": 25})
-    # Where the features are kept: a folder, "memory", or "" to compute them for every batch again.
-    search.CACHE = "memory"
-    # The most that they may take.
-    search.CACHE_LIMIT_GB = 32.0
+    add_search_keys(search, early_stopping=True, cache="memory", cache_limit_gb=32.0)

@@ -1,6 +1,6 @@
 """The project's config keys: one node, MODEL.NAS_FCOS. No other key is added or edited."""
 
-from adet_ext.config import add_missing
+from adet_ext.config import add_missing, add_search_keys
 from adet_ext.d2.config import CfgNode as CN
 
 __all__ = ["add_nas_fcos_config"]
@@ -60,15 +60,4 @@ def _add_search(node: CN) -> None:
     search.POLYAK = 0.9
     # "loss": minus the sum of FCOS' losses (equation 7.2); "ap": VOC's AP at an IoU of 0.5 (Figure 7.9).
     search.REWARD = "loss"
-    # Whether decoders that are poor after half of the iterations are not trained further.
-    search.EARLY_STOPPING = False
-    # The controller, whose other constants are those of adet_ext.nas.controller, and the baseline by evolution.
-    # Mini-batches of more than one architecture are cheaper; the learning rate rises with them. EPOCHS is how often the
-    # buffer is gone over after each architecture.
-    search.CONTROLLER = CN({"LEARNING_RATE": 1e-4, "BATCH_SIZE": 1, "EPOCHS": 1, "WARMUP_STEPS": 4})
-    search.EVOLUTION = CN({"POPULATION": 100, "TOURNAMENT": 25})
-    # Where the frozen features are kept: a folder, which searches with the same images and weights share; "memory"; or
-    # "" to compute them for every batch again.
-    search.CACHE = "output/nas_fcos/features"
-    # The most that they may take.
-    search.CACHE_LIMIT_GB = 64.0
+    add_search_keys(search, early_stopping=False, cache="output/nas_fcos/features", cache_limit_gb=64.0)

@@ -21,8 +21,8 @@ from adet_ext.evaluation.voc_ap import Detections, Truth, voc_average_precisions
 from adet_ext.nas.evaluation import Outcome, Task
 from adet_ext.nas.feature_cache import FeatureCache
 from adet_ext.nas.fingerprint import fingerprint
-from adet_ext.nas.polyak import PolyakAverage
 from adet_ext.nas.proxies import print_progress, timed
+from adet_ext.utils.polyak import PolyakAverage
 
 from .decoder import Decoder, build_decoder
 from .genotype import FPNGenotype, HeadGenotype

@@ -2,7 +2,7 @@
 
 import sys
 
-from adet_ext import cli
+from adet_ext.cli import project_main
 
 _OWN = {
     "draw": "cells and static decoders as graphs, on an HTML page",
@@ -12,12 +12,7 @@ _OWN = {
 
 def main(argv: list[str]) -> int:
     """Run a verb and return its exit status."""
-    if argv[:1] and argv[0] in _OWN:
-        return cli.run(argv[0], argv[1:], package="video_cells")
-    status = cli.main(argv)
-    if not argv or argv[0] in ("-h", "--help", "help"):
-        print("\nverbs of the project:", *(f"  {verb:<9}{what}" for verb, what in _OWN.items()), sep="\n")
-    return status
+    return project_main("video_cells", _OWN, argv)
 
 
 if __name__ == "__main__":  # worker processes import this module again

@@ -1,6 +1,6 @@
 """The project's config keys: one node, MODEL.VIDEO. No other key is added or edited."""
 
-from adet_ext.config import add_missing
+from adet_ext.config import add_missing, add_search_keys
 from adet_ext.d2.config import CfgNode as CN
 
 __all__ = ["add_video_config"]
@@ -70,13 +70,4 @@ def _add_search(node: CN) -> None:
     search.BATCH = 48
     search.EPOCHS = 20
     search.LR = 8e-3
-    # Whether cells that are poor after half of the epochs are not trained further.
-    search.EARLY_STOPPING = True
-    # The controller, whose other constants are those of adet_ext.nas.controller, and the baseline by evolution.
-    search.CONTROLLER = CN({"LEARNING_RATE": 1e-4, "BATCH_SIZE": 1, "WARMUP_STEPS": 4})
-    search.EVOLUTION = CN({"POPULATION": 100, "TOURNAMENT": 25})
-    # Where what the static network gives is kept: a folder, which searches with the same frames and weights share;
-    # "memory"; or "" to compute it for every batch again.
-    search.CACHE = "memory"
-    # The most that it may take.
-    search.CACHE_LIMIT_GB = 32.0
+    add_search_keys(search, early_stopping=True, cache="memory", cache_limit_gb=32.0)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from adet_ext.errors import UserError
-from adet_ext.nas.polyak import PolyakAverage
+from adet_ext.utils.polyak import PolyakAverage
 
 
 def network() -> nn.Module:
