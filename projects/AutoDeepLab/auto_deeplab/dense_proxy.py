@@ -3,8 +3,6 @@
 :func:`make_evaluate` is what a search calls, by the name ``auto_deeplab.dense_proxy:make_evaluate``.
 """
 
-import logging
-import os
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -16,24 +14,20 @@ from torch.nn import functional as F
 
 from adet_ext.cli.project_search import config_of
 from adet_ext.d2.config import CfgNode
-from adet_ext.d2.modeling import build_model
 from adet_ext.data.loader import dataset_dicts
 from adet_ext.data.scene_augmentation import SceneAugmentation
 from adet_ext.data.semantic_mapper import SemanticMapper
-from adet_ext.engine.checkpoint import AdetCheckpointer
+from adet_ext.engine.frozen import build_frozen
 from adet_ext.errors import UserError
 from adet_ext.evaluation.confusion import count_pairs, semantic_scores
 from adet_ext.nas.evaluation import Outcome, Task
 from adet_ext.nas.feature_cache import FeatureCache
-from adet_ext.nas.fingerprint import fingerprint
-from adet_ext.nas.proxies import print_progress, timed
+from adet_ext.nas.proxies import keep_features, print_progress, timed, train_and_score
 
 from .dpc import DenseCell, DenseGenotype, DenseSpace
 from .head import AtrousHead
 
 __all__ = ["DenseProxy", "build_dense_space", "make_evaluate"]
-
-logger = logging.getLogger(__name__)
 
 
 def make_evaluate(settings: dict) -> Callable[[Task], Outcome]:
@@ -84,18 +78,12 @@ class DenseProxy:
         self.cache = self._build_cache(progress) if self.node.CACHE else None
 
     def _load_model(self) -> nn.Module:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)  # without weights, all workers have the same random ones
-            model = build_model(self.cfg)
+        model = build_frozen(self.cfg, self.seed, "backbone", "backbone")
         if not isinstance(getattr(model, "sem_seg_head", None), AtrousHead):
             raise UserError(
                 f"MODEL.SEM_SEG_HEAD.NAME must be AtrousHead for a search; got {self.cfg.MODEL.SEM_SEG_HEAD.NAME}"
             )
-        if self.cfg.MODEL.WEIGHTS:
-            AdetCheckpointer(model).load_to_predict(self.cfg.MODEL.WEIGHTS)
-        else:
-            logger.warning("MODEL.WEIGHTS is empty: the features are those of random weights")
-        return model.eval().requires_grad_(False)
+        return model
 
     def _read_records(self) -> list[dict]:
         records = dataset_dicts(self.cfg.DATASETS.TRAIN, "DATASETS.TRAIN", filter_empty=False)
@@ -119,18 +107,10 @@ class DenseProxy:
             "input": [cfg.INPUT.FORMAT, cfg.INPUT.SEMANTIC.LONGER_SIDE, cfg.INPUT.SEMANTIC.PAD_TO],
             "normalize": [list(cfg.MODEL.PIXEL_MEAN), list(cfg.MODEL.PIXEL_STD)],
             "model": [cfg.MODEL.BACKBONE.NAME, self.model.sem_seg_head.in_features],
-            "generated": [file for file in files if "://" in file],  # shapes
         }
-        return FeatureCache.build(
-            None if self.node.CACHE == "memory" else os.path.join(self.node.CACHE, "images"),
-            fingerprint(self.model.backbone, [file for file in files if "://" not in file], settings),
-            range(len(self.records)),
-            self._compute,
-            int(self.node.CACHE_LIMIT_GB * 2**30),
-            dtype="float16",
-            batch_size=8,
-            other="beside",
-            progress=progress,
+        node = self.node
+        return keep_features(
+            node.CACHE, node.CACHE_LIMIT_GB, self._compute, files, self.model.backbone, settings, progress
         )
 
     def _batch(self, numbers: Sequence[int]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
@@ -151,14 +131,17 @@ class DenseProxy:
         torch.manual_seed(task.seed)
         seconds: Counter[str] = Counter()
         head = self.build(self.space.genotype(task.tokens))
-        half, scores = max(1, self.node.ITERATIONS // 2), []
-        for step, _ in enumerate(self._train(head, task.seed, seconds), 1):
-            if step == half and task.thresholds:
-                scores.append(self.validate(head, seconds)["mIoU"])
-                if scores[-1] <= task.thresholds[0]:
-                    return Outcome(scores[-1], {}, tuple(scores), stopped=True, seconds=seconds)
+        return train_and_score(
+            task,
+            self._train(head, task.seed, seconds),
+            max(1, self.node.ITERATIONS // 2),
+            lambda _: self._reward(head, seconds),
+            seconds,
+        )
+
+    def _reward(self, head: AtrousHead, seconds: Counter) -> tuple[float, dict[str, float]]:
         metrics = self.validate(head, seconds)
-        return Outcome(metrics["mIoU"], metrics, tuple(scores), seconds=seconds)
+        return metrics["mIoU"], metrics
 
     def build(self, genotype: DenseGenotype) -> AtrousHead:
         """Return a head with a cell, with random weights."""

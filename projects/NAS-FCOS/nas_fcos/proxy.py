@@ -3,8 +3,6 @@
 :func:`make_evaluate` is what a search calls, by the name ``nas_fcos.proxy:make_evaluate``.
 """
 
-import contextlib
-import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
@@ -13,15 +11,12 @@ import torch
 
 from adet_ext.cli.project_search import config_of
 from adet_ext.d2.config import CfgNode
-from adet_ext.d2.modeling import build_model
 from adet_ext.d2.structures import Instances
-from adet_ext.engine.checkpoint import AdetCheckpointer
-from adet_ext.errors import UserError
+from adet_ext.engine.frozen import build_frozen
 from adet_ext.evaluation.voc_ap import Detections, Truth, voc_average_precisions
 from adet_ext.nas.evaluation import Outcome, Task
 from adet_ext.nas.feature_cache import FeatureCache
-from adet_ext.nas.fingerprint import fingerprint
-from adet_ext.nas.proxies import print_progress, timed
+from adet_ext.nas.proxies import keep_features, print_progress, timed, train_and_score
 from adet_ext.utils.polyak import PolyakAverage
 
 from .decoder import Decoder, build_decoder
@@ -30,8 +25,6 @@ from .proxy_data import ProxyImages, image_files, split
 from .search_space import SearchSpace, build_space
 
 __all__ = ["Proxy", "make_evaluate"]
-
-logger = logging.getLogger(__name__)
 
 _AP_IOU = 0.5
 
@@ -71,28 +64,12 @@ class Proxy:
 
     def _load_frozen(self):
         """Return what computes the features, with the weights of MODEL.WEIGHTS, and the shapes of its results."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)  # without weights, all workers have the same random ones
-            model = build_model(self.cfg)
-        checkpointer = AdetCheckpointer(model)
         whole = self.node.STAGE == "head"
-        frozen = model.backbone if whole else model.backbone.bottom_up
-        if self.cfg.MODEL.WEIGHTS:
-            with _quiet():  # a list of all weights of the decoder, which nobody misses
-                checkpointer.load(self.cfg.MODEL.WEIGHTS, checkpointables=[])
-            part = "backbone." if whole else "backbone.bottom_up."
-            missing = [key for key in checkpointer.incompatible.missing_keys if key.startswith(part)]
-            learned = {part + name for name, _ in frozen.named_parameters()}
-            if lacking := sorted(learned.intersection(missing)):
-                raise UserError(
-                    f"MODEL.WEIGHTS must hold the whole {'backbone and FPN' if whole else 'backbone'} whose features "
-                    f"are kept; {self.cfg.MODEL.WEIGHTS} lacks {len(lacking)} of its {len(learned)} weights, such as "
-                    f"{lacking[0]}. Give the config that the file was trained with"
-                )
-        else:
-            logger.warning("MODEL.WEIGHTS is empty: the features are those of random weights")
+        part, what = ("backbone", "backbone and FPN") if whole else ("backbone.bottom_up", "backbone")
+        model = build_frozen(self.cfg, self.seed, part, what)
         self._mean, self._std = model.pixel_mean, model.pixel_std
-        return frozen.eval().requires_grad_(False), frozen.output_shape()
+        frozen = model.get_submodule(part)
+        return frozen, frozen.output_shape()
 
     @torch.no_grad()
     def _compute(self, numbers: Sequence[int]) -> dict[str, torch.Tensor]:
@@ -115,20 +92,9 @@ class Proxy:
             "mean": list(self.cfg.MODEL.PIXEL_MEAN),
             "std": list(self.cfg.MODEL.PIXEL_STD),
             "model": self.cfg.MODEL.BACKBONE.NAME,
-            "generated": [name for name in files if "://" in name],  # shapes
         }
-        path = None if self.node.CACHE == "memory" else self.node.CACHE
-        return FeatureCache.build(
-            path,
-            fingerprint(self._frozen, [name for name in files if "://" not in name], settings),
-            range(len(self.images)),
-            self._compute,
-            int(self.node.CACHE_LIMIT_GB * 2**30),
-            dtype="float16",
-            batch_size=8,
-            other="beside",
-            progress=progress,
-        )
+        node = self.node
+        return keep_features(node.CACHE, node.CACHE_LIMIT_GB, self._compute, files, self._frozen, settings, progress)
 
     def features(self, numbers: Sequence[int]) -> dict[str, torch.Tensor]:
         """Return the features of images by name, (N, C, H, W) each, from the cache if there is one."""
@@ -151,14 +117,13 @@ class Proxy:
         torch.manual_seed(task.seed)
         seconds: Counter[str] = Counter()
         decoder = self.build(*self.space.genotypes(task.tokens))
-        half, scores = max(1, self.node.ITERATIONS // 2), []
-        for step, average in enumerate(self._train(decoder, seconds), 1):
-            if step == half and task.thresholds:
-                scores.append(self._reward(decoder, average, seconds)[0])
-                if scores[-1] <= task.thresholds[0]:
-                    return Outcome(scores[-1], {}, tuple(scores), stopped=True, seconds=seconds)
-        reward, metrics = self._reward(decoder, average, seconds)
-        return Outcome(reward, metrics, tuple(scores), seconds=seconds)
+        return train_and_score(
+            task,
+            self._train(decoder, seconds),
+            max(1, self.node.ITERATIONS // 2),
+            lambda average: self._reward(decoder, average, seconds),
+            seconds,
+        )
 
     def build(self, fpn: FPNGenotype | None, head: HeadGenotype | None) -> Decoder:
         """Return the decoder of genotypes; what is not searched for is as the config says."""
@@ -238,13 +203,3 @@ class Proxy:
     def _val_batches(self) -> Iterator[list[int]]:
         val, size = self.split.val, self.node.BATCH
         return (val[start : start + size] for start in range(0, len(val), size))
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(level)

@@ -6,8 +6,6 @@ geometric mean of mIoU, fwIoU and mAcc on meta-val.
 B sequences of T frames of H x W pixels, C classes.
 """
 
-import logging
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
@@ -17,13 +15,11 @@ from torch.nn import functional as F
 
 from adet_ext.cli.project_search import config_of
 from adet_ext.d2.config import CfgNode
-from adet_ext.d2.modeling import build_model
-from adet_ext.engine.checkpoint import AdetCheckpointer
+from adet_ext.engine.frozen import build_frozen
 from adet_ext.evaluation.confusion import count_pairs, semantic_scores
 from adet_ext.nas.evaluation import Outcome, Task
 from adet_ext.nas.feature_cache import FeatureCache
-from adet_ext.nas.fingerprint import fingerprint
-from adet_ext.nas.proxies import print_progress, timed
+from adet_ext.nas.proxies import keep_features, print_progress, timed, train_and_score
 from adet_ext.nas.reward import geometric_mean
 
 from .cell import DynamicCell, FrameState
@@ -34,8 +30,6 @@ from .search_space import build_space
 from .segmentor import VideoSegmentor, build_cell
 
 __all__ = ["METRICS", "Proxy", "make_evaluate"]
-
-logger = logging.getLogger(__name__)
 
 METRICS = ("mIoU", "fwIoU", "mAcc")  # those of the reward
 _KEPT = ("layer2", "layer3", "layer4", "dec")
@@ -102,14 +96,7 @@ class Proxy:
         cfg = self.cfg.clone()
         cfg.defrost()
         cfg.MODEL.VIDEO.CELL, cfg.MODEL.VIDEO.AUX_WEIGHT = "", 0.0
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)  # without weights, all workers have the same random ones
-            model = build_model(cfg)
-        if cfg.MODEL.WEIGHTS:
-            AdetCheckpointer(model).load_to_predict(cfg.MODEL.WEIGHTS)
-        else:
-            logger.warning("MODEL.WEIGHTS is empty: the features are those of random weights")
-        return model.eval().requires_grad_(False)
+        return build_frozen(cfg, self.seed, what="static network")
 
     @torch.no_grad()
     def _compute(self, frames: Frames, numbers: Sequence[int]) -> dict[str, torch.Tensor]:
@@ -124,19 +111,10 @@ class Proxy:
             "pad": cfg.INPUT.SEMANTIC.PAD_VALUE,
             "normalize": [list(cfg.MODEL.PIXEL_MEAN), list(cfg.MODEL.PIXEL_STD)],
             "model": [cfg.MODEL.BACKBONE.NAME, cfg.MODEL.VIDEO.DECODER],
-            "generated": [file for file in part.frames.files if "://" in file],  # shapes
         }
-        files = [file for file in part.frames.files if "://" not in file]
-        return FeatureCache.build(
-            None if self.node.CACHE == "memory" else os.path.join(self.node.CACHE, name),
-            fingerprint(self.static, files, settings),
-            range(len(part.frames)),
-            part.compute,
-            int(self.node.CACHE_LIMIT_GB * 2**30),
-            dtype="float16",
-            batch_size=8,
-            other="beside",
-            progress=progress,
+        node, files = self.node, part.frames.files
+        return keep_features(
+            node.CACHE, node.CACHE_LIMIT_GB, part.compute, files, self.static, settings, progress, part=name
         )
 
     # One architecture -------------------------------------------------------------------------------------------------
@@ -150,14 +128,17 @@ class Proxy:
         torch.manual_seed(task.seed)
         seconds: Counter[str] = Counter()
         cell = self.build(self.space.genotype(task.tokens))
-        half, scores = self.node.EPOCHS // 2, []
-        for epoch, _ in enumerate(self._train(cell, task.seed, seconds), 1):
-            if epoch == half and task.thresholds:
-                scores.append(self.validate(cell, seconds)["reward"])
-                if scores[-1] <= task.thresholds[0]:
-                    return Outcome(scores[-1], {}, tuple(scores), stopped=True, seconds=seconds)
+        return train_and_score(
+            task,
+            self._train(cell, task.seed, seconds),
+            self.node.EPOCHS // 2,
+            lambda _: self._reward(cell, seconds),
+            seconds,
+        )
+
+    def _reward(self, cell: DynamicCell, seconds: Counter) -> tuple[float, dict[str, float]]:
         metrics = self.validate(cell, seconds)
-        return Outcome(metrics.pop("reward"), metrics, tuple(scores), seconds=seconds)
+        return metrics.pop("reward"), metrics
 
     def build(self, genotype: CellGenotype) -> DynamicCell:
         """Return the cell of a genotype, with random weights."""
