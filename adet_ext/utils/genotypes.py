@@ -2,15 +2,17 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ..errors import UserError
 from .files import make_folder, written_beside
 
-__all__ = ["check_keys", "check_one_of", "entries_of", "pair_of", "pick"]
+__all__ = ["check_keys", "check_one_of", "entries_of", "load_kind", "pair_of", "pick"]
 __all__ += ["read_genotype", "shortened", "write_genotype"]
+
+Genotype = TypeVar("Genotype")
 
 
 def read_genotype(name: str, shipped: Path) -> tuple[Path, dict[str, Any]]:
@@ -29,6 +31,25 @@ def read_genotype(name: str, shipped: Path) -> tuple[Path, dict[str, Any]]:
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} must be JSON; {' '.join(str(error).split())}. Correct the file") from error
     return path, value if isinstance(value, dict) else {}
+
+
+def load_kind(name: str, shipped: Path, kinds: Mapping[str, Callable[[dict[str, Any]], Genotype]]) -> Genotype:
+    """Return the genotype of a name or a file, see :func:`read_genotype`.
+
+    Args:
+        kinds: what makes a genotype of a JSON object, by the object's "kind".
+
+    Raises:
+        UserError: no such name or file, or it holds no genotype of these kinds.
+    """
+    path, value = read_genotype(name, shipped)
+    kind = value.get("kind")
+    if not isinstance(kind, str) or kind not in kinds:
+        raise UserError(f"{path}: kind must be {' or '.join(kinds)}; got {shortened(kind)}. Name another file")
+    try:
+        return kinds[kind](value)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
 
 
 def write_genotype(value: dict[str, Any], path: str | os.PathLike) -> None:

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from adet_ext.errors import UserError
 from adet_ext.nas.space import Decision, Space
-from adet_ext.utils.genotypes import check_keys, check_one_of, entries_of, read_genotype, shortened, write_genotype
+from adet_ext.utils.genotypes import check_keys, check_one_of, entries_of, load_kind, shortened, write_genotype
 
 from .operations import MakeNorm, resize
 
@@ -86,13 +86,7 @@ def load_dense_genotype(name: str) -> DenseGenotype:
     Raises:
         UserError: no such name or file, or it holds no cell.
     """
-    path, value = read_genotype(name, _FOLDER)
-    if value.get("kind") != "dpc":
-        raise UserError(f"{path}: kind must be dpc; got {shortened(value.get('kind'))}. Correct the file")
-    try:
-        return DenseGenotype.from_json(value)
-    except UserError as error:
-        raise UserError(f"{path}: {error}. Correct the file") from error
+    return load_kind(name, _FOLDER, {"dpc": DenseGenotype.from_json})
 
 
 class DenseSpace(Space):

@@ -6,7 +6,6 @@ then ``block1``, ``block2`` and so on. The level of a layer is 0 to 3, for a str
 
 import dataclasses
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,8 @@ from adet_ext.utils.genotypes import (
     check_keys,
     check_one_of,
     entries_of,
+    load_kind,
     pair_of,
-    read_genotype,
     shortened,
     write_genotype,
 )
@@ -103,21 +102,9 @@ def load_genotype(name: str) -> Genotype:
     Raises:
         UserError: no such name or file, or it holds no genotype.
     """
-    path, value = read_genotype(name, _FOLDER)
-    if value.get("kind") != "auto_deeplab":
-        raise UserError(f"{path}: kind must be auto_deeplab; got {shortened(value.get('kind'))}. Correct the file")
-    try:
-        return Genotype.from_json(value)
-    except UserError as error:
-        raise UserError(f"{path}: {error}. Correct the file") from error
+    return load_kind(name, _FOLDER, {"auto_deeplab": Genotype.from_json})
 
 
 def save_genotype(genotype: Genotype, path: str | os.PathLike) -> None:
     """Write a genotype as JSON, beside its place first."""
     write_genotype(genotype.to_json(), path)
-
-
-def genotype_of(blocks: Sequence[Sequence[tuple[int, str]]], path: Sequence[int]) -> Genotype:
-    """Return the genotype of blocks of two (state, operation) pairs each."""
-    pairs = [tuple(zip(*block)) for block in blocks]
-    return Genotype(tuple(Block(inputs, operations) for inputs, operations in pairs), tuple(path))

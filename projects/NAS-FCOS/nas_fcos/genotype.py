@@ -15,9 +15,9 @@ from adet_ext.utils.genotypes import (
     check_keys,
     check_one_of,
     entries_of,
+    load_kind,
     pair_of,
     pick,
-    read_genotype,
     shortened,
     write_genotype,
 )
@@ -196,15 +196,7 @@ def load_genotype(name: str) -> FPNGenotype | HeadGenotype:
     Raises:
         UserError: no such name or file, or it holds no genotype.
     """
-    path, value = read_genotype(name, _FOLDER)
-    kinds = {"fpn": FPNGenotype, "head": HeadGenotype}
-    kind = value.get("kind")
-    if not isinstance(kind, str) or kind not in kinds:
-        raise UserError(f"{path}: kind must be fpn or head; got {shortened(kind)}. Correct the file")
-    try:
-        return kinds[kind].from_json(value)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
+    return load_kind(name, _FOLDER, {"fpn": FPNGenotype.from_json, "head": HeadGenotype.from_json})
 
 
 def save_genotype(genotype: FPNGenotype | HeadGenotype, path: str | os.PathLike) -> None:

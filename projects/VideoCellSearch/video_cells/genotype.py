@@ -13,10 +13,10 @@ from adet_ext.utils.genotypes import (
     check_keys,
     check_one_of,
     entries_of,
+    load_kind,
     pair_of,
     pick,
     read_genotype,
-    shortened,
     write_genotype,
 )
 
@@ -164,13 +164,7 @@ def load_genotype(name: str, kind: type[Genotype]) -> Genotype:
     Raises:
         UserError: no such name or file, or it holds no genotype of this kind.
     """
-    path, value = read_genotype(name, _FOLDER)
-    if value.get("kind") != kind.kind:
-        raise UserError(f"{path}: kind must be {kind.kind}; got {shortened(value.get('kind'))}. Name another file")
-    try:
-        return kind.from_json(value)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
+    return load_kind(name, _FOLDER, {kind.kind: kind.from_json})
 
 
 def save_genotype(genotype: CellGenotype | DecoderGenotype, path: str | os.PathLike) -> None:
