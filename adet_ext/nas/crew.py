@@ -144,5 +144,5 @@ def _said(do) -> tuple[Any, Message]:
         return do()
     except UserError as error:
         return None, ("user error", str(error))
-    except Exception:
+    except Exception:  # whatever it is, the process that waits for the answer raises it, with this traceback
         return None, ("defect", traceback.format_exc())
