@@ -84,7 +84,7 @@ def test_training_a_cell_lowers_its_loss_and_leaves_the_static_network(proxy):
     before = {name: value.clone() for name, value in found.static.state_dict().items()}
     torch.manual_seed(0)
     cell = found.build(CellGenotype.from_numbers([TOKENS[:5], TOKENS[5:]]))
-    losses = list(found._train(cell, 0, {"features": 0, "training": 0}))
+    losses = list(found._train(cell, {"features": 0, "training": 0}))
     found.node.EPOCHS = 2
     assert losses[-1] < 0.7 * losses[0]
     assert all(torch.equal(value, before[name]) for name, value in found.static.state_dict().items())

@@ -130,7 +130,7 @@ class Proxy:
         cell = self.build(self.space.genotype(task.tokens))
         return train_and_score(
             task,
-            self._train(cell, task.seed, seconds),
+            self._train(cell, seconds),
             self.node.EPOCHS // 2,
             lambda _: self._reward(cell, seconds),
             seconds,
@@ -145,12 +145,16 @@ class Proxy:
         cell = build_cell(self.cfg, self.static.backbone.output_shape(), genotype)
         return cell.to(self.device, memory_format=torch.channels_last)
 
-    def _train(self, cell: DynamicCell, seed: int, seconds: Counter) -> Iterator[float]:
-        """Train for EPOCHS epochs; yield the last loss of each."""
+    def _train(self, cell: DynamicCell, seconds: Counter) -> Iterator[float]:
+        """Train for EPOCHS epochs; yield the last loss of each.
+
+        All cells see the same batches in the same order: which ones they are moves a reward more than the initial
+        weights do.
+        """
         sequences = self.train.frames.sequences
         size = min(self.node.BATCH, len(sequences))
         optimizer = torch.optim.Adam(cell.parameters(), lr=self.node.LR)
-        generator = np.random.default_rng(seed)
+        generator = np.random.default_rng(self.seed)
         cell.train()
         for epoch in range(self.node.EPOCHS):
             order = generator.permutation(len(sequences))
