@@ -1,4 +1,4 @@
-"""The model of traffic: what it reads of the compiler's report, and its rates. Counting takes minutes; see README.md."""
+"""The model of traffic: what it reads of the compiler's report, and its rates. Counting takes minutes: see README."""
 
 import pytest
 
