@@ -7,14 +7,24 @@ row of the convolution is the kernel applied to K rows of the input, some of the
 so the output is the kernel applied to K weighted sums of input rows.
 """
 
+import functools
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from .blur_pool import binomial_filter
+from .tables import can_keep, stream_of
 
 __all__ = ["Side", "write_border"]
+
+
+class _Mixture(NamedTuple):
+    """Which rows of a map are mixed, and how."""
+
+    place: Tensor  # (outputs K M,) int64, rows of the map
+    weight: Tensor  # (outputs K, M)
 
 
 class Side:
@@ -28,6 +38,7 @@ class Side:
 
     def __init__(self, size: int, kernel: int, padding: int, dilation: int, taps: int, stride: int, blur_padding: str):
         """``padding``, ``dilation``: of the convolution. ``blur_padding``: see :func:`~.blur_pool.blur_pool`."""
+        self.geometry = (size, kernel, padding, dilation, taps, stride, blur_padding)
         self.size, self.kernel, self.padding, self.dilation = size, kernel, padding, dilation
         self.taps, self.stride, self.blur_padding = taps, stride, blur_padding
         self.conv = size + 2 * padding - dilation * (kernel - 1)
@@ -43,23 +54,18 @@ class Side:
         x is (N, H, W, C). In channels-last models its channels are dense, and whole rows are copied.
         """
         x, between = self._near(x, axis) if outputs is self.edge else (x, 0)
-        # Everything is made on the device. A copy from the host would make it wait, and end the capture of a graph.
-        line = torch.cat([x.new_full((1,), value) for value in binomial_filter(self.taps)])
-        tap, step = (torch.arange(n, device=x.device) for n in (self.taps, self.kernel))
-        output = torch.cat([torch.arange(part.start, part.stop, device=x.device) for part in outputs])
-        row = output[:, None] * self.stride - (self.taps - 1) // 2 + tap  # of the convolution; (outputs, M)
-        inside = (row >= 0) & (row < self.conv)
-        if self.blur_padding == "reflect":
-            row = row % max(2 * self.conv - 2, 1)
-            row = torch.minimum(row, (2 * self.conv - 2 - row).abs())
-        row = row.clamp(0, self.conv - 1)
-        weight = line * inside if self.blur_padding == "zeros" else line.expand(row.shape)
-        place = row[:, None] - self.padding + step[:, None] * self.dilation  # of the input; (outputs, K, M)
-        weight = weight[:, None] * ((place >= 0) & (place < self.size))
-        place = torch.where(place < self.size // 2, place, place - between)
-        place = place.clamp(0, x.shape[axis] - 1)
-        rows = x.index_select(axis, place.flatten()).unflatten(axis, (-1, self.taps))
+        place, weight = self._mixture(outputs, x.shape[axis], between, x)
+        rows = x.index_select(axis, place).unflatten(axis, (-1, self.taps))
         return (rows * weight.view(-1, self.taps, *[1] * (x.dim() - axis - 1))).sum(axis + 1)
+
+    def _mixture(self, outputs: Sequence[range], length: int, between: int, like: Tensor) -> _Mixture:
+        """The last ones are kept, as making one takes about 25 kernels."""
+        ranges = tuple((part.start, part.stop) for part in outputs)
+        key = (self.geometry, ranges, length, between, like.dtype, like.device)
+        numbers = (n for n in (*self.geometry[:-1], *sum(ranges, ()), length, between))
+        if not can_keep(numbers, like.device):
+            return _make_mixture(*key)
+        return _kept_mixture(*key, stream_of(like.device))
 
     def _near(self, x: Tensor, axis: int) -> tuple[Tensor, int]:
         """Return the two ends of ``x`` that the edge depends on, joined, and the size of the part between them."""
@@ -68,6 +74,44 @@ class Side:
         if between <= 0:
             return x, 0
         return torch.cat([x.narrow(axis, 0, reach), x.narrow(axis, self.size - reach, reach)], axis), between
+
+
+@functools.lru_cache(maxsize=256)
+def _kept_mixture(geometry, ranges, length, between, dtype, device, stream: int) -> _Mixture:
+    with torch.inference_mode(False):  # training may not read what inference mode makes
+        return _make_mixture(geometry, ranges, length, between, dtype, device)
+
+
+def _make_mixture(
+    geometry: tuple,
+    ranges: Sequence[tuple[int, int]],
+    length: int,
+    between: int,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> _Mixture:
+    """Make it on the device: a copy from the host would make it wait, and end the capture of a graph.
+
+    Args:
+        geometry: the arguments of :class:`Side`.
+        ranges: start and end of the outputs.
+        length, between: rows of the map, and how many of its middle were left out of it.
+    """
+    side = Side(*geometry)
+    line = torch.cat([torch.full((1,), value, dtype=dtype, device=device) for value in binomial_filter(side.taps)])
+    tap, step = (torch.arange(n, device=device) for n in (side.taps, side.kernel))
+    output = torch.cat([torch.arange(start, stop, device=device) for start, stop in ranges])
+    row = output[:, None] * side.stride - (side.taps - 1) // 2 + tap  # of the convolution; (outputs, M)
+    inside = (row >= 0) & (row < side.conv)
+    if side.blur_padding == "reflect":
+        row = row % max(2 * side.conv - 2, 1)
+        row = torch.minimum(row, (2 * side.conv - 2 - row).abs())
+    row = row.clamp(0, side.conv - 1)
+    weight = line * inside if side.blur_padding == "zeros" else line.expand(row.shape)
+    place = row[:, None] - side.padding + step[:, None] * side.dilation  # of the input; (outputs, K, M)
+    weight = weight[:, None] * ((place >= 0) & (place < side.size))
+    place = torch.where(place < side.size // 2, place, place - between)
+    return _Mixture(place.clamp(0, length - 1).flatten(), weight.flatten(0, 1))
 
 
 def write_border(

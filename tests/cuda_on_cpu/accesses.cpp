@@ -85,6 +85,10 @@ void check_byte(Shadow& shadow, Kind kind, const void* at, size_t size, const vo
 }
 
 void check(const void* at, size_t size, Kind kind, const void* pc) {
+#if defined(EMULATOR_COUNTS)
+  count(at, size, static_cast<int>(kind), pc);
+  return;
+#endif
   if (running == nullptr || size == 0) {
     return; // the host's code
   }
@@ -118,7 +122,7 @@ void atomic_access(const void* at, size_t size) {
   if (reinterpret_cast<uintptr_t>(at) % size != 0) {
     report("misaligned", Kind::atomic, at, size, pc);
   }
-#if defined(EMULATOR_CHECKS)
+#if defined(EMULATOR_CHECKS) || defined(EMULATOR_COUNTS)
   check(at, size, Kind::atomic, pc);
 #endif
 }

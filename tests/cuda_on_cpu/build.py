@@ -18,7 +18,7 @@ import torch
 
 from .transform import host_source
 
-__all__ = ["VARIANTS", "CannotBuild", "compiler", "library"]
+__all__ = ["CSRC", "HERE", "KEPT", "VARIANTS", "CannotBuild", "compiler", "library", "macros", "torch_includes"]
 
 HERE = Path(__file__).resolve().parent
 CSRC = HERE.parents[1] / "csrc"
@@ -26,11 +26,13 @@ KEPT = HERE.parents[1] / "build" / "cuda_on_cpu"
 
 _UNDEFINED = "-fsanitize=alignment,null,signed-integer-overflow,integer-divide-by-zero,shift,bounds"
 _CHECKS = ["-O1", "-g1", "-fsanitize=thread", "--param=tsan-instrument-func-entry-exit=0", _UNDEFINED]
+_COUNTS = ["-O1", "-g1", "-fsanitize=thread", "--param=tsan-instrument-func-entry-exit=0", "-fno-tree-sra"]
 _ASAN = ["-O1", "-g1", "-fsanitize=address", "-fno-omit-frame-pointer"]
 
 # Compiler options of the kernels, and of everything.
 VARIANTS = {
     "checked": (["-ffp-contract=off", *_CHECKS], ["-DEMULATOR_CHECKS"]),
+    "counted": (["-ffp-contract=off", *_COUNTS], ["-DEMULATOR_COUNTS"]),  # accesses are counted, for traffic.py
     "plain": (["-ffp-contract=off", "-O2"], []),
     "fused": (["-ffp-contract=fast", "-O2", "-mfma"], []),  # multiplies and adds with one rounding, as GPUs do
     "asan": (["-ffp-contract=off", *_ASAN], ["-DEMULATOR_ASAN"]),
@@ -73,11 +75,12 @@ def library(variant: str, sources: dict[str, str] | None = None) -> Path:
     with (KEPT / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         tree, units = _write_sources(sources or {})
-        paths = [f"-I{tree}", f"-I{HERE / 'shim'}", *_torch_includes()]
+        paths = [f"-I{tree}", f"-I{HERE / 'shim'}", *torch_includes()]
         shim, own = _digest((HERE / "shim").iterdir()), _digest(HERE.glob("*.h"))
-        jobs = [(path, [*flags, *kernels, *_macros(), *paths], tree.name + shim) for path in units]
+        renamed = [f"-D{name}={ours}" for name, ours in _RENAMED.items()]
+        jobs = [(path, [*flags, *kernels, *macros(), *renamed, *paths], tree.name + shim) for path in units]
         for path in sorted(HERE.glob("*.cpp")):
-            jobs.append((path, [*flags, "-O2", f"-I{HERE}", f"-I{HERE / 'shim'}", *_torch_includes()], own + shim))
+            jobs.append((path, [*flags, "-O2", f"-I{HERE}", f"-I{HERE / 'shim'}", *torch_includes()], own + shim))
         with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
             made = list(pool.map(lambda job: _object(*job), jobs))
         return _link(made, everything + (["-fsanitize=address"] if variant == "asan" else []))
@@ -108,16 +111,17 @@ def _write_sources(replaced: dict[str, str]) -> tuple[Path, list[Path]]:
     return tree, sorted(units, key=lambda path: -path.stat().st_size)
 
 
-def _macros() -> list[str]:
+def macros() -> list[str]:
+    """Return the compiler's options that define what setup.py defines."""
     from adet_ext.layers.extension import MIN_TORCH
 
     minimum = f"0x{MIN_TORCH[0]:02x}{MIN_TORCH[1]:02x}000000000000"
     text = f'-DADET_EXT_MIN_TORCH="{MIN_TORCH[0]}.{MIN_TORCH[1]}"'
-    renamed = [f"-D{name}={ours}" for name, ours in _RENAMED.items()]
-    return [f"-DTORCH_TARGET_VERSION={minimum}", text, "-DUSE_CUDA", "-DADET_EXT_WITH_CUDA", *renamed]
+    return [f"-DTORCH_TARGET_VERSION={minimum}", text, "-DUSE_CUDA", "-DADET_EXT_WITH_CUDA"]
 
 
-def _torch_includes() -> list[str]:
+def torch_includes() -> list[str]:
+    """Return the compiler's options for torch's headers."""
     folder = Path(torch.__file__).parent / "include"
     return ["-isystem", str(folder), "-isystem", str(folder / "torch" / "csrc" / "api" / "include")]
 

@@ -15,7 +15,7 @@ from adet_ext.layers.extension import native_operators
 from .build import CannotBuild, compiler, library
 from .transform import NAMESPACE
 
-__all__ = ["Emulator", "emulated", "emulator", "why_not"]
+__all__ = ["Emulator", "emulated", "emulator", "tensors_of", "why_not"]
 
 
 class Emulator:
@@ -71,7 +71,7 @@ class Emulator:
 
         def call(*arguments):
             self._functions.emulator_begin()
-            for tensor in _tensors(arguments):
+            for tensor in tensors_of(arguments):
                 storage = tensor.untyped_storage()
                 self._functions.emulator_note(storage.data_ptr(), storage.nbytes())
             try:
@@ -105,12 +105,12 @@ def _has_cpu(has: Callable, name: str) -> bool:
         return False
 
 
-def _tensors(values) -> Iterator[torch.Tensor]:
+def tensors_of(values) -> Iterator[torch.Tensor]:
     for value in values:
         if isinstance(value, torch.Tensor):
             yield value
         elif isinstance(value, (list, tuple)):
-            yield from _tensors(value)
+            yield from tensors_of(value)
 
 
 @functools.cache

@@ -114,6 +114,9 @@ void run(const char* name, const void* kernel, const Config& config, int bound, 
   block.fibers = prepare_fibers(config.block);
   block.entry = entry;
   block.call = call;
+  block.name = name;
+  block.kernel = kernel;
+  block.dynamic = config.shared;
   block.first_interval_of_launch = interval_count + 1;
   const std::vector<int> threads = shuffled<int>(static_cast<size_t>(block.threads));
   const uint32_t grid_x = config.grid.x, grid_y = config.grid.y;

@@ -43,6 +43,9 @@ struct Block {
   Fiber* self = nullptr;
   Entry entry = nullptr;
   void* call = nullptr;
+  const char* name = nullptr;
+  const void* kernel = nullptr;
+  size_t dynamic = 0; // bytes of shared memory
   uint32_t interval = 0; // between two barriers; never the same again, in no block of any launch
   uint32_t first_interval = 0, first_interval_of_launch = 0;
   std::string trouble; // why the kernel ended early
@@ -74,6 +77,9 @@ bool on_stack_of(const Fiber& fiber, const void* at);
 bool on_any_stack(const void* at);
 void start_shared(size_t dynamic, size_t limit); // for a block: nothing in it is written yet
 std::string sizes_of_shared();
+
+// counts.cpp. Notes an access of the running thread: 0 for a read, 1 for a write, 2 for an atomic.
+void count(const void* at, size_t size, int kind, const void* pc);
 
 // launch.cpp
 std::string place(const Fiber& fiber); // the thread, for messages

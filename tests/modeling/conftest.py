@@ -6,6 +6,7 @@ import torch
 from adet_ext import get_cfg
 from adet_ext.d2.modeling import build_model
 from adet_ext.d2.structures import BitMasks, Boxes, Instances
+from adet_ext.modeling import panoptic
 
 TINY = [
     *("MODEL.DEVICE", "cpu", "MODEL.META_ARCHITECTURE", "BlendMask"),
@@ -51,3 +52,10 @@ def batch():
         return {"image": image, "height": height, "width": width, "instances": instances, "basis_sem": sem}
 
     return [one(96, 128, [[10, 12, 60, 70], [50, 20, 120, 90]]), one(80, 90, [[5, 5, 80, 60]])]
+
+
+@pytest.fixture(params=["cpu", "gpu"])
+def merging(request, monkeypatch):
+    """Merge panoptic segments as on the CPU, and on the CPU as on a GPU."""
+    if request.param == "gpu":
+        monkeypatch.setattr(panoptic, "_claim_on_cpu", panoptic._claim_by_sweeps)

@@ -221,6 +221,7 @@ CLASSES[3:7, 6:9] = 3
 BOXES = [[4, 8, 16, 24], [24, 12, 36, 28]]
 
 
+@pytest.mark.usefixtures("merging")
 def test_segments_are_where_the_bases_say_they_are():
     made, bases = scene(CLASSES)
     embeddings = torch.eye(WIDTH)[2:4]
@@ -270,6 +271,7 @@ def _sample(x: torch.Tensor, ys: torch.Tensor, xs: torch.Tensor) -> torch.Tensor
     return rows[0] * (1 - fy) + rows[1] * fy
 
 
+@pytest.mark.usefixtures("merging")
 def test_unsure_and_duplicate_detections_are_dropped():
     made, bases = scene(CLASSES)
     embeddings = torch.eye(WIDTH)[[2, 2, 3, 2]] * torch.tensor([1, 1.5, 1, 3])[:, None]
@@ -279,6 +281,7 @@ def test_unsure_and_duplicate_detections_are_dropped():
     assert torch.equal(ids[2::4, 2::4].long(), torch.tensor([3, 4, 1, 2])[CLASSES])
 
 
+@pytest.mark.usefixtures("merging")
 def test_little_stuff_is_void():
     made, bases = scene(CLASSES)
     merger = UnifiedMerger(**{**MERGER, "stuff_area_limit": 10_000})
@@ -300,6 +303,7 @@ def test_an_instance_keeps_to_its_box_if_asked_to():
     assert results == [2, 1]
 
 
+@pytest.mark.usefixtures("merging")
 def test_without_detections_there_is_stuff():
     made, bases = scene(CLASSES.clamp(max=1))
     found = detections((32, 40), [], [])

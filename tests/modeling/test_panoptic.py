@@ -119,6 +119,7 @@ def test_the_gpu_gives_what_the_cpu_gives():
     assert torch.equal(ids.cpu(), expected[0]) and torch.equal(accepted.cpu(), expected[1])
 
 
+@pytest.mark.usefixtures("merging")
 @pytest.mark.parametrize("seed", range(12))
 @pytest.mark.parametrize(
     "confidence, overlap, limit", [(0.2, 0.4, 20), (0.0, 0.5, 0), (0.99, 0.4, 1), (0.5, 0.0, 10**9)]
@@ -158,6 +159,7 @@ def test_the_map_and_its_segments_have_the_same_ids():
         assert set(ids.unique().tolist()) - {0} == {s["id"] for s in segments}
 
 
+@pytest.mark.usefixtures("merging")
 def test_scores_at_the_threshold_count_and_ties_keep_their_order():
     instances = Instances((2, 4))
     instances.scores = torch.tensor([0.5, 0.2, 0.5, 0.19])

@@ -97,6 +97,7 @@ def test_the_rest_of_a_batch_and_padding_do_not_matter(model, panoptic_batch):
 
 @pytest.mark.needs_detectron2
 @pytest.mark.skipif(ENGINE != "detectron2", reason="Detectron2's merging takes Detectron2's Instances")
+@pytest.mark.usefixtures("merging")
 def test_the_panoptic_map_is_that_of_detectron2_s_steps(model, panoptic_batch):
     from detectron2.modeling.meta_arch.panoptic_fpn import combine_semantic_and_instance_outputs as combine
     from detectron2.modeling.postprocessing import sem_seg_postprocess

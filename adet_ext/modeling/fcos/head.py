@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from ...d2.layers import get_norm
 from ...layers.deform import ModulatedDeformBlock
 
-__all__ = ["FCOSHead", "HeadOutput", "Tower", "conv_tower"]
+__all__ = ["FCOSHead", "HeadOutput", "Tower", "conv_tower", "rectify", "run_tower"]
 
 
 class HeadOutput(NamedTuple):
@@ -55,6 +55,37 @@ class Tower(nn.Sequential):
         for layer in self:
             x = layer(x, level) if isinstance(layer, PerLevelNorm) else layer(x)
         return x
+
+    def over(self, levels: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Return :meth:`forward` of all levels, (N, C, H_l, W_l) each, layer by layer."""
+        levels = list(levels)
+        for layer in self:
+            if type(layer) is nn.ReLU and layer.inplace and not _has_hooks(layer):
+                levels = rectify(levels)
+            else:
+                each = isinstance(layer, PerLevelNorm)
+                levels = [layer(x, i) if each else layer(x) for i, x in enumerate(levels)]
+        return levels
+
+
+def run_tower(tower: nn.Module, levels: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Return ``tower(x, level)`` for each level's x."""
+    if isinstance(tower, Tower) and not _has_hooks(tower):
+        return tower.over(levels)
+    return [tower(x, i) for i, x in enumerate(levels)]
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+def rectify(maps: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Return the ReLU of maps, in their memory. In inference this is one launch on a GPU, however many they are."""
+    maps = list(maps)
+    if torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return [F.relu_(x) for x in maps]
+    torch._foreach_clamp_min_(maps, 0)
+    return maps
 
 
 def _norm_layers(norm: str, channels: int, num_levels: int, key: str) -> list[nn.Module]:
@@ -144,21 +175,20 @@ class FCOSHead(nn.Module):
 
     def forward(self, features: Sequence[torch.Tensor]) -> HeadOutput:
         """Args: features: (N, C, H_l, W_l) for each level. Returns: see :class:`HeadOutput`."""
-        output = HeadOutput([], [], [], [], [])
-        for level, x in enumerate(features):
-            x = self.share_tower(x, level)
-            cls_tower, box_tower = self.cls_tower(x, level), self.bbox_tower(x, level)
-            distances = self.bbox_pred(box_tower)
-            if self.scales is not None:
-                distances = self.scales[level](distances)
-            output.logits.append(self.cls_logits(cls_tower))
-            output.distances.append(self._decode(distances, level))
-            output.quality.append(self.ctrness(box_tower if self.quality_on_box_tower else cls_tower))
-            output.box_tower.append(box_tower)
-            output.cls_tower.append(cls_tower)
-        return output
+        shared = run_tower(self.share_tower, features)
+        cls_tower, box_tower = run_tower(self.cls_tower, shared), run_tower(self.bbox_tower, shared)
+        distances = [self.bbox_pred(x) for x in box_tower]
+        if self.scales is not None:
+            distances = [scale(x) for scale, x in zip(self.scales, distances)]
+        return HeadOutput(
+            logits=[self.cls_logits(x) for x in cls_tower],
+            distances=self._decode(distances),
+            quality=[self.ctrness(x) for x in (box_tower if self.quality_on_box_tower else cls_tower)],
+            box_tower=box_tower,
+            cls_tower=cls_tower,
+        )
 
-    def _decode(self, distances: torch.Tensor, level: int) -> torch.Tensor:
+    def _decode(self, distances: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         if self.exponential_strides:
-            return distances.exp() / self.exponential_strides[level]
-        return F.relu(distances)
+            return [x.exp() / stride for x, stride in zip(distances, self.exponential_strides)]
+        return rectify(distances)

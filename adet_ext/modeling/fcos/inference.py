@@ -77,20 +77,7 @@ def detect(
         post_nms_topk: D; not positive: all that survive.
         nms_threshold: IoU above which the worse of two boxes of a class is dropped.
     """
-    scores, entries = [], []
-    start = 0
-    num_classes = output.logits[0].shape[1]
-    for logits, quality in zip(output.logits, output.quality):
-        score, entry = _candidates(logits, quality, score_threshold, pre_nms_topk, threshold_with_quality)
-        scores.append(score)
-        entries.append(entry + start * num_classes)
-        start += logits.shape[2] * logits.shape[3]
-
-    score, order = torch.cat(scores, dim=1).sort(dim=1, descending=True, stable=True)  # (N, K)
-    entry = torch.cat(entries, dim=1).gather(1, order)
-    index = entry.div(num_classes, rounding_mode="floor")
-    classes = entry - index * num_classes
-
+    score, index, classes = _candidates(output, score_threshold, pre_nms_topk, threshold_with_quality)
     distances = torch.cat([x.flatten(2) for x in output.distances], dim=2)  # (N, 4, L)
     ltrb = distances.gather(2, index[:, None].expand(-1, 4, -1)).transpose(1, 2)  # (N, K, 4)
     ltrb = ltrb * locations.stride[index][..., None]
@@ -111,15 +98,19 @@ def detect(
 
 
 def _candidates(
-    logits: torch.Tensor, quality: torch.Tensor, threshold: float, topk: int, threshold_with_quality: bool
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the best (location, class) entries of one level: (N, k) products of probabilities, -1 for those below the
-    threshold, and (N, k) flat entries ``location * C + class``.
+    output: HeadOutput, threshold: float, topk: int, threshold_with_quality: bool
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return the best ``topk`` entries (location, class) of each level, the best of all levels first.
 
-    The best k entries are in the k locations whose best class is best, so only those locations' classes are scored.
+    The best k entries of a level are in the k locations whose best class is best, so only those locations' classes are
+    scored. What each level does not need alone is done for all levels at once, as a GPU's time goes into launches.
+
+    Returns:
+        (N, K) each: products of the probabilities, -1 for those below the threshold; locations in [0, L); classes.
     """
-    num_classes = logits.shape[1]
-    quality = quality.flatten(1).float().sigmoid()  # (N, HW)
+    levels = [x.flatten(2) for x in output.logits]  # (N, C, L_l)
+    num_classes, sizes = levels[0].shape[1], [x.shape[2] for x in levels]
+    quality = torch.cat([x.flatten(1) for x in output.quality], dim=1).float().sigmoid()  # (N, L)
 
     def score(logit: torch.Tensor, quality: torch.Tensor) -> torch.Tensor:
         probability = logit.float().sigmoid()
@@ -127,10 +118,23 @@ def _candidates(
         passed = (product if threshold_with_quality else probability) > threshold
         return product.masked_fill(~passed, -1)
 
-    best = score(logits.amax(dim=1).flatten(1), quality)  # (N, HW)
-    location = best.topk(min(topk, best.shape[1]), dim=1, sorted=False).indices  # (N, k)
-    picked = logits.flatten(2).gather(2, location[:, None].expand(-1, num_classes, -1))  # (N, C, k)
-    entries = score(picked, quality.gather(1, location)[:, None]).transpose(1, 2).flatten(1)  # (N, k C)
-    value, at = entries.topk(min(topk, entries.shape[1]), dim=1)
-    row = at.div(num_classes, rounding_mode="floor")
-    return value, location.gather(1, row) * num_classes + (at - row * num_classes)
+    best = score(torch.cat([x.amax(dim=1) for x in levels], dim=1), quality)  # (N, L)
+    locations, picked, start = [], [], 0
+    for logits, values in zip(levels, best.split(sizes, dim=1)):
+        location = values.topk(min(topk, values.shape[1]), dim=1, sorted=False).indices  # (N, k)
+        picked.append(logits.gather(2, location[:, None].expand(-1, num_classes, -1)))  # (N, C, k)
+        locations.append(location + start if locations else location)
+        start += values.shape[1]
+    location = torch.cat(locations, dim=1)  # (N, all k)
+    entries = score(torch.cat(picked, dim=2), quality.gather(1, location)[:, None])  # (N, C, all k)
+    entries = entries.transpose(1, 2).flatten(1)  # (N, all k C)
+    scores, places, start = [], [], 0
+    for values in entries.split([x.shape[2] * num_classes for x in picked], dim=1):
+        value, place = values.topk(min(topk, values.shape[1]), dim=1)
+        scores.append(value)
+        places.append(place + start if places else place)
+        start += values.shape[1]
+    value, order = torch.cat(scores, dim=1).sort(dim=1, descending=True, stable=True)  # (N, K)
+    place = torch.cat(places, dim=1).gather(1, order)
+    row = place.div(num_classes, rounding_mode="floor")
+    return value, location.gather(1, row), place - row * num_classes

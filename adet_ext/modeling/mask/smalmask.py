@@ -15,7 +15,7 @@ from ...d2.modeling import META_ARCH_REGISTRY, Backbone
 from ...d2.structures import Instances
 from ..checks import check_choice, check_features
 from ..fcos.fcos import FCOS
-from ..fcos.head import HeadOutput, Tower, conv_tower
+from ..fcos.head import HeadOutput, Tower, conv_tower, run_tower
 from ..fcos.inference import Detections
 from ..fcos.losses import Positives, flatten_levels
 from ..fcos.targets import all_locations
@@ -173,7 +173,7 @@ class SmalMask(OneStageDetector):
         if self.mask_tower is None:
             levels = self.proposal_generator.in_features
             return [output.box_tower[levels.index(name)] for name in self.mask_features]
-        return [self.mask_tower(features[name], i) for i, name in enumerate(self.mask_features)]
+        return run_tower(self.mask_tower, [features[name] for name in self.mask_features])
 
     def _locations(self, output: HeadOutput):
         sizes = [x.shape[-2:] for x in output.logits]

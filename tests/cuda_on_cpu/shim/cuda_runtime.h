@@ -58,6 +58,7 @@ int lane();
 void* dynamic_memory(size_t align);
 void* static_memory(const void* key, size_t size, size_t align);
 void atomic_access(const void* at, size_t size); // declares one, and checks it
+void count_matrix(const void* at, int rows, size_t row_bytes, size_t step); // what a warp reads or writes at once
 void stop(const std::string& what);              // the kernel ends with this error
 cudaError_t last_error();
 cudaError_t allow_shared(const void* kernel, int bytes);

@@ -60,11 +60,29 @@ inline void check_matrix(const void* p, unsigned ldm, size_t size) {
   }
 }
 
+// In the variant that counts, the warp's request counts and not the accesses of lane 0.
+#if defined(EMULATOR_COUNTS)
+#define EMULATED_REQUEST EMULATED_PLAIN
+#else
+#define EMULATED_REQUEST
+#endif
+
+inline void count_matrix(const void* p, int rows, int columns, unsigned ldm, size_t size) {
+#if defined(EMULATOR_COUNTS)
+  ::emulator::count_matrix(p, rows, static_cast<size_t>(columns) * size, ldm * size);
+#else
+  (void)p, (void)rows, (void)columns, (void)ldm, (void)size;
+#endif
+}
+
 template <class Use, int m, int n, int k, class T, class Layout>
-void load_matrix_sync(fragment<Use, m, n, k, T, Layout>& f, const typename Stored<T>::type* p, unsigned ldm) {
+EMULATED_REQUEST void load_matrix_sync(
+    fragment<Use, m, n, k, T, Layout>& f, const typename Stored<T>::type* p, unsigned ldm) {
   check_matrix(p, ldm, sizeof(*p));
   EMULATED_WARP;
   if (::emulator::lane() == 0) {
+    const bool straight = std::is_same_v<Layout, row_major>;
+    count_matrix(p, straight ? f.rows : f.columns, straight ? f.columns : f.rows, ldm, sizeof(*p));
     for (int i = 0; i < f.rows; ++i) {
       for (int j = 0; j < f.columns; ++j) {
         f.at[i][j] = std::is_same_v<Layout, row_major> ? p[i * ldm + j] : p[j * ldm + i];
@@ -110,10 +128,12 @@ EMULATED_PLAIN void mma_sync(
 }
 
 template <int m, int n, int k>
-void store_matrix_sync(float* p, const fragment<accumulator, m, n, k, float>& f, unsigned ldm, layout_t) {
+EMULATED_REQUEST void store_matrix_sync(
+    float* p, const fragment<accumulator, m, n, k, float>& f, unsigned ldm, layout_t) {
   check_matrix(p, ldm, sizeof(float));
   EMULATED_WARP;
   if (::emulator::lane() == 0) {
+    count_matrix(p, m, n, ldm, sizeof(float));
     for (int i = 0; i < m; ++i) {
       for (int j = 0; j < n; ++j) {
         p[i * ldm + j] = f.at[i][j];
