@@ -37,4 +37,7 @@ def _add_search(node: CN) -> None:
     search.CALIBRATION_BATCH = 8
     # The limit of a backbone's multiply-adds at 224 x 224 pixels; 0: none.
     search.MAX_MULTIPLY_ADDS = 0.0
+    # The paper's search, and DetNAS' evolution. See adet_ext.nas.path_priority and adet_ext.nas.genetic.
+    search.PATH_PRIORITY = CN({"CYCLES": 5, "RANKS": 3})
+    search.GENETIC = CN({"POPULATION": 50, "PARENTS": 10, "MUTATIONS": 20, "CROSSOVERS": 20, "RATE": 0.1})
     add_search_keys(search, early_stopping=False, cache="", cache_limit_gb=0.0)
