@@ -8,6 +8,7 @@ from auto_panoptic.architecture import BLOCKS, load_architecture, save_architect
 from auto_panoptic.backbone import ShuffleBackbone
 from auto_panoptic.blocks import ShuffleBlock
 from auto_panoptic.space import AutoPanopticSpace, BackboneCost
+from auto_panoptic.table import main
 from torch import nn
 
 from adet_ext.benchmark.cost import measure
@@ -48,6 +49,12 @@ def test_the_space_counts_itself():
     assert counts["foreground_to_background"] * counts["background_to_foreground"] == 3**9 == 19_683
     assert len(space) == 56 and space.size() == 4**40 * 6**7 * 3**9
     assert space.period == 12
+
+
+def test_the_table_has_the_papers_figures(capsys):
+    assert main([]) == 0
+    said = capsys.readouterr().out
+    assert "6,825,840" in said and "3.572 G" in said and "together: 6.661e+33" in said
 
 
 @pytest.mark.parametrize("name", ["coco", "ade20k"])

@@ -1,5 +1,7 @@
 """The panoptic model and its parts: heads, attention, pooling, losses, predictions."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from auto_panoptic.architecture import HEAD_LAYERS, REDUCTIONS
@@ -9,10 +11,12 @@ from auto_panoptic.semantic import SemanticBranch
 from auto_panoptic.two_stage import Pooler
 from torch.nn import functional as F
 
+from adet_ext import load_config
 from adet_ext.d2.data import DatasetCatalog
 from adet_ext.d2.modeling import build_model
 from adet_ext.data.mapper import AdetDatasetMapper
 
+PROJECT = Path(__file__).resolve().parents[1]
 LOSSES = {"loss_rpn_cls", "loss_rpn_loc", "loss_cls", "loss_box_reg", "loss_mask", "loss_sem_seg"}
 
 
@@ -155,3 +159,24 @@ def test_a_discrete_network_is_the_supernet_with_its_choices(small_config, small
 def test_a_config_that_does_not_fit_is_refused(small_config, overrides, message):
     with pytest.raises(ValueError, match=message), torch.device("meta"):
         build_model(small_config("shapes", *overrides))
+
+
+def test_the_published_architecture_builds_at_its_final_width():
+    cfg = load_config(str(PROJECT / "configs" / "AutoPanoptic_COCO.yaml"), ["MODEL.DEVICE", "meta"])
+    with torch.device("meta"):
+        model = build_model(cfg)
+    body = sum(p.numel() for p in model.backbone.bottom_up.parameters())
+    assert body == 21_627_126
+    assert model.semantic.classify.in_channels == 512 and model.semantic.classify.out_channels == 54
+    assert model.semantic.attention.levels[0].candidates["16"][0].in_features == 1024
+    assert model.attention.levels[0].candidates["8"][0].in_features == 512
+
+
+@pytest.mark.parametrize("name", sorted(str(p.relative_to(PROJECT / "configs")) for p in PROJECT.rglob("*.yaml")))
+def test_a_config_loads_and_has_a_folder_of_its_own(name):
+    cfg = load_config(str(PROJECT / "configs" / name))
+    assert cfg.OUTPUT_DIR.startswith("output/auto_panoptic/")
+    assert cfg.MODEL.META_ARCHITECTURE in ("AutoPanoptic", "AutoPanopticSupernet")
+    is_supernet = cfg.MODEL.META_ARCHITECTURE == "AutoPanopticSupernet"
+    assert (cfg.MODEL.AUTO_PANOPTIC.ARCHITECTURE == "supernet") == is_supernet
+    assert not is_supernet or cfg.SOLVER.IMS_PER_BATCH % 12 == 0
