@@ -1,5 +1,6 @@
 """How well one reward ranks architectures beside another."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,8 +12,10 @@ __all__ = ["rank_correlation", "spread"]
 
 
 def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:
-    """Return Spearman's coefficient; equal values share the mean of their ranks."""
+    """Return Spearman's coefficient; equal values share the mean of their ranks. NaN where all of one are equal."""
     ranks = [_ranks(np.asarray(values, float)) for values in (first, second)]
+    if not all(np.ptp(rank) for rank in ranks):
+        return math.nan
     return float(np.corrcoef(*ranks)[0, 1])
 
 

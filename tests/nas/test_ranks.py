@@ -1,5 +1,7 @@
 """Rank correlation, and architectures at even steps of a ranking."""
 
+import math
+
 import pytest
 
 from adet_ext.errors import UserError
@@ -11,6 +13,7 @@ def test_ranks_agree_where_the_order_does_and_ties_share_theirs():
     assert rank_correlation([1, 2, 3], [10, 100, 1000]) == pytest.approx(1)
     assert rank_correlation([1, 2, 3], [3, 2, 1]) == pytest.approx(-1)
     assert rank_correlation([1, 1, 2], [1, 2, 3]) == pytest.approx(3**0.5 / 2)
+    assert math.isnan(rank_correlation([1, 1, 1], [1, 2, 3]))
 
 
 def test_the_spread_has_the_worst_and_the_best():

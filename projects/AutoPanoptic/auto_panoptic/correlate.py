@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import os
 from collections.abc import Sequence
 
@@ -46,11 +47,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         rows.append({"index": entry["index"], "shared": entry["reward"], "alone": quality})
         print(f"architecture {entry['index']}: PQ {entry['reward']:.2f} shared, {quality:.2f} alone", flush=True)
     correlation = rank_correlation([row["shared"] for row in rows], [row["alone"] for row in rows])
-    with (
-        written_beside(os.path.join(folder, "correlation.json")) as beside,
-        open(beside, "w", encoding="utf-8") as file,
-    ):
-        json.dump({"rank_correlation": correlation, "architectures": rows}, file, indent=1)
+    # JSON has no NaN.
+    found = {"rank_correlation": None if math.isnan(correlation) else correlation, "architectures": rows}
+    path = os.path.join(folder, "correlation.json")
+    with written_beside(path) as beside, open(beside, "w", encoding="utf-8") as file:
+        file.write(json.dumps(found, indent=1) + "\n")
     print(f"Spearman's rank correlation {correlation:.2f} over {len(rows)} architectures")
     return 0
 
