@@ -19,6 +19,7 @@ from ..nas.driver import add_search_arguments, search_from_arguments
 from ..nas.evaluation import load_factory
 from ..nas.journal import Recorded
 from ..nas.report import write_report
+from ..nas.samplers import NAMES
 from ..nas.space import Space
 from ..nas.summary import JOURNAL, best_entries
 from .train import configure
@@ -34,12 +35,14 @@ class ProjectSearch:
         description: of the command.
         example: a config for the help.
         output: the default folder.
-        node: the config key whose node describes the search. Of its keys are used here: CONTROLLER, EVOLUTION and
-            EARLY_STOPPING, and CACHE and CACHE_LIMIT_GB, which the reward does not depend on.
+        node: the config key whose node describes the search. Of its keys are used here: those of the samplers, such as
+            CONTROLLER, EARLY_STOPPING, and CACHE and CACHE_LIMIT_GB, which the reward does not depend on.
         build_space: the space of a config.
         factory: ``"package.module:function"`` that makes the evaluation of :func:`config_of`'s settings.
         save: writes an architecture's tokens as files that a config can name, in a folder, with a number in their
             names; returns config keys and the paths that belong to them.
+        finish: is called at the end with what the journal holds and the folder of the search, where a project leaves
+            more than the best architectures.
     """
 
     description: str
@@ -49,6 +52,7 @@ class ProjectSearch:
     build_space: Callable[[CfgNode], Space]
     factory: str
     save: Callable[[Space, Sequence[int], str, int], dict[str, str]]
+    finish: Callable[[Space, Recorded, str], None] = lambda space, found, folder: None
 
 
 def config_of(settings: dict) -> CfgNode:
@@ -92,8 +96,9 @@ def run_search(project: ProjectSearch, argv: Sequence[str] | None = None) -> int
             project.factory,
             settings,
             sampler_settings={
-                name: {key.lower(): value for key, value in node[name.upper()].items()}
-                for name in ("controller", "evolution")
+                name: {key.lower(): value for key, value in node[_key_of(name)].items()}
+                for name in NAMES
+                if _key_of(name) in node
             },
             early_stopping={"points": 1} if node.EARLY_STOPPING else None,
             local=local,
@@ -103,6 +108,7 @@ def run_search(project: ProjectSearch, argv: Sequence[str] | None = None) -> int
         if os.path.isfile(journal):
             write_report(args.output, journal)
     _leave_best(project, space, found, args)
+    project.finish(space, found, args.output)
     return 0
 
 
@@ -121,6 +127,11 @@ def _build_parser(project: ProjectSearch) -> argparse.ArgumentParser:
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config overrides")
     parser.set_defaults(eval_only=True, num_gpus=1)  # what configure asks of a training
     return parser
+
+
+def _key_of(sampler: str) -> str:
+    """Return the key of a sampler's settings in a search node."""
+    return sampler.upper().replace("-", "_")
 
 
 def _at(cfg: CfgNode, key: str) -> CfgNode:

@@ -69,8 +69,7 @@ class PanopticMerger(Merger):
         # Scores that are equal keep the order of the detections.
         order = instances.scores.sort(descending=True, stable=True).indices
         order = order[instances.scores[order] >= self.confidence_threshold]
-        ids, accepted = claim_pixels(masks, self.overlap_threshold, order)
-        order = order[accepted]
+        ids, order = self.claim(masks, instances.scores, order)
         segments: list[dict[str, Any]] = [
             {"id": i, "isthing": True, "score": score, "category_id": category, "instance_id": place}
             for i, (score, category, place) in enumerate(
@@ -88,6 +87,22 @@ class PanopticMerger(Merger):
             for i, (category, area) in enumerate(zip(kept.tolist(), areas[kept].tolist()), start=len(segments) + 1)
         ]
         return ids + id_of[stuff], segments
+
+    def claim(
+        self, masks: torch.Tensor, scores: torch.Tensor, order: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Decide which instances are kept, and which pixels they get. Other rules override this.
+
+        Args:
+            masks: (D, H, W) bool.
+            scores: (D,).
+            order: (O,) int64, the instances above the confidence threshold, the best first.
+
+        Returns:
+            (H, W) int32, 0 for no instance, k for the k-th kept one; and (k,) int64, the kept ones. Each has a pixel.
+        """
+        ids, accepted = claim_pixels(masks, self.overlap_threshold, order)
+        return ids, order[accepted]
 
 
 def claim_pixels(

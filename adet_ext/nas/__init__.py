@@ -9,6 +9,9 @@ asks a sampler for token lists, has them evaluated, tells the sampler the reward
 ``samplers``           the ask / tell protocol and :func:`~adet_ext.nas.samplers.build_sampler`
 ``controller``         a two-layer LSTM policy trained by PPO
 ``evolution``          regularised evolution, the baseline that learns
+``genetic``            evolution in generations, by mutation and crossover
+``path_priority``      fair paths, and points for the choices of good ones
+``fair_paths``         paths with every choice equally often
 ``random_search``      uniform draws, the baseline that does not
 ``reward``             moving baseline, geometric mean
 ``early_stopping``     thresholds below which a candidate is not trained further
@@ -20,6 +23,7 @@ asks a sampler for token lists, has them evaluated, tells the sampler the reward
 ``journal``            JSON lines, safe against a kill at any byte; read by :func:`~adet_ext.nas.journal.read_journal`
 ``search``             rounds: ask, evaluate, journal, tell; the same journal whatever evaluates
 ``driver``             the arguments that the projects' ``search_net.py`` have in common
+``ranks``              how well one reward ranks architectures beside another
 ``summary``            what a journal says, as numbers and as text
 =====================  ==============================================================================================
 

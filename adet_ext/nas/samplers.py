@@ -18,8 +18,14 @@ from .space import Space
 
 __all__ = ["NAMES", "TRIES", "Sampler", "accepted", "build_sampler", "check_number", "check_whole", "draws", "uniform"]
 
-NAMES = {"controller": "Controller", "evolution": "Evolution", "random": "RandomSearch"}
-_MODULES = {"controller": "controller", "evolution": "evolution", "random": "random_search"}
+NAMES = {
+    "controller": "Controller",
+    "evolution": "Evolution",
+    "genetic": "Genetic",
+    "path-priority": "PathPriority",
+    "random": "RandomSearch",
+}
+_MODULES = {"random": "random_search", "path-priority": "path_priority"}  # where it is not the name
 
 TRIES = 200  # draws of a proposal before one that the space rejects is proposed
 
@@ -54,7 +60,7 @@ def build_sampler(name: str, space: Space, seed: int, **settings) -> Sampler:
     """
     if name not in NAMES:
         raise UserError(f"The sampler must be one of {', '.join(NAMES)}; got {name!r}. Name one of them.")
-    cls = getattr(importlib.import_module(f".{_MODULES[name]}", __package__), NAMES[name])
+    cls = getattr(importlib.import_module(f".{_MODULES.get(name, name)}", __package__), NAMES[name])
     parameters = inspect.signature(cls).parameters.values()
     known = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
     for setting in settings:

@@ -50,7 +50,7 @@ def search(
     """Search, or go on with the search of the journal at ``path``.
 
     Args:
-        sampler: "controller", "evolution" or "random"; ``sampler_settings`` are its keywords.
+        sampler: a name of :data:`~adet_ext.nas.samplers.NAMES`; ``sampler_settings`` are its keywords.
         factory: "package.module:function" that makes the evaluation; see :mod:`~adet_ext.nas.evaluation`.
         settings: ready for JSON; what the reward depends on. A journal of other settings is refused.
         early_stopping: keywords of :class:`~adet_ext.nas.early_stopping.EarlyStopping`; None stops nothing.

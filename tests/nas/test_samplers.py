@@ -17,6 +17,8 @@ REWARD = sum_of_scores(SPACE)
 SETTINGS = {
     "controller": {"batch_size": 4, "buffer_size": 8, "learning_rate": 1e-3, "hidden": 16},
     "evolution": {"population": 6, "tournament": 3},
+    "genetic": {"population": 6, "parents": 3, "mutations": 2, "crossovers": 2},
+    "path-priority": {"cycles": 1, "ranks": 2},
     "random": {},
 }
 
@@ -141,6 +143,42 @@ def test_evolution_beats_random_search():
     assert statistics.mean(evolution) - statistics.mean(random) > statistics.stdev(random)
 
 
+def test_children_of_a_generation_come_from_its_parents():
+    sampler = build("genetic", population=10, parents=2, mutations=4, crossovers=4, rate=0.0)
+    told = run(sampler, REWARD, 5, 2)
+    best = sorted(told, key=lambda one: -one[1])[:2]
+    assert [tokens for tokens, _ in sampler.parents] == [tokens for tokens, _ in best]
+    mutated, crossed = sampler.ask(4), sampler.ask(4)
+    # Without mutation a child is its parent, which was proposed before: uniform draws take its place.
+    assert not {tokens for tokens, _ in best} & set(mutated)
+    for child in crossed:
+        assert all(token in pair for token, pair in zip(child, zip(*(tokens for tokens, _ in best))))
+
+
+def test_a_cycle_of_fair_paths_has_every_choice_equally_often():
+    sampler = build("path-priority", cycles=2)
+    for _ in range(2):
+        paths = sampler.ask(sampler.period)
+        assert sampler.period == 60
+        for index, decision in enumerate(SPACE.decisions):
+            counts = [sum(tokens[index] == choice for tokens in paths) for choice in range(len(decision.choices))]
+            assert len(set(counts)) == 1
+
+
+def test_points_go_to_the_choices_of_good_paths_and_the_best_are_proposed():
+    sampler = build("path-priority", cycles=5, ranks=3)
+    run(sampler, REWARD, 75)
+    assert sum(sampler.points[0]) == 5 * sum(range(60))
+    first, second, third = sampler.ask(3)
+    assert first == sampler.ranked(0) and second == sampler.ranked(1)
+    assert REWARD(first) > REWARD(second) > REWARD(third)
+    found = [REWARD(tokens) for tokens in build("random").ask(300)]
+    assert REWARD(first) > max(found)
+    points = [list(p) for p in sampler.points]
+    sampler.tell([(tokens, 0.0) for tokens in (first, second, third)])
+    assert sampler.points == points and sampler._open == []
+
+
 def test_evolution_changes_one_decision_of_a_member():
     sampler = build("evolution")
     run(sampler, REWARD, 2)
@@ -172,11 +210,13 @@ def test_evolution_does_not_propose_its_parents_network_again():
 @pytest.mark.parametrize(
     "name, settings, words",
     [
-        ("annealing", {}, "must be one of controller, evolution, random; got 'annealing'"),
+        ("annealing", {}, "must be one of controller, evolution, genetic, path-priority, random; got 'annealing'"),
         ("random", {"population": 3}, "random must be left out: it has none; got 'population'"),
         ("evolution", {"size": 3}, "one of population, tournament; got 'size'"),
         ("evolution", {"population": 0}, "population must be a whole number of at least 1; got 0"),
         ("evolution", {"tournament": 2.5}, "tournament must be a whole number"),
+        ("genetic", {"population": 3}, "population must be a whole number of at least 40; got 3"),
+        ("path-priority", {"cycles": 0}, "cycles must be a whole number of at least 1; got 0"),
         ("controller", {"clip": "0.1"}, "clip must be a number from 0 to 1; got '0.1'"),
         ("controller", {"learning_rate": float("nan")}, "learning_rate must be a number of at least 0"),
         ("controller", {"baseline_decay": 1.0}, "baseline_decay must be a number from 0 to"),

@@ -12,11 +12,11 @@ from torch import nn
 
 from adet_ext.cli.train import configure, make_parser
 from adet_ext.d2.config import CfgNode
-from adet_ext.d2.data import DatasetCatalog, MetadataCatalog
+from adet_ext.d2.data import DatasetCatalog
 from adet_ext.d2.engine import HookBase
 from adet_ext.d2.utils import comm
-from adet_ext.data.catalog import replace_dataset
 from adet_ext.data.loader import build_train_loader
+from adet_ext.data.part import register_part
 from adet_ext.engine.optimizer import build_optimizer
 from adet_ext.engine.trainer import Trainer, setup
 from adet_ext.errors import UserError
@@ -41,14 +41,12 @@ def half_sets(names: Sequence[str], seed: int) -> tuple[str, str]:
     if len(records) < 2:
         raise UserError(f"DATASETS.TRAIN must have two images or more to search on; {list(names)} have {len(records)}")
     order = np.random.default_rng(seed).permutation(len(records))
-    metadata = {key: value for key, value in vars(MetadataCatalog.get(names[0])).items() if key != "name"}
     middle = len(order) // 2
     halves = {"weights": sorted(order[:middle]), "architecture": sorted(order[middle:])}
     found = []
     for what, indices in halves.items():
         name = f"{'+'.join(names)}, seed {seed}, {what}"
-        mine = [records[i] for i in indices]
-        replace_dataset(name, lambda mine=mine: list(mine), metadata)
+        register_part(name, names[0], [records[i] for i in indices])
         found.append(name)
     return found[0], found[1]
 

@@ -6,12 +6,11 @@ import json
 import os
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 
-from adet_ext.errors import UserError
 from adet_ext.nas.evaluation import Task, limit_threads
-from adet_ext.nas.journal import Recorded, read_journal
+from adet_ext.nas.journal import read_journal
+from adet_ext.nas.ranks import rank_correlation, spread
 from adet_ext.nas.summary import find_journal
 from adet_ext.report.charts import CHART_STYLE, scatter_chart
 from adet_ext.report.page import page, section
@@ -19,7 +18,7 @@ from adet_ext.utils.files import written_beside
 
 from .proxy import make_evaluate
 
-__all__ = ["main", "rank_correlation"]
+__all__ = ["main"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     path = find_journal(args.journal)
     recorded = read_journal(path)
-    chosen = _spread(recorded, args.count)
+    chosen = spread(recorded, args.count)
     settings = copy.deepcopy(recorded.header["settings"])
     search = settings["config"]["MODEL"]["NAS_FCOS"]["SEARCH"]
     search["ITERATIONS"] = round(search["ITERATIONS"] * args.times)
@@ -55,26 +54,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     }
     _leave(os.path.dirname(path) or ".", found, args.times)
     return 0
-
-
-def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:
-    """Return Spearman's coefficient; equal values share the mean of their ranks."""
-    ranks = [_ranks(np.asarray(values, float)) for values in (first, second)]
-    return float(np.corrcoef(*ranks)[0, 1])
-
-
-def _ranks(values: np.ndarray) -> np.ndarray:
-    """Return the mean rank of each value: the number of smaller ones, and half of the equal ones."""
-    return (values[None] < values[:, None]).sum(1) + ((values[None] == values[:, None]).sum(1) - 1) / 2
-
-
-def _spread(recorded: Recorded, count: int) -> list[dict]:
-    """Return architectures at even steps of the ranking, the worst and the best among them."""
-    done = [entry for entry in recorded.entries if entry["status"] == "done" and not entry["stopped"]]
-    if not 2 <= count <= len(done):
-        raise UserError(f"--count must be 2 to {len(done)}, the architectures trained in full; got {count}. Change it")
-    done.sort(key=lambda entry: entry["reward"])
-    return [done[round(place)] for place in np.linspace(0, len(done) - 1, count)]
 
 
 def _leave(folder: str, found: dict, times: float) -> None:

@@ -5,7 +5,6 @@ import json
 import pytest
 import torch
 from nas_fcos.correlate import main as correlate
-from nas_fcos.correlate import rank_correlation
 from nas_fcos.genotype import load_genotype
 from nas_fcos.proxy import Proxy
 from nas_fcos.proxy_data import ProxyImages, split
@@ -153,12 +152,6 @@ def test_the_command_leaves_journal_report_and_genotypes_and_goes_on(tiny_argume
     assert "fpn_1.json" in capsys.readouterr().out
     with pytest.raises(UserError, match="ITERATIONS"):
         main([*argv, "--budget", "4", *tiny, *SMALL, "MODEL.NAS_FCOS.SEARCH.ITERATIONS", "5"])
-
-
-def test_ranks_agree_where_the_order_does_and_ties_share_theirs():
-    assert rank_correlation([1, 2, 3], [10, 100, 1000]) == pytest.approx(1)
-    assert rank_correlation([1, 2, 3], [3, 2, 1]) == pytest.approx(-1)
-    assert rank_correlation([1, 1, 2], [1, 2, 3]) == pytest.approx(3**0.5 / 2)
 
 
 def test_architectures_of_a_journal_are_trained_longer(tiny_arguments, tmp_path, capsys):
