@@ -359,7 +359,7 @@ if __name__ == "__main__":
         license="Apache-2.0",
         python_requires=">=3.10",
         packages=find_packages(include=["adet_ext", "adet_ext.*"]),
-        package_data={"adet_ext": ["py.typed"]},
+        package_data={"adet_ext": ["py.typed", "export/page/*"]},
         ext_modules=[Extension("adet_ext._C", sources=[])],  # build_ext fills it in, once it knows what can be built
         install_requires=requirements(),
         setup_requires=build_requirements(),

@@ -9,11 +9,14 @@ from ..d2.modeling import build_model
 from ..engine.checkpoint import AdetCheckpointer
 from ..errors import UserError, one_line
 from ..export.files import FORMATS, PRECISIONS, Options, check_options, export_model
+from ..export.web import check_web, export_web
 from ..utils.image_io import read_image
 from .arguments import parse_with_overrides
 from .inputs import find_images
 
 __all__ = ["build_parser", "main"]
+
+_WEB = "web"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -23,11 +26,18 @@ def build_parser() -> argparse.ArgumentParser:
         "size out. 'demo', 'eval' and 'bench' take the file as --config-file."
     )
     parser.add_argument("--config-file", required=True, metavar="FILE", help="a YAML file, or a packaged config's name")
-    parser.add_argument("--format", choices=sorted(FORMATS), default="onnx", help="onnx, or pt2 of PyTorch (onnx)")
+    parser.add_argument(
+        "--format",
+        choices=sorted([*FORMATS, _WEB]),
+        default="onnx",
+        help="onnx; pt2 of PyTorch; aoti, a .pt2 compiled to machine code; web, a folder with a page (onnx)",
+    )
     parser.add_argument(
         "--size", type=int, nargs=2, default=(800, 1088), metavar=("H", "W"), help="the network's input (800 1088)"
     )
-    parser.add_argument("--output", required=True, metavar="FILE", help="the .onnx or .pt2 file to write")
+    parser.add_argument(
+        "--output", required=True, metavar="FILE", help="the .onnx or .pt2 file, or the folder, to write"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace the file if it exists")
     parser.add_argument(
         "--precision",
@@ -46,6 +56,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--paste", action="store_true", help="masks at the size of the images, not in their boxes")
     parser.add_argument(
         "--portable", action="store_true", help="pt2 without this package's operators, but for suppression (slower)"
+    )
+    parser.add_argument(
+        "--onnxruntime-web", metavar="DIR", help="of --format web: the unpacked npm package onnxruntime-web"
     )
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config overrides, at the end")
     return parser
@@ -68,7 +81,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         portable=arguments.portable,
         precision=arguments.precision,
     )
-    check_options(options, arguments.output, arguments.overwrite)
+    library = arguments.onnxruntime_web
+    if options.format == _WEB:
+        check_web(options, arguments.output, library, arguments.overwrite)
+    elif library:
+        raise UserError(f"--onnxruntime-web must come with --format web; got {options.format}")
+    else:
+        check_options(options, arguments.output, arguments.overwrite)
     paths = find_images(arguments.calibrate)
     cfg = load_config(arguments.config_file, [*arguments.opts, "MODEL.DEVICE", "cpu"])
     if not cfg.MODEL.WEIGHTS:
@@ -80,10 +99,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     checkpointer = AdetCheckpointer(model)
     checkpointer.load_to_predict(cfg.MODEL.WEIGHTS)
     pictures = [read_image(path)[:, :, :: -1 if cfg.INPUT.FORMAT == "RGB" else 1].copy() for path in paths]
-    card = export_model(
-        cfg, model, arguments.output, options, checkpointer.loaded_classes, arguments.overwrite, pictures
-    )
-    size = os.path.getsize(arguments.output) / 2**20
+    last = (checkpointer.loaded_classes, arguments.overwrite, pictures)
+    if options.format == _WEB:
+        card = export_web(cfg, model, arguments.output, options, library, *last)
+        path = os.path.join(arguments.output, "model.onnx")
+    else:
+        path = arguments.output
+        card = export_model(cfg, model, path, options, *last)
+    size = os.path.getsize(path) / 2**20
     frame = "any size" if card.dynamic else f"{card.frame[0]} x {card.frame[1]}"
-    print(f"wrote {arguments.output}: {card.architecture}, {frame}, {size:.1f} MiB; results {', '.join(card.outputs)}")
+    print(f"wrote {path}: {card.architecture}, {frame}, {size:.1f} MiB; results {', '.join(card.outputs)}")
+    if options.format == _WEB:
+        print(f"show it with: python -m http.server --directory {arguments.output}, then open http://localhost:8000")
     return 0

@@ -19,7 +19,7 @@ from ..modeling.postprocess import detector_postprocess
 from .card import Card
 from .panoptic import complete
 
-__all__ = ["ExportedModel", "Runner", "config_of"]
+__all__ = ["ExportedModel", "Runner", "config_of", "fit", "image_result"]
 
 
 class Runner(ABC):
@@ -91,7 +91,8 @@ class ExportedModel(nn.Module):
         packed = self.packed([x["image"] for x in inputs], batch)
         found = self.runner(*packed)
         sizes = [self.card.source] * len(inputs) if self.card.source else [tuple(row) for row in packed[1].tolist()]
-        return [self._result({k: v[i] for k, v in found.items()}, x, sizes[i]) for i, x in enumerate(inputs)]
+        rows = [{name: value[i] for name, value in found.items()} for i in range(len(inputs))]
+        return [image_result(self.cfg, self.card.map_stride, *each) for each in zip(rows, inputs, sizes)]
 
     def packed(self, images: list[torch.Tensor], batch: int | None = None) -> tuple[torch.Tensor, ...]:
         """Return what the graph takes for images (3, h, w) of any size: resized, padded, filled up to ``batch``."""
@@ -121,27 +122,49 @@ class ExportedModel(nn.Module):
 
     def _target(self, height: int, width: int) -> tuple[int, int]:
         """Return the size that evaluation resizes an image to, or the largest one that fits into the frame."""
-        least, most = self.cfg.INPUT.MIN_SIZE_TEST, self.cfg.INPUT.MAX_SIZE_TEST
-        size = (height, width)
-        if least:
-            size = T.ResizeShortestEdge.get_output_shape(height, width, least, most)
-        if not self.card.dynamic and (size[0] > self.card.frame[0] or size[1] > self.card.frame[1]):
-            scale = min(self.card.frame[0] / height, self.card.frame[1] / width)
-            size = (round(height * scale), round(width * scale))
-        return max(size[0], 1), max(size[1], 1)
+        frame = None if self.card.dynamic else self.card.frame
+        return fit(height, width, frame, self.cfg.INPUT.MIN_SIZE_TEST, self.cfg.INPUT.MAX_SIZE_TEST)
 
-    def _result(self, found: dict[str, torch.Tensor], x: dict[str, Any], size: tuple[int, int]) -> dict[str, Any]:
-        """Return one image's results at the size asked for."""
-        keep = found["valid"].nonzero()[:, 0]
-        instances = Instances(size)
-        instances.pred_boxes = Boxes(found["boxes"][keep].float())
-        instances.scores = found["scores"][keep].float()
-        instances.pred_classes = found["classes"][keep].long()
-        instances.places = keep
-        if "masks" in found:
-            instances.pred_masks = found["masks"][keep, None].float()
-        height, width = (x.get(name, given) for name, given in zip(("height", "width"), x["image"].shape[1:]))
-        result = {"instances": detector_postprocess(instances, height, width)}
-        complete(self.cfg, self.card.map_stride, result, found, size)
-        result["instances"].remove("places")
-        return result
+
+def fit(
+    height: int, width: int, frame: tuple[int, int] | None = None, least: int = 0, most: int = 0
+) -> tuple[int, int]:
+    """Return the size to resize an image of height x width to.
+
+    Args:
+        frame: (H, W) that must hold it, or None.
+        least, most: INPUT.MIN_SIZE_TEST and MAX_SIZE_TEST; with ``least`` 0, the size is kept where it fits.
+    """
+    size = (height, width)
+    if least:
+        size = T.ResizeShortestEdge.get_output_shape(height, width, least, most)
+    if frame is not None and (size[0] > frame[0] or size[1] > frame[1]):
+        scale = min(frame[0] / height, frame[1] / width)
+        size = (min(round(height * scale), frame[0]), min(round(width * scale), frame[1]))
+    return max(size[0], 1), max(size[1], 1)
+
+
+def image_result(
+    cfg: CfgNode, stride: int | None, found: dict[str, torch.Tensor], x: dict[str, Any], size: tuple[int, int]
+) -> dict[str, Any]:
+    """Return one image's results at the size asked for, as Detectron2's models do.
+
+    Args:
+        stride: of panoptic maps, see :func:`~.panoptic.map_stride`.
+        found: the graph's results for the image, (D, ...) each.
+        x: the image's input, see :meth:`ExportedModel.forward`.
+        size: (height, width) of the image in the network's frame.
+    """
+    keep = found["valid"].nonzero()[:, 0]
+    instances = Instances(size)
+    instances.pred_boxes = Boxes(found["boxes"][keep].float())
+    instances.scores = found["scores"][keep].float()
+    instances.pred_classes = found["classes"][keep].long()
+    instances.places = keep
+    if "masks" in found:
+        instances.pred_masks = found["masks"][keep, None].float()
+    height, width = (x.get(name, given) for name, given in zip(("height", "width"), x["image"].shape[1:]))
+    result = {"instances": detector_postprocess(instances, height, width)}
+    complete(cfg, stride, result, found, size)
+    result["instances"].remove("places")
+    return result

@@ -16,6 +16,7 @@ from ..d2.config import CfgNode
 from ..errors import UserError, one_line
 from ..modeling.one_stage import OneStageDetector
 from ..utils.files import make_folder, written_beside
+from .aoti_file import AOTI, AotiRunner, is_aoti, write_aoti
 from .capture import capture, example, package_operators
 from .card import Card
 from .exported import ExportedModel, Runner
@@ -33,7 +34,7 @@ __all__ = [
 
 PRECISIONS = ("float32", "float16", "int8")
 OPENVINO = "openvino:"  # before the name of an ONNX file
-FORMATS = {"onnx": ".onnx", "pt2": ".pt2"}
+FORMATS = {"onnx": ".onnx", "pt2": ".pt2", "aoti": ".pt2"}
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,10 @@ def check_options(options: Options, path: str, overwrite: bool = False) -> None:
         raise UserError(f"--precision {options.precision} must come with --format onnx; got {options.format}")
     if options.batch < 1:
         raise UserError(f"--batch must be 1 or more; got {options.batch}")
+    if options.dynamic and options.format == "onnx":  # written, but onnxruntime refuses the shape of an Expand in them
+        raise UserError(
+            "--dynamic must come with --format pt2; onnxruntime does not run dynamic ONNX files of ours yet"
+        )
     if options.dynamic and options.source:
         raise UserError("--dynamic and --source must not come together: a graph that resizes has fixed sizes")
 
@@ -122,7 +127,7 @@ def export_model(
         raise UserError(f"{type(model).__name__} cannot be captured at this size: {one_line(error)}") from error
     card = _card(cfg, model, options, step, outputs, classes, package_operators(program))
     make_folder(os.path.dirname(os.path.abspath(path)))
-    write = {"onnx": write_onnx, "pt2": write_pt2}[options.format]
+    write = {"onnx": write_onnx, "pt2": write_pt2, "aoti": write_aoti}[options.format]
     with written_beside(path) as beside:
         write(program, card, beside)
         if options.precision == "float16":
@@ -193,16 +198,21 @@ def is_exported(path: str | None) -> bool:
 
 
 def open_runner(path: str) -> Runner:
-    """Open an exported file; one whose name starts with "openvino:" in OpenVINO.
+    """Open an exported file; one whose name starts with "openvino:" in OpenVINO, with "aoti:" as machine code.
 
     Raises:
-        UserError: it is missing, damaged, or this package did not write it.
+        UserError: it is missing, damaged, or this package did not write it; or it is machine code, and its name does
+            not start with "aoti:".
     """
-    given, path = path, path.removeprefix(OPENVINO)
+    given, path = path, path.removeprefix(OPENVINO).removeprefix(AOTI)
     if not os.path.isfile(path):
         raise UserError(f"{path} must be an exported file; there is none of this name")
-    if given != path:
+    if given.startswith(OPENVINO):
         return OpenVinoRunner(path)
+    if given.startswith(AOTI):
+        return AotiRunner(path)
+    if is_aoti(path):
+        raise UserError(f"{path} is machine code, which runs as soon as it is opened; say {AOTI}{path} if you trust it")
     return OnnxRunner(path) if path.lower().endswith(".onnx") else Pt2Runner(path)
 
 

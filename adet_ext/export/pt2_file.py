@@ -10,7 +10,7 @@ from ..layers.extension import native_operators
 from .card import KEY, Card
 from .exported import Runner
 
-__all__ = ["Pt2Runner", "write_pt2"]
+__all__ = ["Pt2Runner", "check_operators", "write_pt2"]
 
 _ENTRY = f"{KEY}.json"
 
@@ -20,6 +20,16 @@ def write_pt2(program: ExportedProgram, card: Card, path: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about views of weights, which are handled
         torch.export.save(program, path, extra_files={_ENTRY: card.dumps()})
+
+
+def check_operators(card: Card, path: str) -> None:
+    """Raise UserError unless the operators of this package that a file needs are there."""
+    missing = sorted(set(card.operators) - set(native_operators()) - {"nms_mask_reference"})
+    if missing:
+        raise UserError(
+            f"{path} needs the operators {', '.join(missing)}, which are not compiled here (python -m adet_ext env "
+            "says why); export it with --portable"
+        )
 
 
 class Pt2Runner(Runner):
@@ -34,20 +44,11 @@ class Pt2Runner(Runner):
         try:
             program = torch.export.load(path, extra_files=files)
         except Exception as error:  # zip files, pickles and operators each have their own
-            self._check(Card.loads(_text(files), path), path) if files[_ENTRY] else None
+            check_operators(Card.loads(_text(files), path), path) if files[_ENTRY] else None
             raise UserError(f"{path} cannot be opened: {one_line(error)}") from error
         self.card = Card.loads(_text(files), path)
-        self._check(self.card, path)
+        check_operators(self.card, path)
         self.module = program.module(check_guards=False)
-
-    @staticmethod
-    def _check(card: Card, path: str) -> None:
-        missing = sorted(set(card.operators) - set(native_operators()) - {"nms_mask_reference"})
-        if missing:
-            raise UserError(
-                f"{path} needs the operators {', '.join(missing)}, which are not compiled here (python -m adet_ext env "
-                "says why); export it with --portable"
-            )
 
     def __call__(self, images: torch.Tensor, sizes: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
         with torch.inference_mode():

@@ -96,8 +96,8 @@ def build(family: str, *overrides) -> nn.Module:
     return model
 
 
-def images(*sizes: tuple[int, int], seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return noise of these sizes, (N, 3, H, W) uint8, and the sizes (N, 2)."""
+def images(*sizes: tuple[int, int], seed: int = 0, frame: tuple[int, int] = SIZE) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return noise, (N, 3, H, W) uint8 in ``frame``, and the sizes (N, 2)."""
     generator = torch.Generator().manual_seed(seed)
-    shape = (len(sizes), 3, *SIZE)
+    shape = (len(sizes), 3, *frame)
     return torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8), torch.tensor(sizes)
