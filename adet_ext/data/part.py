@@ -11,15 +11,17 @@ from .catalog import process_folder, replace_dataset
 __all__ = ["register_part"]
 
 
-def register_part(name: str, source: str, records: Sequence[dict]) -> None:
+def register_part(name: str, source: str, records: Sequence[dict], *, panoptic: bool = False) -> None:
     """Register ``records`` of data set ``source`` as ``name``, with the metadata of ``source``.
 
-    The panoptic annotations of a part, which PQ is computed with, are those of its images alone: they are written to a
-    folder of this process.
+    Args:
+        panoptic: whether PQ is computed on the part. Its panoptic annotations, those of its images alone, are then
+            written to a folder of this process; else it has none.
     """
     metadata = {key: value for key, value in vars(MetadataCatalog.get(source)).items() if key != "name"}
-    if metadata.get("panoptic_json"):
-        metadata["panoptic_json"] = _write_part(metadata["panoptic_json"], {record["image_id"] for record in records})
+    whole = metadata.pop("panoptic_json", None)
+    if panoptic and whole:
+        metadata["panoptic_json"] = _write_part(whole, {record["image_id"] for record in records})
     replace_dataset(name, lambda: list(records), metadata)
 
 

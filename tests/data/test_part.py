@@ -13,7 +13,7 @@ def test_a_part_has_its_images_and_their_panoptic_annotations(forget):
     forget(part)
     register_shapes(whole, num_images=4, size=32, seed=2, panoptic=True)
     records = DatasetCatalog.get(whole)[1:3]
-    register_part(part, whole, records)
+    register_part(part, whole, records, panoptic=True)
     assert [x["image_id"] for x in DatasetCatalog.get(part)] == [x["image_id"] for x in records]
     mine, source = (MetadataCatalog.get(name) for name in (part, whole))
     assert mine.stuff_classes == source.stuff_classes and mine.panoptic_root == source.panoptic_root

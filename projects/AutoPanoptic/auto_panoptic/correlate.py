@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     path = find_journal(args.journal)
     recorded = read_journal(path)
     searched = config_of(recorded.header["settings"])
-    space, (training, validation) = build_space(searched), split_sets(searched)
+    space, (training, validation) = build_space(searched), split_sets(searched, evaluated=True)
     folder, rows = os.path.join(os.path.dirname(path) or ".", "alone"), []
     for entry in spread(recorded, args.count):
         mine = os.path.join(folder, str(entry["index"]))

@@ -55,7 +55,7 @@ class SharedWeights:
         if not cfg.MODEL.WEIGHTS:
             raise UserError("MODEL.WEIGHTS must be a trained supernet; got none. Train one with train_net.py first")
         self.cfg, self.space = cfg, build_space(cfg)
-        training, self.validation = split_sets(cfg)
+        training, self.validation = split_sets(cfg, evaluated=True)
         model = build_model(cfg)
         if not isinstance(model, AutoPanopticSupernet):
             raise UserError(f"MODEL.META_ARCHITECTURE must be AutoPanopticSupernet; got {type(model).__name__}")

@@ -10,10 +10,13 @@ from adet_ext.errors import UserError
 __all__ = ["split_sets", "with_training_set"]
 
 
-def split_sets(cfg: CfgNode) -> tuple[str, str]:
+def split_sets(cfg: CfgNode, *, evaluated: bool = False) -> tuple[str, str]:
     """Register two parts of the one data set of DATASETS.TRAIN, drawn by SEED, and return their names.
 
     The second has MODEL.AUTO_PANOPTIC.SEARCH.VAL_IMAGES images.
+
+    Args:
+        evaluated: whether PQ is computed on the second, which costs reading the panoptic annotations of all images.
 
     Raises:
         UserError: there is not one data set, or there are too few images.
@@ -32,7 +35,7 @@ def split_sets(cfg: CfgNode) -> tuple[str, str]:
     found = {}
     for what, indices in parts.items():
         found[what] = f"{names[0]}, seed {seed}, {what} of a search with {count}"
-        register_part(found[what], names[0], [records[i] for i in indices])
+        register_part(found[what], names[0], [records[i] for i in indices], panoptic=evaluated and what == "validation")
     return found["training"], found["validation"]
 
 

@@ -78,7 +78,7 @@ def test_gradients_are_means_over_the_passes_that_a_part_computes_in(steps):
 
 def test_the_two_parts_share_no_image_and_pq_is_of_the_second(small_config, few_shapes):
     cfg = small_config(SUPERNET, *DATA)
-    training, validation = split_sets(cfg)
+    training, validation = split_sets(cfg, evaluated=True)
     names = [[x["file_name"] for x in DatasetCatalog.get(name)] for name in (training, validation)]
     assert len(names[0]) == 12 and len(names[1]) == 4 and not set(names[0]) & set(names[1])
     assert split_sets(cfg) == (training, validation)
