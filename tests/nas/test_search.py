@@ -216,7 +216,7 @@ def test_tokens_that_the_sampler_does_not_draw_are_refused(journal):
         ({"round_size": 0}, "--round must be"),
         ({"workers": -1}, "--workers must be"),
         ({"threads": 0}, "--threads must be"),
-        ({"sampler": "grid"}, "must be one of controller, evolution, random"),
+        ({"sampler": "grid"}, "must be one of controller, evolution, genetic"),
         ({"sampler_settings": {"size": 3}}, "setting of the sampler evolution must be one of"),
         ({"local": {"broken": "there are no images"}}, "there are no images"),
     ],
