@@ -73,7 +73,7 @@ def export_web(
 
     Args:
         library: see :func:`check_web`.
-        others: see :func:`~.files.export_model`.
+        cfg, model, options, classes, overwrite, pictures: see :func:`~.files.export_model`.
 
     Raises:
         UserError: see :func:`check_web` and :func:`~.files.export_model`.

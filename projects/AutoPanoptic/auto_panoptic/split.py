@@ -11,12 +11,13 @@ __all__ = ["split_sets", "with_training_set"]
 
 
 def split_sets(cfg: CfgNode, *, evaluated: bool = False) -> tuple[str, str]:
-    """Register two parts of the one data set of DATASETS.TRAIN, drawn by SEED, and return their names.
+    """Draw two parts of the one data set of DATASETS.TRAIN by SEED, register them, and return their names.
 
     The second has MODEL.AUTO_PANOPTIC.SEARCH.VAL_IMAGES images.
 
     Args:
-        evaluated: whether PQ is computed on the second, which costs reading the panoptic annotations of all images.
+        evaluated: whether PQ is computed on the second, which costs reading the panoptic annotations of all images. If
+            not, the second is not registered, or stays as it is.
 
     Raises:
         UserError: there is not one data set, or there are too few images.
@@ -35,7 +36,8 @@ def split_sets(cfg: CfgNode, *, evaluated: bool = False) -> tuple[str, str]:
     found = {}
     for what, indices in parts.items():
         found[what] = f"{names[0]}, seed {seed}, {what} of a search with {count}"
-        register_part(found[what], names[0], [records[i] for i in indices], panoptic=evaluated and what == "validation")
+        if evaluated or what == "training":
+            register_part(found[what], names[0], [records[i] for i in indices], panoptic=what == "validation")
     return found["training"], found["validation"]
 
 
