@@ -67,20 +67,23 @@ class Partner:
 
 @dataclass(frozen=True)
 class Spread:
-    """Median, quartiles and minimum of a series."""
+    """Median, quartiles, minimum, and 90th and 99th percentile of a series."""
 
     median: float
     lower: float
     upper: float
     least: float
+    p90: float
+    p99: float
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """Return the median, quartiles and minimum of a series; a single value is all of them."""
+    """Return the spread of a series; a single value is all of it."""
     if len(values) == 1:
-        return Spread(values[0], values[0], values[0], values[0])
+        return Spread(*[values[0]] * 6)
     lower, median, upper = statistics.quantiles(values, n=4, method="inclusive")
-    return Spread(median, lower, upper, min(values))
+    percentiles = statistics.quantiles(values, n=100, method="inclusive")
+    return Spread(median, lower, upper, min(values), percentiles[89], percentiles[98])
 
 
 def ratios(times: Sequence[float], baseline: Sequence[float]) -> Spread:
@@ -88,12 +91,18 @@ def ratios(times: Sequence[float], baseline: Sequence[float]) -> Spread:
     return spread([mine / theirs for mine, theirs in zip(times, baseline, strict=True)])
 
 
-def run_rounds(partners: Sequence[Partner], rounds: int, warmup: int, tick: Callable[[], None]) -> None:
-    """Time ``rounds`` rounds into every partner's ``rounds``; ``tick`` is called after each."""
+def run_rounds(
+    partners: Sequence[Partner], rounds: int, warmup: int, tick: Callable[[], None], request: str = "time"
+) -> None:
+    """Time ``rounds`` rounds into every partner's ``rounds``; ``tick`` is called after each.
+
+    Args:
+        request: "time", a pass through the model, or "steps", an image's whole way from its file to a drawing.
+    """
     for i in range(-warmup, rounds):
         order = list(partners) if i % 2 == 0 else list(reversed(partners))
         for partner in order:
-            result = partner.ask("time")
+            result = partner.ask(request)
             if i >= 0:
                 partner.rounds.append(result)
         tick()

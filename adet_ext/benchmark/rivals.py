@@ -11,7 +11,13 @@ from torch import nn
 from ..d2.structures import Boxes, Instances
 from ..modeling.one_stage import OneStageDetector
 
-__all__ = ["TorchvisionMaskRCNN", "compiled"]
+__all__ = ["COMPILED", "MASK_RCNN", "PANOPTIC_FPN", "TORCHVISION", "TorchvisionMaskRCNN", "compiled"]
+
+COMPILED = "compiled:"  # before the name of a config whose network torch.compile runs
+# The names of rivals, in the place of a config.
+MASK_RCNN = "detectron2:COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x.yaml"
+PANOPTIC_FPN = "detectron2:COCO-PanopticSegmentation/panoptic_fpn_R_50_3x.yaml"
+TORCHVISION = "torchvision:mask_rcnn_R_50_FPN"
 
 
 class TorchvisionMaskRCNN(nn.Module):

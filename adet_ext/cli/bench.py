@@ -1,4 +1,7 @@
-"""Time models against one another: evaluation of the same images, in paired rounds, each model in its own process."""
+"""Time models against one another: evaluation of the same images, in paired rounds, each model in its own process.
+
+With --runs each model is timed eager and in other runtimes, with --steps from the image's file to a drawing.
+"""
 
 import argparse
 import contextlib
@@ -9,21 +12,30 @@ import tempfile
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from tqdm import tqdm
 
-from ..benchmark.paired import Partner, ratios, run_rounds, spread
+from ..benchmark.clock import ClockWatch
+from ..benchmark.inputs import make_inputs
+from ..benchmark.paired import Partner, run_rounds
+from ..benchmark.report import partner_rows, render
+from ..benchmark.rivals import MASK_RCNN, PANOPTIC_FPN, TORCHVISION
+from ..benchmark.runtimes import RUNS, check_runs, prepare_runs
+from ..benchmark.steps import STEPS
+from ..benchmark.worker import STAGES
 from ..d2 import ENGINE
 from ..errors import UserError
 from ..utils.files import make_folder, written_beside
 from ..utils.machine import processor_name
-from ..utils.table import text_table
 from . import bench_ops, bench_shift
 
 __all__ = ["build_parser", "main"]
 
-MASK_RCNN = "detectron2:COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x.yaml"
-PANOPTIC_FPN = "detectron2:COCO-PanopticSegmentation/panoptic_fpn_R_50_3x.yaml"
-STAGES = ("preprocess", "backbone", "heads", "postprocess")
+_RIVALS = {
+    "against_maskrcnn": ("Mask R-CNN R-50-FPN", MASK_RCNN, "detectron2"),
+    "against_panoptic_fpn": ("Panoptic-FPN R-50", PANOPTIC_FPN, "detectron2"),
+    "against_torchvision": ("torchvision's Mask R-CNN R-50-FPN", TORCHVISION, "embedded"),
+}  # label, config and engine by option
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -49,10 +61,14 @@ def build_parser() -> argparse.ArgumentParser:
         metavar=("LOW", "HIGH"),
         help="random weights are calibrated to find between LOW and HIGH objects an image (60 80); 0 0: as they are",
     )
-    pairing = models.add_mutually_exclusive_group()
-    pairing.add_argument("--engine-compare", action="store_true", help="each config on Detectron2 and embedded")
-    pairing.add_argument("--against-maskrcnn", action="store_true", help="against Detectron2's Mask R-CNN R-50-FPN")
-    pairing.add_argument("--against-panoptic-fpn", action="store_true", help="against Detectron2's Panoptic-FPN R-50")
+    models.add_argument("--runs", nargs="+", metavar="RUN", help=f"each model in these ways: {', '.join(RUNS)}")
+    models.add_argument(
+        "--steps", action="store_true", help=f"time {', '.join(STEPS)} of --images, one by one, and not a batch alone"
+    )
+    models.add_argument("--engine-compare", action="store_true", help="each config on Detectron2 and embedded")
+    models.add_argument("--against-maskrcnn", action="store_true", help="against Detectron2's Mask R-CNN R-50-FPN")
+    models.add_argument("--against-panoptic-fpn", action="store_true", help="against Detectron2's Panoptic-FPN R-50")
+    models.add_argument("--against-torchvision", action="store_true", help="against torchvision's Mask R-CNN R-50-FPN")
     models.add_argument("--json", metavar="FILE", help="write all the numbers here as well")
     models.add_argument("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="overrides, for all")
     bench_ops.add_parser(verbs)
@@ -67,20 +83,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         return bench_ops.run(arguments)
     if arguments.what == "shift":
         return bench_shift.run(arguments)
-    if arguments.rounds < 1 or arguments.warmup < 0:
-        raise UserError(
-            f"--rounds must be 1 or more, --warmup 0 or more; got {arguments.rounds} and {arguments.warmup}"
-        )
-    partners = _partners(arguments)
+    _check(arguments)
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    clock = ClockWatch()
     with contextlib.ExitStack() as stack:
+        partners = _partners(arguments, stack.enter_context(tempfile.TemporaryDirectory()))
         for partner in partners:
             partner.start()
             stack.callback(partner.stop)
         _prepare(partners, arguments)
-        with tqdm(total=arguments.rounds + arguments.warmup, desc="rounds") as bar:
-            run_rounds(partners, arguments.rounds, arguments.warmup, bar.update)
-    report = _report(partners, arguments)
-    print(_render(report))
+        bar = stack.enter_context(tqdm(total=arguments.rounds + arguments.warmup, desc="rounds"))
+
+        def tick() -> None:
+            clock.look()
+            bar.update()
+
+        run_rounds(partners, arguments.rounds, arguments.warmup, tick, "steps" if arguments.steps else "time")
+    report = _report(partners, arguments, clock)
+    print(render(report))
     if arguments.json:
         make_folder(os.path.dirname(os.path.abspath(arguments.json)))
         with written_beside(arguments.json) as beside, open(beside, "w", encoding="utf-8") as file:
@@ -88,22 +109,47 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _partners(arguments: argparse.Namespace) -> list[Partner]:
+def _check(arguments: argparse.Namespace) -> None:
+    """Raise UserError for options that do not fit."""
+    if arguments.rounds < 1 or arguments.warmup < 0:
+        raise UserError(
+            f"--rounds must be 1 or more, --warmup 0 or more; got {arguments.rounds} and {arguments.warmup}"
+        )
+    if arguments.steps and not arguments.images:
+        raise UserError("--steps must come with --images IMAGE ..., whose files are read")
+    theirs = arguments.engine_compare or arguments.against_maskrcnn or arguments.against_panoptic_fpn
+    if theirs and importlib.util.find_spec("detectron2") is None:
+        raise UserError("a comparison with Detectron2 must have it installed; got none. Install it, or omit the option")
+    if arguments.engine_compare and (arguments.runs or any(getattr(arguments, name) for name in _RIVALS)):
+        raise UserError("--engine-compare must come without --runs and rivals")
+    if arguments.runs:
+        check_runs(arguments.runs)
+        if arguments.device != "cpu" or arguments.batch != 1:
+            raise UserError("--runs must come with --device cpu and --batch 1")
+
+
+def _partners(arguments: argparse.Namespace, folder: str) -> list[Partner]:
     """Return the contestants; the others are compared with the first."""
     configs, opts = arguments.config_file, arguments.opts
-    rivals = {"Mask R-CNN R-50-FPN": MASK_RCNN} if arguments.against_maskrcnn else {}
-    if arguments.against_panoptic_fpn:
-        rivals = {"Panoptic-FPN R-50": PANOPTIC_FPN}
-    if (arguments.engine_compare or rivals) and importlib.util.find_spec("detectron2") is None:
-        raise UserError("a comparison with Detectron2 must have it installed; got none. Install it, or omit the option")
     if arguments.engine_compare:
         return [
             Partner(f"{config} ({engine})", config, engine, opts)
             for config in configs
             for engine in ("detectron2", "embedded")
         ]
-    theirs = [Partner(label, config, "detectron2") for label, config in rivals.items()]
-    return [*theirs, *(Partner(config, config, ENGINE, opts) for config in configs)]
+    theirs = [Partner(*rival) for name, rival in _RIVALS.items() if getattr(arguments, name)]
+    if not arguments.runs:
+        return [*theirs, *(Partner(config, config, ENGINE, opts) for config in configs)]
+    ours = []
+    torch.manual_seed(arguments.seed)
+    inputs = make_inputs(arguments.images, arguments.height, arguments.width, 1, arguments.seed)
+    for number, config in enumerate(tqdm(configs, desc="exporting")):
+        made, weights = prepare_runs(
+            config, opts, arguments.runs, inputs, tuple(arguments.detections), os.path.join(folder, str(number))
+        )
+        with_weights = [*opts, "MODEL.WEIGHTS", weights]
+        ours += [Partner(f"{config} ({run})", name, ENGINE, with_weights) for run, name in made.items()]
+    return [*theirs, *ours]
 
 
 def _prepare(partners: list[Partner], arguments: argparse.Namespace) -> None:
@@ -126,64 +172,22 @@ def _prepare(partners: list[Partner], arguments: argparse.Namespace) -> None:
             partner.ask("save", path=saved[partner.config])
 
 
-def _report(partners: list[Partner], arguments: argparse.Namespace) -> dict[str, Any]:
+def _report(partners: list[Partner], arguments: argparse.Namespace, clock: ClockWatch) -> dict[str, Any]:
     facts = partners[0].facts
-    rows = []
-    for partner in partners:
-        baseline = partners[0]
-        if arguments.engine_compare:
-            baseline = next(other for other in partners if other.config == partner.config)
-        times = [result["total"] for result in partner.rounds]
-        rows.append(
-            {
-                "label": partner.label,
-                "config": partner.config,
-                "opts": partner.opts,
-                "engine": partner.facts["engine"],
-                "trained": partner.facts["trained"],
-                "ms": vars(spread(times)),
-                "stages": {stage: spread([result[stage] for result in partner.rounds]).median for stage in STAGES},
-                "detections": partner.rounds[-1]["detections"],
-                "box_side": partner.rounds[-1]["box"],
-                "compared_with": baseline.label,
-                "ratio": vars(ratios(times, [result["total"] for result in baseline.rounds])),
-            }
-        )
+    baselines = {partner.label: partners[0] for partner in partners}
+    if arguments.engine_compare:
+        first = {partner.config: partner for partner in reversed(partners)}
+        baselines = {partner.label: first[partner.config] for partner in partners}
     return {
         "machine": f"{processor_name()}, {os.cpu_count()} cores" if facts["device"] == "CPU" else facts["device"],
         "threads": facts["threads"],
         "torch": facts["torch"],
         "height": arguments.height,
         "width": arguments.width,
-        "batch": len(arguments.images) or arguments.batch,
+        "batch": 1 if arguments.steps else len(arguments.images) or arguments.batch,
         "images": "real" if arguments.images else "noise",
         "rounds": arguments.rounds,
-        "rows": rows,
+        "warmup": arguments.warmup,
+        "note": clock.note(),
+        "rows": partner_rows(partners, baselines, STEPS if arguments.steps else STAGES),
     }
-
-
-def _render(report: dict[str, Any]) -> str:
-    table = [["model", "ms", "quartiles", *STAGES, "found", "box side", "ratio", "quartiles"]]
-    for row in report["rows"]:
-        ms, ratio = row["ms"], row["ratio"]
-        table.append(
-            [
-                row["label"],
-                f"{ms['median']:.1f}",
-                f"{ms['lower']:.1f}-{ms['upper']:.1f}",
-                *(f"{row['stages'][stage]:.1f}" for stage in STAGES),
-                f"{row['detections']:g}",
-                f"{row['box_side']:.0f}",
-                f"{ratio['median']:.3f}",
-                f"{ratio['lower']:.3f}-{ratio['upper']:.3f}",
-            ]
-        )
-    lines = [
-        text_table(table),
-        "",
-        f"{report['height']} x {report['width']}, batch {report['batch']}, {report['images']}; "
-        f"{report['rounds']} paired rounds; {report['machine']}, {report['threads']} threads, torch {report['torch']}",
-        "medians; 'found' is detections an image, 'box side' the mean square root of their areas in pixels; 'ratio' is "
-        "the median over rounds of the time to that of the first model (of the same config)",
-    ]
-    return "\n".join(lines)

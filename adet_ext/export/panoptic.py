@@ -64,8 +64,9 @@ def complete(
         merger, stuff = UnifiedMerger.from_config(cfg), cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES - 1
         h, w = (-(-length // stride) for length in size)
         maps = found["unified"][:, :h, :w]
-        things = maps[stuff:][instances.places[merger.confident(instances)]]
+        places = merger.confident(instances)
+        things = maps[stuff:][instances.places[places]]
         result["sem_seg"], result["panoptic_seg"] = merger.merge(
-            torch.cat([maps[:stuff], things]), instances, size,
+            torch.cat([maps[:stuff], things]), instances, places, size,
             num_stuff=stuff, stride=stride, in_boxes=cfg.MODEL.DR1MASK.PANOPTIC.IN_BOX_TEST,
         )  # fmt: skip

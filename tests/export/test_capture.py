@@ -45,3 +45,26 @@ def test_a_portable_program_has_no_operator_of_ours_but_suppression():
     assert package_operators(capture(model, example(1, SIZE), portable=True)) == ["nms_mask_reference"]
     if native_operators():
         assert "blend_factored" in package_operators(capture(model, example(1, SIZE)))
+
+
+# Results are lists of segments and boxes, as many as there are, so that the host must know their numbers; and on a CPU
+# instances are stacked mask by mask, in NumPy. The network before that has no break, see above.
+BREAKS = {"panoptic DR1Mask": 19, "panoptic BlendMask": 15}
+
+
+@pytest.mark.parametrize("family", list(BREAKS))
+def test_a_whole_model_breaks_no_more_often_than_it_must(family):
+    model = build(family)
+    batch = [{"image": images((64, 96))[0][0], "height": 80, "width": 120}]
+    prepared = model.preprocess_image(batch)
+
+    def after_the_network(found):
+        instances = found.detections.to_instances(prepared.image_sizes, found.locations, **found.fields)
+        return model.postprocess(instances, found.extras, batch, prepared.image_sizes)
+
+    with torch.no_grad():
+        explained = torch._dynamo.explain(after_the_network)(model.predict_tensors(prepared.tensor))
+    lines = [
+        f"{x.user_stack[-1].name}: {x.user_stack[-1].line}: {x.reason.splitlines()[0]}" for x in explained.break_reasons
+    ]
+    assert explained.graph_break_count <= BREAKS[family], lines

@@ -53,7 +53,13 @@ class UnifiedMerger(Merger):
         network_boxes = _scaled(instances.pred_boxes.tensor[places], instances.image_size, image_size)
         logits = layer.logits(prediction, bases[:, :h, :w], embeddings[places], network_boxes).float()
         return self.merge(
-            logits, instances, image_size, num_stuff=layer.num_stuff, stride=layer.stride, in_boxes=layer.in_box_test
+            logits,
+            instances,
+            places,
+            image_size,
+            num_stuff=layer.num_stuff,
+            stride=layer.stride,
+            in_boxes=layer.in_box_test,
         )
 
     def confident(self, instances: Instances) -> torch.Tensor:
@@ -64,6 +70,7 @@ class UnifiedMerger(Merger):
         self,
         logits: torch.Tensor,
         instances: Instances,
+        places: torch.Tensor,
         image_size: tuple[int, int],
         *,
         num_stuff: int,
@@ -73,25 +80,26 @@ class UnifiedMerger(Merger):
         """Merge logits that are there already.
 
         Args:
-            logits: (S + P, h, w) float32, of the image without padding: stuff, and the :meth:`confident` instances.
+            logits: (S + P, h, w) float32, of the image without padding: stuff, and the instances at ``places``.
+            places: (P,) int64, see :meth:`confident`.
             num_stuff, stride: S and s.
             in_boxes: whether an instance competes only inside its box.
             instances, image_size: as in a call, and so is the result.
         """
-        size, stuff, places, raw = instances.image_size, num_stuff, self.confident(instances), logits
+        size, stuff, raw = instances.image_size, num_stuff, logits
         scale = [image_size[0] / size[0], image_size[1] / size[1]]  # of the network's frame to the result's
         boxes = instances.pred_boxes.tensor[places]  # in the frame of the result
         coarse = keep_in_boxes(raw, _scaled(boxes, size, image_size), stride) if in_boxes else raw
 
         order = torch.arange(len(places), device=places.device)
         _, accepted = claim_pixels(coarse[stuff:] > coarse[:stuff].amax(dim=0), self.overlap_threshold, order)
-        chosen = torch.cat([accepted.new_ones(stuff), accepted]).to(coarse.device).nonzero()[:, 0]
-        coarse = coarse[chosen]
+        takes_part = torch.cat([accepted.new_ones(stuff), accepted]).to(coarse.device)  # (S + P,)
+        coarse = coarse.masked_fill(~takes_part[:, None, None], -torch.inf)
         lead = coarse - coarse.amax(dim=0)
         won = lead.flatten(1).amax(dim=1) == 0  # drop what wins nowhere
-        winners = chosen[won]
-        things = winners[winners >= stuff] - stuff
-        fine = _Enlarged(raw[winners], _first(lead[won] == 0), [scale[i] / stride for i in (0, 1)], size)
+        things = won[stuff:].nonzero()[:, 0]
+        winners = torch.cat([won[:stuff].nonzero()[:, 0], things + stuff])
+        fine = _Enlarged(raw[winners], _first(lead[winners] == 0), [scale[i] / stride for i in (0, 1)], size)
         owner = winners[fine.owners(boxes[things] if in_boxes else None)]
         return self._segments(owner, stuff, instances, places)
 

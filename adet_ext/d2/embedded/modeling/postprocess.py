@@ -27,7 +27,7 @@ def detector_postprocess(
     boxes = results.get(name)
     boxes.scale(scale_x, scale_y)
     boxes.clip(results.image_size)
-    results = results[boxes.nonempty()]
+    results = results[boxes.nonempty().nonzero()[:, 0]]  # numbers, not flags, which the host would wait for by field
     if results.has("pred_masks"):
         results.pred_masks = paste_masks_in_image(
             results.pred_masks[:, 0], results.pred_boxes, (output_height, output_width), mask_threshold

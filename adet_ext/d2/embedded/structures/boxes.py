@@ -74,8 +74,8 @@ class Boxes:
 
     def clip(self, box_size: tuple[int, int]) -> None:
         """Clip the boxes, in place, to an image of ``box_size`` (height, width)."""
-        if not torch.isfinite(self.tensor).all():
-            raise AssertionError("boxes contain NaN or infinity, so they cannot be clipped")
+        # Not "if" and "raise": torch.compile keeps an assert in its graph.
+        assert torch.isfinite(self.tensor).all(), "boxes contain NaN or infinity, so they cannot be clipped"
         self.tensor = clip_boxes_to_image(self.tensor, box_size)
 
     def nonempty(self, threshold: float = 0.0) -> Tensor:
