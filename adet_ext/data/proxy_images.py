@@ -11,6 +11,7 @@ import numpy as np
 from ..d2.config import CfgNode
 from ..d2.data import transforms as T
 from ..errors import UserError
+from .augmentation import RandomCropWithInstance
 from .loader import dataset_dicts
 from .mapper import AdetDatasetMapper
 
@@ -24,7 +25,7 @@ class ProxyImages:
         cfg: DATASETS.TRAIN and INPUT as for training.
         key: of the search's node, whose SIZE and IMAGES are used; 0 images are all.
         seed: of the crops.
-        masks: give the instances gt_masks, and boxes that are as tight after the crop as before it.
+        masks: give the instances gt_masks, with boxes around what the crop leaves of them; a crop has an object, then.
 
     Raises:
         UserError: a data set is missing, wrong or empty, or has fewer images than IMAGES asks for.
@@ -45,7 +46,8 @@ class ProxyImages:
             chosen = sorted(random.Random(seed).sample(range(len(self.dicts)), node.IMAGES))
             self.dicts = [self.dicts[i] for i in chosen]
         size = (self.size, self.size)
-        augmentations = [T.ResizeShortestEdge(self.size, 10**6), T.RandomCrop("absolute", size)]
+        crop = (RandomCropWithInstance if masks else T.RandomCrop)("absolute", size)
+        augmentations = [T.ResizeShortestEdge(self.size, 10**6), crop]
         self._map = AdetDatasetMapper(
             is_train=True,
             augmentations=augmentations,

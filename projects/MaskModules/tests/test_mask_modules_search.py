@@ -1,8 +1,11 @@
 """The proxy task, the search on it, and training with what it finds: on shapes of 64 pixels and random weights."""
 
+import copy
 import json
 from collections import Counter
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from mask_modules.genotype import load_genotype
@@ -10,6 +13,8 @@ from mask_modules.proxy import MaskProxy
 from mask_modules.search import main
 
 from adet_ext.d2.modeling import build_model
+from adet_ext.data.catalog import replace_dataset
+from adet_ext.data.proxy_images import ProxyImages
 from adet_ext.errors import UserError
 from adet_ext.nas.evaluation import Task
 
@@ -57,6 +62,19 @@ def test_the_command_leaves_modules_that_a_config_can_name(tmp_path, tiny_argume
     model = build_model(cfg)
     assert model.basis_module.genotype == load_genotype(best)
     assert len(model.eval()([{"image": torch.zeros(3, 64, 64, dtype=torch.uint8)}])) == 1
+
+
+def test_polygons_are_cut_with_their_images(tiny_config, tmp_path):
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((40, 80, 3), np.uint8))
+    outline = {"bbox": [2, 5, 72, 35], "bbox_mode": 0, "segmentation": [[2, 5, 72, 5, 72, 35, 2, 35]]}
+    record = {"file_name": str(tmp_path / "a.png"), "image_id": 0, "height": 40, "width": 80}
+    record["annotations"] = [{**outline, "category_id": 0, "iscrowd": 0}]
+    replace_dataset("one polygon", lambda: [copy.deepcopy(record)], {"thing_classes": ["a"]})
+    cfg = tiny_config("search/shapes", "DATASETS.TRAIN", "('one polygon',)", f"{KEY}.IMAGES", "0")
+    found = ProxyImages(cfg, KEY, 0, masks=True)[0]
+    assert found["image"].shape == (3, 64, 64)
+    mask, (x0, y0, x1, y1) = found["instances"].gt_masks.tensor[0], found["instances"].gt_boxes.tensor[0].tolist()
+    assert (y0, y1) == (8, 56) and mask.sum() == pytest.approx((x1 - x0) * (y1 - y0)) and 0 <= x0 < x1 <= 64
 
 
 @pytest.mark.parametrize(
