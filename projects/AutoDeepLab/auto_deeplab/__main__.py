@@ -4,7 +4,11 @@ import sys
 
 from adet_ext.cli import project_main
 
-_OWN = {"table": "Table 2: what Auto-DeepLab-S, -M and -L cost, and by how much that differs from the paper"}
+_OWN = {
+    "table": "Table 2: what Auto-DeepLab-S, -M and -L cost, and by how much that differs from the paper",
+    "sample": "an architecture drawn at random with as many parameters as another has",
+    "correlate": "how the rewards of dense prediction cells rank them beside a longer training",
+}
 
 
 def main(argv: list[str]) -> int:

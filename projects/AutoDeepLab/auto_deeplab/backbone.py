@@ -39,7 +39,10 @@ class Stem(nn.Module):
 
 @BACKBONE_REGISTRY.register()
 class AutoDeepLab(Backbone):
-    """Auto-DeepLab: features ``cell1`` to ``cellL``, the last with a ReLU; level s has B F s / 4 channels."""
+    """Auto-DeepLab: features ``stem`` and ``cell1`` to ``cellL``, the last with a ReLU.
+
+    A cell at stride s has B F s / 4 channels.
+    """
 
     @configurable
     def __init__(
@@ -73,15 +76,17 @@ class AutoDeepLab(Backbone):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         names = [f"cell{i + 1}" for i in range(len(self.path))]
-        missing = [name for name in out_features if name not in names]
+        missing = [name for name in out_features if name not in ("stem", *names)]
         if missing or not out_features:
             raise ValueError(
-                f"MODEL.AUTO_DEEPLAB.OUT_FEATURES must name cells, cell1 to {names[-1]}; got {missing or out_features}"
+                f"MODEL.AUTO_DEEPLAB.OUT_FEATURES must name cells, cell1 to {names[-1]}, or stem; got "
+                f"{missing or out_features}"
             )
         self._out_features = list(out_features)
         blocks = len(genotype.blocks)
         self._out_feature_channels = {n: blocks * width * 2**level for n, level in zip(names, self.path)}
-        self._out_feature_strides = {n: 4 * 2**level for n, level in zip(names, self.path)}
+        self._out_feature_channels["stem"] = STEM_CHANNELS[1]
+        self._out_feature_strides = {n: 4 * 2**level for n, level in zip(names, self.path)} | {"stem": 4}
 
     @classmethod
     def from_config(cls, cfg, input_shape: ShapeSpec | None = None) -> dict[str, Any]:
@@ -115,7 +120,7 @@ class AutoDeepLab(Backbone):
         sizes = [tuple(previous.shape[-2:])]
         for _ in range(max(self.path)):
             sizes.append(half(sizes[-1]))
-        features = {}
+        features = {"stem": previous}
         for i, (cell, level) in enumerate(zip(self.cells, self.path), 1):
             before, previous = previous, cell(previous, before, sizes[level])
             features[f"cell{i}"] = previous

@@ -15,7 +15,8 @@ def add_auto_deeplab_config(cfg: CN) -> None:
     node.WIDTH = 20
     # The norm of the backbone: "BN", or "SyncBN" over several GPUs.
     node.NORM = "BN"
-    # The cells whose outputs are handed out; empty: the third, which the decoder reads, and the last.
+    # The cells whose outputs are handed out, or "stem", whose stride is 4 whatever the path; empty: the third cell,
+    # which the decoder reads, and the last.
     node.OUT_FEATURES = []
     # Scheduled drop path: the share of branches that the last cell drops at the end of the training.
     node.DROP_PATH = 0.0

@@ -17,7 +17,7 @@ from adet_ext.config import load_config
 from adet_ext.d2.modeling import build_model
 from adet_ext.utils.table import text_table
 
-__all__ = ["CONFIGS", "ROWS", "Row", "main", "measure"]
+__all__ = ["CONFIGS", "ROWS", "Row", "main", "measure", "parameters_of"]
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 HEIGHT, WIDTH = 1024, 2048
@@ -48,10 +48,11 @@ def measure(config: str, height: int = HEIGHT, width: int = WIDTH) -> tuple[int,
     images = torch.empty(1, 3, height, width, device="meta")
     with torch.no_grad():
         operations = _multiply_adds(lambda: model.sem_seg_head.layers(model.backbone(images)))
-    return _parameters(model), operations
+    return parameters_of(model), operations
 
 
-def _parameters(module: nn.Module) -> int:
+def parameters_of(module: nn.Module) -> int:
+    """Return the number of parameters."""
     return sum(parameter.numel() for parameter in module.parameters())
 
 

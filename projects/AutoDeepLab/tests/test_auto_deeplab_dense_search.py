@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from auto_deeplab.correlate import main as correlate
 from auto_deeplab.dense_proxy import DenseProxy
 from auto_deeplab.dense_search import main
 from auto_deeplab.dpc import load_dense_genotype
@@ -56,6 +57,10 @@ def test_the_command_leaves_cells_that_a_config_can_name(tmp_path, semantic_set,
     assert len(best.branches) == 2 and "MODEL.ATROUS_HEAD.PYRAMID" in capsys.readouterr().out
     lines = [json.loads(line) for line in (folder / "journal.jsonl").read_text().splitlines()]
     assert len(lines) >= 4 and (folder / "report.html").is_file()
+    local = ["MODEL.ATROUS_HEAD.SEARCH.CACHE", "memory"]
+    assert correlate([str(folder), "--count", "2", "--times", "1.5", "--seed", "1", "2", "--opts", *local]) == 0
+    found = json.loads((folder / "correlation.json").read_text())
+    assert found["iterations"] == 3 and found["seeds"] == [1, 2] and len(found["architectures"]) == 2
 
 
 @pytest.mark.parametrize(

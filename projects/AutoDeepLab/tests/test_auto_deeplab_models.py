@@ -4,9 +4,11 @@ import pytest
 import torch
 from auto_deeplab.cell import DropPath
 from auto_deeplab.dpc import OPERATIONS, DenseCell, DenseSpace, load_dense_genotype
+from auto_deeplab.genotype import Genotype, load_genotype, save_genotype
 from auto_deeplab.operations import OPERATIONS as CELL_OPERATIONS
 from auto_deeplab.operations import build_operation
 from auto_deeplab.pyramids import AtrousPyramid
+from auto_deeplab.sample import main as sample
 from auto_deeplab.table import ROWS, measure
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -115,10 +117,35 @@ def test_any_backbone_takes_the_head_with_a_dense_cell(small_model):
     assert isinstance(model.sem_seg_head.pyramid, DenseCell)
 
 
+def test_a_decoder_on_the_stem_fits_every_path(small_model, tmp_path):
+    blocks = load_genotype("auto_deeplab").blocks[:2]
+    for path in ((0, 0), (1, 2)):
+        save_genotype(Genotype(blocks, path), tmp_path / "mine.json")
+        keys = ["MODEL.AUTO_DEEPLAB.GENOTYPE", str(tmp_path / "mine.json")]
+        keys += ["MODEL.AUTO_DEEPLAB.OUT_FEATURES", "['stem', 'cell2']", "MODEL.SEM_SEG_HEAD.IN_FEATURES"]
+        model = small_model("Base-AutoDeepLab", *keys, "['stem', 'cell2']").eval()
+        assert model([{"image": torch.zeros(3, 64, 96)}])[0]["sem_seg"].shape == (3, 64, 96)
+
+
+def test_a_random_architecture_has_as_many_parameters(small_arguments, tmp_path, capsys):
+    file, small = small_arguments("shapes")
+    blocks, drawn = load_genotype("auto_deeplab").blocks[:2], str(tmp_path / "random.json")
+    save_genotype(Genotype(blocks, (0, 0, 1, 1, 2)), tmp_path / "mine.json")
+    words = [str(tmp_path / "mine.json"), drawn, "--config-file", file, "--tolerance"]
+    assert sample([*words, "0.1", "--seed", "1", "--opts", *small]) == 0
+    counts = [int(line.split()[-2].replace(",", "")) for line in capsys.readouterr().out.splitlines()]
+    assert counts[0] != counts[1] == pytest.approx(counts[0], rel=0.1)
+    found = load_genotype(drawn)
+    assert len(found.blocks) == 2 and len(found.path) == 5
+    assert sample([*words, "0.1", "--seed", "1", "--opts", *small]) == 0 and load_genotype(drawn) == found
+    with pytest.raises(UserError, match="--tolerance must let one of 2 random architectures pass; got 0, "):
+        sample([*words, "0", "--draws", "2", "--opts", *small])
+
+
 @pytest.mark.parametrize(
     ("keys", "words"),
     [
-        (["MODEL.AUTO_DEEPLAB.OUT_FEATURES", "['cell13']"], "must name cells, cell1 to cell12; got .'cell13'"),
+        (["MODEL.AUTO_DEEPLAB.OUT_FEATURES", "['cell13']"], "must name cells, cell1 to cell12, or stem; got .'cell13'"),
         (["MODEL.AUTO_DEEPLAB.DROP_PATH", "1.0"], "DROP_PATH must be 0 or more and below 1; got 1.0"),
         (["MODEL.SEM_SEG_HEAD.IN_FEATURES", "['cell1', 'cell12']"], "must name features that the backbone returns"),
         (["MODEL.SEM_SEG_HEAD.COMMON_STRIDE", "8"], "COMMON_STRIDE must be 4, the stride of cell3"),

@@ -12,6 +12,7 @@ import torch
 from adet_ext.cli.project_search import config_of
 from adet_ext.d2.config import CfgNode
 from adet_ext.d2.structures import Instances
+from adet_ext.data.proxy_images import ProxyImages, image_files, split
 from adet_ext.engine.frozen import build_frozen
 from adet_ext.evaluation.voc_ap import Detections, Truth, voc_average_precisions
 from adet_ext.nas.evaluation import Outcome, Task
@@ -21,7 +22,6 @@ from adet_ext.utils.polyak import PolyakAverage
 
 from .decoder import Decoder, build_decoder
 from .genotype import FPNGenotype, HeadGenotype
-from .proxy_data import ProxyImages, image_files, split
 from .search_space import SearchSpace, build_space
 
 __all__ = ["Proxy", "make_evaluate"]
@@ -54,7 +54,7 @@ class Proxy:
         self.seed = max(cfg.SEED, 0)
         self.device = torch.device(cfg.MODEL.DEVICE)
         self.space: SearchSpace = build_space(cfg)
-        self.images = ProxyImages(cfg, self.seed)
+        self.images = ProxyImages(cfg, "MODEL.NAS_FCOS.SEARCH", self.seed)
         self.split = split(len(self.images), self.node.VAL_FRACTION, self.seed)
         self._frozen, self.shapes = self._load_frozen()
         self.objects = [self._objects(i) for i in range(len(self.images))]

@@ -7,10 +7,10 @@ import torch
 from nas_fcos.correlate import main as correlate
 from nas_fcos.genotype import load_genotype
 from nas_fcos.proxy import Proxy
-from nas_fcos.proxy_data import ProxyImages, split
 from nas_fcos.search import main
 from nas_fcos.search_space import FPNSpace, HeadSpace
 
+from adet_ext.data.proxy_images import ProxyImages, split
 from adet_ext.errors import UserError
 from adet_ext.nas.evaluation import Task
 
@@ -100,10 +100,10 @@ def test_fpn_and_head_can_be_searched_together(proxy):
 
 
 def test_an_image_is_cropped_the_same_way_every_time(tiny_config):
-    images = ProxyImages(tiny_config("NAS_FCOS_128_R_50_1x", *SMALL), 0)
+    images = ProxyImages(tiny_config("NAS_FCOS_128_R_50_1x", *SMALL), "MODEL.NAS_FCOS.SEARCH", 0)
     assert images[3]["image"].shape == (3, 64, 64)
     assert torch.equal(images[3]["image"], images[3]["image"])
-    other = ProxyImages(tiny_config("NAS_FCOS_128_R_50_1x", *SMALL), 1)
+    other = ProxyImages(tiny_config("NAS_FCOS_128_R_50_1x", *SMALL), "MODEL.NAS_FCOS.SEARCH", 1)
     assert [r["image_id"] for r in images.dicts] != [r["image_id"] for r in other.dicts]
 
 
@@ -164,5 +164,7 @@ def test_architectures_of_a_journal_are_trained_longer(tiny_arguments, tmp_path,
     assert found["iterations"] == 6 and len(found["architectures"]) == 3 and -1 <= found["rank_correlation"] <= 1
     rewards = [row["reward"] for row in found["architectures"]]
     assert rewards == sorted(rewards) and "<svg" in (tmp_path / "correlation.html").read_text()
+    longer = [row["longer"] for row in found["architectures"]]
+    assert found["best"] == longer[-1] and found["mean_of_others"] == pytest.approx(sum(longer[:2]) / 2)
     with pytest.raises(UserError, match="--count must be 2 to 3"):
         correlate([str(tmp_path), "--count", "4"])

@@ -54,6 +54,20 @@ def test_the_encoder_has_its_parameters_and_taps(tiny_model):
     assert dec.shape == (1, 8, 9, 12) and pred.shape == (1, 3, 9, 12)
 
 
+def test_a_context_module_changes_what_the_decoder_gives_and_nothing_before(tiny_model):
+    plain = tiny_model().eval()
+    model = tiny_model("MODEL.CONTEXT.NAME", "GloRe", "MODEL.CONTEXT.NODES", "4").eval()
+    added = model.state_dict().keys() - plain.state_dict().keys()
+    assert added and all(name.startswith("decoder.context.") for name in added)
+    model.load_state_dict(plain.state_dict(), strict=False)
+    for parameter in model.decoder.context.parameters():
+        torch.nn.init.constant_(parameter, 0.1)
+    features = plain.encode(torch.rand(1, 3, 64, 96))
+    (dec, pred), (changed, found) = plain.decoder(features), model.decoder(features)
+    torch.testing.assert_close(changed, model.decoder.context(dec))
+    assert found.shape == pred.shape and not torch.equal(changed, dec)
+
+
 def test_adapters_and_classifier_of_the_cell_have_their_parameters():
     cell = CellGenotype.from_numbers([[0, 1, 4, 4, 5]])
     found = DynamicCell(genotype=cell, in_channels=[320, 64, 32, 96, 320], num_classes=19)

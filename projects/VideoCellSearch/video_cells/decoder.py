@@ -73,6 +73,7 @@ class StaticDecoder(nn.Module):
         repeats: int = 2,
         auxiliary: bool = False,
         auxiliary_cells: bool = True,
+        context: nn.Module | None = None,
     ):
         """
         Args:
@@ -82,12 +83,14 @@ class StaticDecoder(nn.Module):
             repeats: of separable convolutions.
             auxiliary: make the classifiers of the blocks, which training alone needs.
             auxiliary_cells: give each of them a cell of its own before.
+            context: a module that *dec* passes, which keeps its shape.
         """
         super().__init__()
         self.genotype, self.width = genotype, width
         self.adapters = nn.ModuleList(conv_norm_relu(channels, width) for channels in in_channels)
         self.blocks = nn.ModuleList(Block(genotype, width, repeats) for _ in genotype.blocks)
         self.project = conv_norm_relu(width * len(genotype.collected), width)
+        self.context = context or nn.Identity()
         self.classifier = nn.Conv2d(width, num_classes, 3, padding=1)
         self.auxiliary = nn.ModuleList()
         for _ in genotype.blocks if auxiliary else ():
@@ -117,4 +120,4 @@ class StaticDecoder(nn.Module):
         collected = first
         for other in others:
             collected = torch.cat(match(collected, other), dim=1)
-        return self.project(collected.relu())
+        return self.context(self.project(collected.relu()))

@@ -14,6 +14,7 @@ from adet_ext.d2.config import configurable
 from adet_ext.d2.layers import ShapeSpec
 from adet_ext.d2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone
 from adet_ext.d2.utils import comm
+from adet_ext.modeling.context_modules import build_context_module
 
 from .cell import DynamicCell, FrameState
 from .decoder import StaticDecoder
@@ -236,6 +237,7 @@ def build_decoder(cfg, shapes: dict[str, ShapeSpec]) -> StaticDecoder:
         repeats=node.SEP_REPEATS,
         auxiliary=node.AUX_WEIGHT > 0 and not node.CELL,
         auxiliary_cells=node.AUX_CELLS,
+        context=build_context_module(cfg, node.WIDTH),
     )
 
 

@@ -1,4 +1,4 @@
-"""The images of the proxy task (thesis 7.4.1): resized, cropped once, split into meta-train and meta-val.
+"""The images of a search's proxy task (thesis 7.4.1): resized, cropped once, split into meta-train and meta-val.
 
 The crop is drawn once per image, from the seed and the image's number, because features are computed once.
 """
@@ -8,41 +8,54 @@ from typing import NamedTuple
 
 import numpy as np
 
-from adet_ext.d2.config import CfgNode
-from adet_ext.d2.data import transforms as T
-from adet_ext.data.loader import dataset_dicts
-from adet_ext.data.mapper import AdetDatasetMapper
-from adet_ext.errors import UserError
+from ..d2.config import CfgNode
+from ..d2.data import transforms as T
+from ..errors import UserError
+from .augmentation import RandomCropWithInstance
+from .loader import dataset_dicts
+from .mapper import AdetDatasetMapper
 
 __all__ = ["ProxyImages", "Split", "image_files", "split"]
 
 
 class ProxyImages:
-    """Crops of SIZE x SIZE pixels with their boxes.
+    """Crops of SIZE x SIZE pixels with their boxes, and with masks where they are asked for.
 
     Args:
-        cfg: DATASETS.TRAIN and INPUT as for training; MODEL.NAS_FCOS.SEARCH.SIZE and IMAGES.
+        cfg: DATASETS.TRAIN and INPUT as for training.
+        key: of the search's node, whose SIZE and IMAGES are used; 0 images are all.
         seed: of the crops.
+        masks: give the instances gt_masks, with boxes around what the crop leaves of them; a crop has an object, then.
 
     Raises:
-        UserError: a data set is missing, wrong or empty, or has fewer images than SEARCH.IMAGES asks for.
+        UserError: a data set is missing, wrong or empty, or has fewer images than IMAGES asks for.
     """
 
-    def __init__(self, cfg: CfgNode, seed: int):
-        node = cfg.MODEL.NAS_FCOS.SEARCH
+    def __init__(self, cfg: CfgNode, key: str, seed: int, *, masks: bool = False):
+        node = cfg
+        for part in key.split("."):
+            node = node[part]
         self.seed, self.size = seed, node.SIZE
         self.dicts = dataset_dicts(cfg.DATASETS.TRAIN, "DATASETS.TRAIN", filter_empty=True)
         if node.IMAGES > len(self.dicts):
             raise UserError(
-                f"MODEL.NAS_FCOS.SEARCH.IMAGES must be at most {len(self.dicts)}, the images with objects of "
+                f"{key}.IMAGES must be at most {len(self.dicts)}, the images with objects of "
                 f"{', '.join(cfg.DATASETS.TRAIN)}; got {node.IMAGES}. Lower it"
             )
         if node.IMAGES:
             chosen = sorted(random.Random(seed).sample(range(len(self.dicts)), node.IMAGES))
             self.dicts = [self.dicts[i] for i in chosen]
         size = (self.size, self.size)
-        augmentations = [T.ResizeShortestEdge(self.size, 10**6), T.RandomCrop("absolute", size)]
-        self._map = AdetDatasetMapper(is_train=True, augmentations=augmentations, image_format=cfg.INPUT.FORMAT)
+        crop = (RandomCropWithInstance if masks else T.RandomCrop)("absolute", size)
+        augmentations = [T.ResizeShortestEdge(self.size, 10**6), crop]
+        self._map = AdetDatasetMapper(
+            is_train=True,
+            augmentations=augmentations,
+            image_format=cfg.INPUT.FORMAT,
+            use_instance_mask=masks,
+            instance_mask_format=cfg.INPUT.MASK_FORMAT,
+            recompute_boxes=masks,
+        )
 
     def __len__(self) -> int:
         return len(self.dicts)
