@@ -111,6 +111,8 @@ def claim_pixels(
     """Give each pixel to the first accepted mask that has it.
 
     A mask is accepted if it has pixels and earlier accepted masks have at most the share ``overlap_threshold`` of them.
+    There are two ways to the same result: mask by mask makes the host wait for each on a GPU, and sweeps read all of
+    (D, H, W) several times, where a CPU need only read what is in the masks' extents.
 
     Args:
         masks: (D, H, W) bool.

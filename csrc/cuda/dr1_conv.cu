@@ -27,7 +27,7 @@ Tensor aligned(const Tensor& t) {
 
 template <class T, bool turned>
 void launch(const Problem<T>& p, int64_t images, cudaStream_t stream) {
-  const int64_t bytes = dr1::shared_bytes<T>(p.C, turned);
+  const int64_t bytes = dr1::shared_bytes<T, turned>(p.C);
   if (bytes > 48 * 1024) { // more than a kernel gets by default
     STD_CUDA_CHECK(
         cudaFuncSetAttribute(dr1::convolve<T, turned>, cudaFuncAttributeMaxDynamicSharedMemorySize, int(bytes)));

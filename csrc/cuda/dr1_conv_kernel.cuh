@@ -2,7 +2,8 @@
 // factors on the way to shared memory, and the sums by theirs while they are written.
 //
 // A block computes 8 x 16 locations of 32 outputs; each of its 4 warps computes two rows of them. The weights are
-// loaded one row of the kernel at a time. float32 is computed in TF32, as in cuDNN by default.
+// loaded one column of the kernel at a time: a warp then loads each row of the patch once for the three places of the
+// column. float32 is computed in TF32, as in cuDNN by default.
 #pragma once
 
 #include "../dr1_conv.h"
@@ -19,6 +20,7 @@ namespace adet_ext::dr1 {
 
 constexpr int kRows = 8, kColumns = 16, kOutputs = 32, kThreads = 128;
 constexpr int kPatch = (kRows + 2) * (kColumns + 2);
+constexpr int kSumStep = kOutputs + 4; // from one location's sums to the next: 16 bytes more, for the banks
 
 template <class T>
 struct Problem : Dr1Maps<T> {
@@ -27,8 +29,9 @@ struct Problem : Dr1Maps<T> {
   const T* weight;  // (O, 3, 3, C); turned: (C, 3, 3, O)
 };
 
-// The type in shared memory, its steps along the channels, and the padding that puts rows on different banks and aligns
-// them to 32 bytes.
+// The type in shared memory, its steps along the channels, and the padding of the patch's rows. Fragments of the patch
+// begin at any row, and wmma wants them aligned to 32 bytes: so the rows are an odd multiple of 32 bytes apart, which
+// puts two of eight on the same banks.
 template <class T>
 struct Core {
   using type = T;
@@ -74,23 +77,30 @@ struct alignas(16) Words {
   T value[count];
 };
 
+// From one row of the weights to the next. Their fragments begin at even rows, so an odd multiple of 16 bytes is enough
+// for wmma, and puts eight rows on different banks.
+template <class T, bool turned>
+__host__ __device__ constexpr int weight_step(int C) {
+  return (turned ? kOutputs : 3 * C) + Words<T>::count;
+}
+
 template <class T>
 __device__ __forceinline__ const Words<T>& words(const T* from) {
   return *reinterpret_cast<const Words<T>*>(from);
 }
 
-// Elements of shared memory: the patch of the input, which the sums replace in the end, and a row of the weights.
+// Elements of shared memory: the patch of the input, which the sums replace in the end, and a column of the
+// weights.
 template <class T>
 __host__ __device__ constexpr int64_t patch_elements(int C) {
   const int64_t patch = int64_t(kPatch) * (C + Core<T>::pad);
-  const int64_t sums = int64_t(kRows) * kColumns * kOutputs * sizeof(float) / sizeof(T);
+  const int64_t sums = int64_t(kRows) * kColumns * kSumStep * sizeof(float) / sizeof(T);
   return patch > sums ? patch : sums;
 }
-template <class T>
-__host__ __device__ constexpr int64_t shared_bytes(int C, bool turned) {
-  const int64_t weights =
-      turned ? int64_t(3) * C * (kOutputs + Core<T>::pad) : int64_t(kOutputs) * (3 * C + Core<T>::pad);
-  return (patch_elements<T>(C) + weights) * sizeof(T);
+template <class T, bool turned>
+__host__ __device__ constexpr int64_t shared_bytes(int C) {
+  const int64_t rows = turned ? int64_t(3) * C : kOutputs;
+  return (patch_elements<T>(C) + rows * weight_step<T, turned>(C)) * sizeof(T);
 }
 
 // Load the patch of block (y0, x0) of an image, with a border of one, times its factors; zeros outside the map.
@@ -119,16 +129,16 @@ __device__ __forceinline__ void bring_patch(const Problem<T>& p, int64_t image, 
   }
 }
 
-// Load row dy of the kernel for outputs from o0 on. Straight: (32 outputs, 3 C); turned: (3 C, 32 outputs).
+// Load column dx of the kernel for outputs from o0 on. Straight: (32 outputs, 3 C); turned: (3 C, 32 outputs).
 template <class T, bool turned>
-__device__ __forceinline__ void bring_weights(const Problem<T>& p, int dy, int o0, T* weights) {
+__device__ __forceinline__ void bring_weights(const Problem<T>& p, int dx, int o0, T* weights) {
   const int outputs = p.O - o0 < kOutputs ? p.O - o0 : kOutputs;
   const int across = turned ? outputs : 3 * p.C, lines = turned ? 3 * p.C : outputs;
-  const int pieces = across / Words<T>::count, step = (turned ? kOutputs : 3 * p.C) + Core<T>::pad;
+  const int pieces = across / Words<T>::count, step = weight_step<T, turned>(p.C);
   for (int i = threadIdx.x; i < lines * pieces; i += kThreads) {
     const int line = i / pieces, k = i % pieces * Words<T>::count;
-    const int64_t from = turned ? (int64_t(line % p.C) * 9 + 8 - (3 * dy + line / p.C)) * p.O + o0 + k
-                                : (int64_t(o0 + line) * 9 + 3 * dy) * p.C + k;
+    const int64_t from = turned ? (int64_t(line % p.C) * 9 + 8 - (3 * (line / p.C) + dx)) * p.O + o0 + k
+                                : (int64_t(o0 + line) * 9 + 3 * (k / p.C) + dx) * p.C + k % p.C;
     Words<T> v = words(p.weight + from);
 #pragma unroll
     for (int j = 0; j < Words<T>::count; ++j) {
@@ -166,7 +176,7 @@ __global__ void __launch_bounds__(kThreads) convolve(const Problem<T> p) {
   const int block = blockIdx.x % (p.down * p.across);
   const int y0 = block / p.across * kRows, x0 = block % p.across * kColumns, o0 = blockIdx.y * kOutputs;
   const int warp = threadIdx.x / 32;
-  const int patch_step = p.C + Core<T>::pad, weight_step = (turned ? kOutputs : 3 * p.C) + Core<T>::pad;
+  const int patch_step = p.C + Core<T>::pad, step = weight_step<T, turned>(p.C);
   const bool two = p.O - o0 > 16; // outputs are multiples of 16
 
   bring_patch(p, image, y0, x0, patch);
@@ -175,27 +185,26 @@ __global__ void __launch_bounds__(kThreads) convolve(const Problem<T> p) {
   for (int i = 0; i < 4; ++i) {
     wmma::fill_fragment(sum[i / 2][i % 2], 0.0f);
   }
-  for (int dy = 0; dy < 3; ++dy) {
-    bring_weights<T, turned>(p, dy, o0, weights);
+  for (int dx = 0; dx < 3; ++dx) {
+    bring_weights<T, turned>(p, dx, o0, weights);
     __syncthreads();
+    for (int c = 0; c < p.C; c += depth) {
+      wmma::fragment<wmma::matrix_a, 16, 16, depth, typename Core<T>::type, wmma::row_major> a[4];
 #pragma unroll
-    for (int dx = 0; dx < 3; ++dx) {
-      for (int c = 0; c < p.C; c += depth) {
-        wmma::fragment<wmma::matrix_a, 16, 16, depth, typename Core<T>::type, wmma::row_major> a[2];
-        wmma::fragment<wmma::matrix_b, 16, 16, depth, typename Core<T>::type, Layout> b;
+      for (int i = 0; i < 4; ++i) {
+        const int first = (2 * warp + i) * (kColumns + 2) + dx;
+        wmma::load_matrix_sync(a[i], patch + first * patch_step + c, patch_step);
+      }
 #pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          const int first = (2 * warp + i + dy) * (kColumns + 2) + dx;
-          wmma::load_matrix_sync(a[i], patch + first * patch_step + c, patch_step);
-        }
+      for (int dy = 0; dy < 3; ++dy) {
 #pragma unroll
         for (int j = 0; j < 2; ++j) {
           if (j == 0 || two) {
-            const T* from = turned ? weights + (dx * p.C + c) * weight_step + 16 * j
-                                   : weights + 16 * j * weight_step + dx * p.C + c;
-            wmma::load_matrix_sync(b, from, weight_step);
-            wmma::mma_sync(sum[0][j], a[0], b, sum[0][j]);
-            wmma::mma_sync(sum[1][j], a[1], b, sum[1][j]);
+            wmma::fragment<wmma::matrix_b, 16, 16, depth, typename Core<T>::type, Layout> b;
+            const T* from = turned ? weights + (dy * p.C + c) * step + 16 * j : weights + 16 * j * step + dy * p.C + c;
+            wmma::load_matrix_sync(b, from, step);
+            wmma::mma_sync(sum[0][j], a[dy], b, sum[0][j]);
+            wmma::mma_sync(sum[1][j], a[dy + 1], b, sum[1][j]);
           }
         }
       }
@@ -206,8 +215,8 @@ __global__ void __launch_bounds__(kThreads) convolve(const Problem<T> p) {
   float* const sums = reinterpret_cast<float*>(shared);
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    float* const to = sums + (2 * warp + i / 2) * kColumns * kOutputs + i % 2 * 16;
-    wmma::store_matrix_sync(to, sum[i / 2][i % 2], kOutputs, wmma::mem_row_major);
+    float* const to = sums + (2 * warp + i / 2) * kColumns * kSumStep + i % 2 * 16;
+    wmma::store_matrix_sync(to, sum[i / 2][i % 2], kSumStep, wmma::mem_row_major);
   }
   __syncthreads();
   constexpr int pieces = kOutputs / Words<T>::count;
@@ -219,8 +228,12 @@ __global__ void __launch_bounds__(kThreads) convolve(const Problem<T> p) {
     }
     float v[Words<T>::count];
 #pragma unroll
-    for (int k = 0; k < Words<T>::count; ++k) {
-      v[k] = sums[pixel * kOutputs + o + k] + (p.bias ? to_float(p.bias[o0 + o + k]) : 0.0f);
+    for (int k = 0; k < Words<T>::count; k += 4) {
+      const Words<float> four = words(sums + pixel * kSumStep + o + k);
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        v[k + j] = four.value[j] + (p.bias ? to_float(p.bias[o0 + o + k + j]) : 0.0f);
+      }
     }
     put(p.result, p.after, v, image, y, x, o0 + o);
     if (p.result2.data) {

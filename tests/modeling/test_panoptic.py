@@ -1,5 +1,7 @@
 """Merging of things and stuff: equal to a literal account of the rule, whatever the masks."""
 
+from unittest import mock
+
 import numpy as np
 import pytest
 import torch
@@ -76,6 +78,21 @@ def test_pixels_are_claimed_as_by_the_literal_rule(claim, seed, count, threshold
     expected, expected_accepted = literal_claim(masks, threshold)
     assert accepted.tolist() == expected_accepted
     assert ids.dtype == torch.int32 and torch.equal(ids, expected)
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10**6), count=st.integers(0, 24), threshold=st.sampled_from([0.0, 0.4, 0.5, 1.0]))
+def test_both_ways_to_claim_give_the_same_map_and_segments(seed, count, threshold):
+    """Of masks that overlap, are empty or equal, with scores of which many are equal."""
+    instances = random_instances(seed, count)
+    instances.scores = (instances.scores * 4).round() / 4
+    instances.pred_masks[count // 2 : count - 1 : 3] = instances.pred_masks[count // 2 + 1 : count : 3]
+    labels = torch.randint(0, 4, instances.image_size, generator=torch.Generator().manual_seed(seed))
+    merger = PanopticMerger(confidence_threshold=0.25, overlap_threshold=threshold, stuff_area_limit=20)
+    ids, segments = merger(instances, labels)
+    with mock.patch.object(panoptic, "_claim_on_cpu", panoptic._claim_by_sweeps):
+        other_ids, other_segments = merger(instances, labels)
+    assert segments == other_segments and torch.equal(ids, other_ids)
 
 
 @pytest.mark.parametrize("claim", CLAIMS)
