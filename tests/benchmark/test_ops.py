@@ -125,7 +125,7 @@ def test_the_command_prints_a_table_and_writes_the_numbers(fakes, tmp_path, caps
         ("other", "float64"),
     ]
     assert report["rows"][0]["holds"] is True and report["rows"][1]["holds"] is None
-    assert set(report["rows"][0]["ratio"]) == {"median", "lower", "upper", "least"}
+    assert set(report["rows"][0]["ratio"]) == {"median", "lower", "upper", "least", "p90", "p99"}
 
 
 def test_cases_are_chosen_by_name_and_type(fakes, capsys):
