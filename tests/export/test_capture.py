@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from adet_ext import get_cfg
+from adet_ext.d2 import ENGINE
 from adet_ext.d2.modeling import build_backbone
 from adet_ext.export.capture import capture, example, package_operators
 from adet_ext.export.wrapper import TensorModel
@@ -92,6 +93,7 @@ def test_a_portable_program_has_no_operator_of_ours_but_suppression():
 BREAKS = {"panoptic DR1Mask": 19, "panoptic BlendMask": 15}
 
 
+@pytest.mark.skipif(ENGINE != "embedded", reason="Detectron2 makes its results otherwise")
 @pytest.mark.parametrize("family", list(BREAKS))
 def test_a_whole_model_breaks_no_more_often_than_it_must(family):
     model = build(family)
