@@ -80,10 +80,6 @@ def check_options(options: Options, path: str, overwrite: bool = False) -> None:
         raise UserError(f"--precision {options.precision} must come with --format onnx; got {options.format}")
     if options.batch < 1:
         raise UserError(f"--batch must be 1 or more; got {options.batch}")
-    if options.dynamic and options.format == "onnx":  # written, but onnxruntime refuses the shape of an Expand in them
-        raise UserError(
-            "--dynamic must come with --format pt2; onnxruntime does not run dynamic ONNX files of ours yet"
-        )
     if options.dynamic and options.source:
         raise UserError("--dynamic and --source must not come together: a graph that resizes has fixed sizes")
 

@@ -108,7 +108,6 @@ def test_files_of_others_and_of_other_versions_are_refused(file, tmp_path):
         (Options("pt2", SIZE), "a.onnx", "--output must end in .pt2"),
         (Options("torchscript", SIZE), "a.pt2", "--format must be onnx or pt2 or aoti"),
         (Options("pt2", SIZE, dynamic=True, source=(9, 9)), "a.pt2", "must not come together"),
-        (Options("onnx", SIZE, dynamic=True), "a.onnx", "--dynamic must come with --format pt2"),
         (Options("pt2", SIZE, batch=0), "a.pt2", "--batch must be 1 or more"),
     ],
 )

@@ -53,7 +53,8 @@ def _make_locations(sizes: Sequence[tuple[int, int]], strides: Sequence[int], de
     for i, ((h, w), stride) in enumerate(zip(sizes, strides)):
         xs = torch.arange(w, device=device, dtype=torch.float32) * stride + stride // 2
         ys = torch.arange(h, device=device, dtype=torch.float32) * stride + stride // 2
-        xy.append(torch.stack([xs.repeat(h), ys.repeat_interleave(w)], dim=1))  # (H_l W_l, 2)
+        # Not repeat_interleave, whose translation to ONNX is wrong where w may vary.
+        xy.append(torch.stack([xs.repeat(h), ys[:, None].expand(h, w).flatten()], dim=1))  # (H_l W_l, 2)
         level.append(torch.full((h * w,), i, device=device))
         cell.append(torch.full((h * w,), float(stride), dtype=torch.float32, device=device))
     return Locations(torch.cat(xy), torch.cat(level), torch.cat(cell))
