@@ -26,7 +26,7 @@ def _detectron2_imports() -> bool:
         return False
     try:
         import detectron2._C  # noqa: F401
-    except Exception:
+    except Exception:  # one that was built for another torch fails in several ways
         return False
     return True
 

@@ -21,13 +21,14 @@ from typing import Any
 
 import torch
 
-from adet_ext.benchmark.analysis import random_input
 from adet_ext.benchmark.clock import ClockWatch
+from adet_ext.benchmark.inputs import make_inputs
 from adet_ext.benchmark.paired import Partner, ratios, run_rounds, spread
 from adet_ext.benchmark.rivals import MASK_RCNN, TORCHVISION
 from adet_ext.benchmark.runtimes import RUNS, check_runs, prepare_runs
 from adet_ext.cli import run_program
 from adet_ext.d2 import ENGINE
+from adet_ext.export.files import OPENVINO
 from adet_ext.utils.files import written_beside
 from adet_ext.utils.machine import processor_name
 
@@ -72,7 +73,7 @@ class Timing:
         """Return the contestants of a model; their files are made where they are missing."""
         torch.manual_seed(0)
         names, weights = prepare_runs(
-            config, [], self.arguments.runs, random_input(*size), self.arguments.detections, self.place(config, size)
+            config, [], self.arguments.runs, make_inputs((), *size), self.arguments.detections, self.place(config, size)
         )
         return {run: Partner(run, name, ENGINE, ["MODEL.WEIGHTS", weights]) for run, name in names.items()}
 
@@ -157,7 +158,7 @@ class Timing:
 
     def _row(self, partner: Partner, everyone: list[Partner], seconds: dict[str, float]) -> dict[str, Any]:
         totals = {one.label: [result["total"] for result in one.rounds] for one in everyone}
-        path = Path(partner.config.removeprefix("openvino:"))
+        path = Path(partner.config.removeprefix(OPENVINO))
         if not path.is_file() and partner.opts:
             path = Path(partner.opts[1])
         mine = totals[partner.label]

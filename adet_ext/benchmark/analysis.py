@@ -6,8 +6,9 @@ from torch import nn
 from ..d2.config import CfgNode
 from ..d2.modeling import build_model
 from .cost import Cost, measure
+from .inputs import make_inputs
 
-__all__ = ["analyze", "build_for_costs", "config_size", "random_input"]
+__all__ = ["analyze", "build_for_costs", "config_size"]
 
 
 def config_size(cfg: CfgNode) -> tuple[int, int]:
@@ -18,13 +19,6 @@ def config_size(cfg: CfgNode) -> tuple[int, int]:
     height = cfg.INPUT.MIN_SIZE_TEST or 800
     width = min(-(-height * 4 // 3 // 32) * 32, cfg.INPUT.MAX_SIZE_TEST)
     return height, width
-
-
-def random_input(height: int, width: int, seed: int = 0) -> list[dict]:
-    """Return a batch of one image of noise, as input of Detectron2's models."""
-    generator = torch.Generator().manual_seed(seed)
-    image = torch.randint(0, 256, (3, height, width), generator=generator, dtype=torch.uint8)
-    return [{"image": image, "height": height, "width": width}]
 
 
 def build_for_costs(cfg: CfgNode) -> nn.Module:
@@ -40,4 +34,4 @@ def analyze(cfg: CfgNode, height: int, width: int) -> Cost:
     """Count one evaluation of the config's model on an image of ``height`` x ``width``."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return measure(build_for_costs(cfg), [random_input(height, width)])
+        return measure(build_for_costs(cfg), [make_inputs((), height, width)])

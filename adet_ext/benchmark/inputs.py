@@ -1,4 +1,4 @@
-"""What contestants predict on: pictures, or noise.
+"""What models are measured on: pictures, or noise.
 
 H x W the network's input.
 """
@@ -12,7 +12,7 @@ from ..errors import UserError
 __all__ = ["make_inputs"]
 
 
-def make_inputs(paths: Sequence[str], height: int, width: int, batch: int, seed: int) -> list[dict]:
+def make_inputs(paths: Sequence[str], height: int, width: int, batch: int = 1, seed: int = 0) -> list[dict]:
     """Return inputs of Detectron2's models, of H x W: the pictures at ``paths``, or ``batch`` images of noise."""
     return _read(paths, height, width) or _noise(batch, height, width, seed)
 

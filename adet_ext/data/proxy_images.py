@@ -4,7 +4,8 @@ The crop is drawn once per image, from the seed and the image's number, because 
 """
 
 import random
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from .augmentation import RandomCropWithInstance
 from .loader import dataset_dicts
 from .mapper import AdetDatasetMapper
 
-__all__ = ["ProxyImages", "Split", "image_files", "split"]
+__all__ = ["ProxyImages", "Split", "feature_settings", "image_files", "split"]
 
 
 class ProxyImages:
@@ -94,3 +95,16 @@ def split(count: int, val_fraction: float, seed: int) -> Split:
 def image_files(images: ProxyImages) -> list[str]:
     """Return the paths of the images, for a fingerprint."""
     return [record["file_name"] for record in images.dicts]
+
+
+def feature_settings(images: ProxyImages, cfg: CfgNode, names: Sequence[str]) -> dict[str, Any]:
+    """Return what the features ``names`` of the images depend on besides files and weights, for a fingerprint."""
+    return {
+        "size": images.size,
+        "seed": images.seed,
+        "features": list(names),
+        "format": cfg.INPUT.FORMAT,
+        "mean": list(cfg.MODEL.PIXEL_MEAN),
+        "std": list(cfg.MODEL.PIXEL_STD),
+        "model": cfg.MODEL.BACKBONE.NAME,
+    }

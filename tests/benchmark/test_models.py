@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from adet_ext.benchmark.analysis import build_for_costs, random_input
+from adet_ext.benchmark.analysis import build_for_costs
 from adet_ext.benchmark.calibrate import calibrate, count_detections
 from adet_ext.benchmark.clock import ClockWatch
+from adet_ext.benchmark.inputs import make_inputs
 from adet_ext.benchmark.paired import Partner, ratios, run_rounds, spread
 from adet_ext.benchmark.steps import STEPS
 from adet_ext.benchmark.worker import STAGES
@@ -50,7 +51,7 @@ def test_rounds_alternate_the_order_and_skip_warm_up():
 def test_calibrated_weights_find_as_many_objects_as_asked_for(config):
     torch.manual_seed(0)
     model = build_for_costs(load_config(config))
-    inputs = random_input(128, 160)
+    inputs = make_inputs((), 128, 160)
     found = calibrate(model, inputs, 10, 20)
     with torch.inference_mode():
         assert count_detections(model(inputs)) == found

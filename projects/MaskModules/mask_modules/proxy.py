@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from adet_ext.cli.project_search import config_of
 from adet_ext.d2.config import CfgNode
 from adet_ext.d2.structures import Instances
-from adet_ext.data.proxy_images import ProxyImages, image_files, split
+from adet_ext.data.proxy_images import ProxyImages, feature_settings, image_files, split
 from adet_ext.engine.frozen import build_frozen
 from adet_ext.errors import UserError
 from adet_ext.modeling.mask.blendmask import BlendMask
@@ -128,15 +128,7 @@ class MaskProxy:
 
     def _build_cache(self, progress: Callable[[int, int], None]) -> FeatureCache:
         cfg, node = self.cfg, self.node
-        settings = {
-            "size": node.SIZE,
-            "seed": self.seed,
-            "features": list(cfg.MODEL.BASIS_MODULE.IN_FEATURES),
-            "format": cfg.INPUT.FORMAT,
-            "mean": list(cfg.MODEL.PIXEL_MEAN),
-            "std": list(cfg.MODEL.PIXEL_STD),
-            "model": cfg.MODEL.BACKBONE.NAME,
-        }
+        settings = feature_settings(self.images, cfg, cfg.MODEL.BASIS_MODULE.IN_FEATURES)
         files = image_files(self.images)
         return keep_features(node.CACHE, node.CACHE_LIMIT_GB, self._compute, files, self.model, settings, progress)
 

@@ -12,7 +12,7 @@ import torch
 from adet_ext.cli.project_search import config_of
 from adet_ext.d2.config import CfgNode
 from adet_ext.d2.structures import Instances
-from adet_ext.data.proxy_images import ProxyImages, image_files, split
+from adet_ext.data.proxy_images import ProxyImages, feature_settings, image_files, split
 from adet_ext.engine.frozen import build_frozen
 from adet_ext.evaluation.voc_ap import Detections, Truth, voc_average_precisions
 from adet_ext.nas.evaluation import Outcome, Task
@@ -84,15 +84,7 @@ class Proxy:
 
     def _build_cache(self, progress) -> FeatureCache:
         files = image_files(self.images)
-        settings = {
-            "size": self.node.SIZE,
-            "seed": self.seed,
-            "features": self._names,
-            "format": self.cfg.INPUT.FORMAT,
-            "mean": list(self.cfg.MODEL.PIXEL_MEAN),
-            "std": list(self.cfg.MODEL.PIXEL_STD),
-            "model": self.cfg.MODEL.BACKBONE.NAME,
-        }
+        settings = feature_settings(self.images, self.cfg, self._names)
         node = self.node
         return keep_features(node.CACHE, node.CACHE_LIMIT_GB, self._compute, files, self._frozen, settings, progress)
 
