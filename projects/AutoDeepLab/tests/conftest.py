@@ -1,22 +1,15 @@
-"""The project is imported from its folder, not installed."""
+"""The project's small config, and what else its tests share."""
 
-import sys
 from pathlib import Path
 
+import auto_deeplab  # noqa: F401  (registers its models and keys)
 import cv2
 import numpy as np
 import pytest
-import torch
+
+from adet_ext.data.catalog import replace_dataset
 
 PROJECT = Path(__file__).resolve().parents[1]
-if str(PROJECT) not in sys.path:
-    sys.path.insert(0, str(PROJECT))
-
-import auto_deeplab  # noqa: E402, F401  (registers its models and keys)
-
-from adet_ext import load_config  # noqa: E402
-from adet_ext.d2.modeling import build_model  # noqa: E402
-from adet_ext.data.catalog import replace_dataset  # noqa: E402
 
 SMALL = [
     *("MODEL.DEVICE", "cpu", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "3", "MODEL.AUTO_DEEPLAB.WIDTH", "2"),
@@ -29,29 +22,7 @@ SMALL = [
 @pytest.fixture
 def small_arguments():
     """Return the file of a config's name, and the overrides that make it small, for commands."""
-    return lambda name: (str(PROJECT / "configs" / f"{name}.yaml"), list(SMALL))
-
-
-@pytest.fixture
-def small_config(small_arguments):
-    """Return a function that loads a config of the project, small, with overrides KEY, VALUE, ..."""
-
-    def make(name: str = "Base-AutoDeepLab", *overrides: str):
-        file, small = small_arguments(name)
-        return load_config(file, [*small, *overrides])
-
-    return make
-
-
-@pytest.fixture
-def small_model(small_config):
-    """Build the model of ``small_config``, with the same weights every time."""
-
-    def make(name: str = "Base-AutoDeepLab", *overrides: str):
-        torch.manual_seed(0)
-        return build_model(small_config(name, *overrides))
-
-    return make
+    return lambda name="Base-AutoDeepLab": (str(PROJECT / "configs" / f"{name}.yaml"), list(SMALL))
 
 
 @pytest.fixture

@@ -1,21 +1,14 @@
-"""The project is imported from its folder, not installed."""
+"""The project's small config, and what else its tests share."""
 
-import sys
 from pathlib import Path
 
+import auto_panoptic  # noqa: F401  (registers its models and keys)
 import pytest
-import torch
+from auto_panoptic.architecture import Architecture, save_architecture
+
+from adet_ext.data.shapes import register_shapes
 
 PROJECT = Path(__file__).resolve().parents[1]
-if str(PROJECT) not in sys.path:
-    sys.path.insert(0, str(PROJECT))
-
-import auto_panoptic  # noqa: E402, F401  (registers its models and keys)
-from auto_panoptic.architecture import Architecture, save_architecture  # noqa: E402
-
-from adet_ext import load_config  # noqa: E402
-from adet_ext.d2.modeling import build_model  # noqa: E402
-from adet_ext.data.shapes import register_shapes  # noqa: E402
 
 # Five blocks, narrow, images of 64 pixels.
 SMALL = [
@@ -48,28 +41,6 @@ def small_arguments(tmp_path, small_architecture):
     def make(name: str = "shapes"):
         own = [] if name.startswith("search") else ["MODEL.AUTO_PANOPTIC.ARCHITECTURE", str(path)]
         return str(PROJECT / "configs" / f"{name}.yaml"), [*SMALL, *own]
-
-    return make
-
-
-@pytest.fixture
-def small_config(small_arguments):
-    """Return a function that loads a config of the project, small, with overrides KEY, VALUE, ..."""
-
-    def make(name: str = "shapes", *overrides: str):
-        file, small = small_arguments(name)
-        return load_config(file, [*small, *overrides])
-
-    return make
-
-
-@pytest.fixture
-def small_model(small_config):
-    """Build the model of ``small_config``, with the same weights every time."""
-
-    def make(name: str = "shapes", *overrides: str):
-        torch.manual_seed(0)
-        return build_model(small_config(name, *overrides))
 
     return make
 

@@ -1,17 +1,11 @@
-"""The project is imported from its folder, not installed."""
+"""The project's small config, and what else its tests share."""
 
-import sys
 from pathlib import Path
 
+import mask_modules  # noqa: F401  (registers its module and keys)
 import pytest
 
 PROJECT = Path(__file__).resolve().parents[1]
-if str(PROJECT) not in sys.path:
-    sys.path.insert(0, str(PROJECT))
-
-import mask_modules  # noqa: E402, F401  (registers its module and keys)
-
-from adet_ext import load_config  # noqa: E402
 
 TINY = [
     *("MODEL.WEIGHTS", "", "MODEL.FPN.OUT_CHANNELS", "32", "MODEL.FCOS.NUM_CLS_CONVS", "1"),
@@ -22,17 +16,6 @@ TINY = [
 
 
 @pytest.fixture
-def tiny_arguments():
+def small_arguments():
     """Return the file of a config's name, and the overrides that make it small, for commands."""
-    return lambda name: (str(PROJECT / "configs" / f"{name}.yaml"), list(TINY))
-
-
-@pytest.fixture
-def tiny_config(tiny_arguments):
-    """Return the config of a name, small, with overrides KEY, VALUE, ..."""
-
-    def make(name: str = "search/shapes", *overrides: str):
-        file, tiny = tiny_arguments(name)
-        return load_config(file, [*tiny, *overrides])
-
-    return make
+    return lambda name="search/shapes": (str(PROJECT / "configs" / f"{name}.yaml"), list(TINY))

@@ -21,8 +21,8 @@ from adet_ext.nas.evaluation import Task
 KEY = "MODEL.MASK_MODULES.SEARCH"
 
 
-def test_an_evaluation_trains_the_module_alone_and_is_the_same_every_time(tiny_config):
-    proxy, anew = (MaskProxy(tiny_config("search/shapes", f"{KEY}.CACHE", place)) for place in ("memory", ""))
+def test_an_evaluation_trains_the_module_alone_and_is_the_same_every_time(small_config):
+    proxy, anew = (MaskProxy(small_config("search/shapes", f"{KEY}.CACHE", place)) for place in ("memory", ""))
     kept, computed = (one.batch(proxy.split.train[:3]) for one in (proxy, anew))
     for name, value in kept.features.items():
         torch.testing.assert_close(value, computed.features[name], atol=1e-2, rtol=1e-2)  # float16
@@ -38,9 +38,9 @@ def test_an_evaluation_trains_the_module_alone_and_is_the_same_every_time(tiny_c
     assert stopped.stopped and len(stopped.scores) == 1
 
 
-def test_a_module_learns_masks_and_cost_counts_where_it_is_asked_for(tiny_config):
+def test_a_module_learns_masks_and_cost_counts_where_it_is_asked_for(small_config):
     more = [f"{KEY}.ITERATIONS", "20", f"{KEY}.COST_EXPONENT", "0.5", f"{KEY}.LR", "0.01"]
-    proxy = MaskProxy(tiny_config("search/shapes", *more))
+    proxy = MaskProxy(small_config("search/shapes", *more))
     torch.manual_seed(0)
     losses = list(proxy._train(proxy.build(load_genotype("dr1mask")), Counter()))
     assert len(losses) == 20 and sum(losses[-3:]) < 0.9 * sum(losses[:3])
@@ -50,27 +50,27 @@ def test_a_module_learns_masks_and_cost_counts_where_it_is_asked_for(tiny_config
     assert share < 1 and found.reward == pytest.approx(found.metrics["IoU"] * share**-0.5)
 
 
-def test_the_command_leaves_modules_that_a_config_can_name(tmp_path, tiny_arguments, tiny_config, capsys):
-    file, tiny = tiny_arguments("search/shapes")
+def test_the_command_leaves_modules_that_a_config_can_name(tmp_path, small_arguments, small_config, capsys):
+    file, tiny = small_arguments("search/shapes")
     arguments = ["--config-file", file, "--sampler", "random", "--budget", "3", "--round", "2"]
     assert main([*arguments, "--output", str(tmp_path), *tiny]) == 0
     best = str(tmp_path / "best" / "module_1.json")
     assert f"MODEL.MASK_MODULES.GENOTYPE {best}" in capsys.readouterr().out and (tmp_path / "report.html").is_file()
     entries = [json.loads(line) for line in (tmp_path / "journal.jsonl").read_text().splitlines()[1:]]
     assert all(entry["metrics"]["multiply_adds"] > 0 for entry in entries if entry["status"] == "done")
-    cfg = tiny_config("search/shapes", "MODEL.BASIS_MODULE.NAME", "SearchedBasis", "MODEL.MASK_MODULES.GENOTYPE", best)
+    cfg = small_config("search/shapes", "MODEL.BASIS_MODULE.NAME", "SearchedBasis", "MODEL.MASK_MODULES.GENOTYPE", best)
     model = build_model(cfg)
     assert model.basis_module.genotype == load_genotype(best)
     assert len(model.eval()([{"image": torch.zeros(3, 64, 64, dtype=torch.uint8)}])) == 1
 
 
-def test_polygons_are_cut_with_their_images(tiny_config, tmp_path):
+def test_polygons_are_cut_with_their_images(small_config, tmp_path):
     cv2.imwrite(str(tmp_path / "a.png"), np.zeros((40, 80, 3), np.uint8))
     outline = {"bbox": [2, 5, 72, 35], "bbox_mode": 0, "segmentation": [[2, 5, 72, 5, 72, 35, 2, 35]]}
     record = {"file_name": str(tmp_path / "a.png"), "image_id": 0, "height": 40, "width": 80}
     record["annotations"] = [{**outline, "category_id": 0, "iscrowd": 0}]
     replace_dataset("one polygon", lambda: [copy.deepcopy(record)], {"thing_classes": ["a"]})
-    cfg = tiny_config("search/shapes", "DATASETS.TRAIN", "('one polygon',)", f"{KEY}.IMAGES", "0")
+    cfg = small_config("search/shapes", "DATASETS.TRAIN", "('one polygon',)", f"{KEY}.IMAGES", "0")
     found = ProxyImages(cfg, KEY, 0, masks=True)[0]
     assert found["image"].shape == (3, 64, 64)
     mask, (x0, y0, x1, y1) = found["instances"].gt_masks.tensor[0], found["instances"].gt_boxes.tensor[0].tolist()
@@ -86,6 +86,6 @@ def test_polygons_are_cut_with_their_images(tiny_config, tmp_path):
         ([f"{KEY}.REFERENCE", "absent"], "a genotype must be a JSON file or one of blendmask, dr1mask, people"),
     ],
 )
-def test_what_does_not_fit_is_named(tiny_config, keys, words):
+def test_what_does_not_fit_is_named(small_config, keys, words):
     with pytest.raises(UserError, match=words):
-        MaskProxy(tiny_config("search/shapes", *keys))
+        MaskProxy(small_config("search/shapes", *keys))

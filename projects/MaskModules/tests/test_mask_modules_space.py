@@ -107,16 +107,16 @@ def test_tokens_and_modules_belong_together():
     assert space.canonical(space.encode(choices)) == space.tokens_of(load_genotype("people"))
 
 
-def test_modules_that_cost_more_than_the_hand_made_one_are_rejected(tiny_config):
-    space = build_space(tiny_config())
+def test_modules_that_cost_more_than_the_hand_made_one_are_rejected(small_config):
+    space = build_space(small_config())
     assert space.why_rejected(space.tokens_of(load_genotype("people"))) == ""
     assert "M multiply-adds of" in space.why_rejected(space.tokens_of(load_genotype("blendmask")))
-    free = build_space(tiny_config("search/shapes", "MODEL.MASK_MODULES.SEARCH.MAX_COST", "0"))
+    free = build_space(small_config("search/shapes", "MODEL.MASK_MODULES.SEARCH.MAX_COST", "0"))
     assert free.why_rejected(free.tokens_of(load_genotype("blendmask"))) == ""
     with pytest.raises(UserError, match="MAX_COST must be 0 or more; got -1"):
-        build_space(tiny_config("search/shapes", "MODEL.MASK_MODULES.SEARCH.MAX_COST", "-1.0"))
+        build_space(small_config("search/shapes", "MODEL.MASK_MODULES.SEARCH.MAX_COST", "-1.0"))
     with pytest.raises(UserError, match="REFERENCE must have 2 levels, .*; got 3 in people"):
-        build_space(tiny_config("search/shapes", "MODEL.BASIS_MODULE.IN_FEATURES", "['p3', 'p4']"))
+        build_space(small_config("search/shapes", "MODEL.BASIS_MODULE.IN_FEATURES", "['p3', 'p4']"))
 
 
 @pytest.mark.parametrize(

@@ -1,19 +1,11 @@
-"""The project is imported from its folder, not installed."""
+"""The project's small config, and what else its tests share."""
 
-import sys
 from pathlib import Path
 
+import nas_fcos  # noqa: F401  (registers its models and keys)
 import pytest
-import torch
 
 PROJECT = Path(__file__).resolve().parents[1]
-if str(PROJECT) not in sys.path:
-    sys.path.insert(0, str(PROJECT))
-
-import nas_fcos  # noqa: E402, F401  (registers its models and keys)
-
-from adet_ext import load_config  # noqa: E402
-from adet_ext.d2.modeling import build_model  # noqa: E402
 
 # A ResNet-18 from scratch, narrow, for three classes.
 TINY = [
@@ -24,28 +16,6 @@ TINY = [
 
 
 @pytest.fixture
-def tiny_arguments():
+def small_arguments():
     """Return the file of a config's name, and the overrides that make it small, for commands."""
     return lambda name: (str(PROJECT / "configs" / f"{name}.yaml"), list(TINY))
-
-
-@pytest.fixture
-def tiny_config(tiny_arguments):
-    """Return the config of a name, small, with overrides KEY, VALUE, ..."""
-
-    def make(name: str, *overrides: str):
-        file, tiny = tiny_arguments(name)
-        return load_config(file, [*tiny, *overrides])
-
-    return make
-
-
-@pytest.fixture
-def tiny_model(tiny_config):
-    """Build the model of :func:`tiny_config`, with the same weights every time."""
-
-    def make(name: str, *overrides: str):
-        torch.manual_seed(0)
-        return build_model(tiny_config(name, *overrides))
-
-    return make

@@ -130,7 +130,7 @@ def test_the_released_models_names_and_shapes_are_the_config_s(name, body, head,
     assert {k: v.shape for k, v in state.items()} == ours
 
 
-def test_a_published_file_is_converted_and_loads_every_weight(tiny_config, tmp_path, capsys):
+def test_a_published_file_is_converted_and_loads_every_weight(small_config, tmp_path, capsys):
     """With every operation and aggregation, a share index, and values that tell the tensors apart."""
     fpn = FPNGenotype.from_numbers([[3, 3, 0, 1, 0], [2, 2, 2, 4, 1], [1, 4, 3, 4, 1], [0, 5, 3, 0, 0]])
     head = HeadGenotype(("conv_1x1", "sep_conv_3x3", "deformable_3x3", "skip", "conv_3x3"), share_from=2)
@@ -148,7 +148,7 @@ def test_a_published_file_is_converted_and_loads_every_weight(tiny_config, tmp_p
     assert nas_fcos_main(["convert", str(source), str(target)]) == 0
     assert capsys.readouterr().out == f"wrote {target}: {len(state)} tensors\n"
     overrides = ("MODEL.NAS_FCOS.FPN", str(paths[0]), "MODEL.NAS_FCOS.HEAD", str(paths[1]))
-    model = build_model(tiny_config("NAS_FCOS_256_MNV2_1x", *overrides))
+    model = build_model(small_config("NAS_FCOS_256_MNV2_1x", *overrides))
     checkpointer = AdetCheckpointer(model)
     checkpointer.load_to_predict(str(target))
     assert not checkpointer.incompatible.missing_keys and not checkpointer.incompatible.unexpected_keys

@@ -44,8 +44,8 @@ def batch():
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_a_model_trains_in_all_its_parameters_and_detects(name, tiny_model, batch):
-    model = tiny_model(name, *PLAIN_BODY)
+def test_a_model_trains_in_all_its_parameters_and_detects(name, small_model, batch):
+    model = small_model(name, *PLAIN_BODY)
     losses = model(batch)
     total = sum(losses.values())
     assert torch.isfinite(total)
@@ -62,15 +62,15 @@ def test_a_model_trains_in_all_its_parameters_and_detects(name, tiny_model, batc
 
 
 @pytest.mark.parametrize("name", ["NAS_FCOS_256_R_50_1x", "RetinaNet_R_50_1x"])
-def test_an_image_without_objects_is_trained_on(name, tiny_model, batch):
+def test_an_image_without_objects_is_trained_on(name, small_model, batch):
     for x in batch:
         x["instances"] = x["instances"][:0]
-    losses = tiny_model(name)(batch)
+    losses = small_model(name)(batch)
     assert all(torch.isfinite(loss) for loss in losses.values())
 
 
-def test_a_mobilenet_gives_its_four_features(tiny_model, batch):
-    model = tiny_model("NAS_FCOS_128_MNV2_1x", "MODEL.RESNETS.DEPTH", "50")
+def test_a_mobilenet_gives_its_four_features(small_model, batch):
+    model = small_model("NAS_FCOS_128_MNV2_1x", "MODEL.RESNETS.DEPTH", "50")
     shapes = model.backbone.bottom_up.output_shape()
     assert [(s.channels, s.stride) for s in shapes.values()] == [(24, 4), (32, 8), (96, 16), (320, 32)]
     sum(model(batch).values()).backward()
@@ -165,19 +165,19 @@ def test_layers_before_the_share_index_are_each_level_s_own():
     torch.testing.assert_close(shared(x, 0), shared(x, 4))
 
 
-def test_a_head_that_shares_nothing_costs_every_level_s_layers(tiny_model, tmp_path):
+def test_a_head_that_shares_nothing_costs_every_level_s_layers(small_model, tmp_path):
     counts = {}
     for share_from in (0, 1, 2):
         path = tmp_path / f"{share_from}.json"
         save_genotype(HeadGenotype(("conv_1x1", "conv_1x1"), share_from), path)
-        model = tiny_model("NAS_FCOS_256_R_50_1x", "MODEL.NAS_FCOS.HEAD", str(path))
+        model = small_model("NAS_FCOS_256_R_50_1x", "MODEL.NAS_FCOS.HEAD", str(path))
         counts[share_from] = sum(p.numel() for p in model.proposal_generator.fcos_head.cls_tower.parameters())
     layer = 32 * 32 + 64
     assert counts == {0: 2 * layer, 1: 6 * layer, 2: 10 * layer}
 
 
-def test_f_only_has_fcos_head_and_h_only_has_fcos_fpn(tiny_model):
-    f_only, h_only = tiny_model("NAS_FCOS_f_R_50_1x"), tiny_model("NAS_FCOS_h_R_50_1x")
+def test_f_only_has_fcos_head_and_h_only_has_fcos_fpn(small_model):
+    f_only, h_only = small_model("NAS_FCOS_f_R_50_1x"), small_model("NAS_FCOS_h_R_50_1x")
     assert type(f_only.backbone).__name__ == "NASFPN" and len(f_only.proposal_generator.fcos_head.cls_tower) == 12
     assert type(h_only.backbone).__name__ == "FPN" and isinstance(
         h_only.proposal_generator.fcos_head.cls_tower, GenotypeTower
@@ -200,23 +200,23 @@ def test_f_only_has_fcos_head_and_h_only_has_fcos_fpn(tiny_model):
         (("MODEL.RESNETS.OUT_FEATURES", "['res3','res4','res5']"), "the body gives res3 \\(stride 8\\)"),
     ],
 )
-def test_a_config_that_does_not_fit_is_refused_by_one_sentence(tiny_model, overrides, message):
+def test_a_config_that_does_not_fit_is_refused_by_one_sentence(small_model, overrides, message):
     with pytest.raises(UserError, match=message) as error:
-        tiny_model("NAS_FCOS_256_R_50_1x", *overrides)
+        small_model("NAS_FCOS_256_R_50_1x", *overrides)
     assert "\n" not in str(error.value)
 
 
-def test_a_genotype_with_two_outputs_is_refused_before_anything_is_built(tiny_model, tmp_path, monkeypatch):
+def test_a_genotype_with_two_outputs_is_refused_before_anything_is_built(small_model, tmp_path, monkeypatch):
     monkeypatch.setattr("nas_fcos.fpn.build_body", lambda *args: pytest.fail("the body was built"))
     path = tmp_path / "two.json"
     save_genotype(FPNGenotype.from_numbers([[3, 3, 0, 0, 0], [2, 4, 0, 0, 0], [3, 3, 0, 0, 0]]), path)
     with pytest.raises(UserError, match="3 blocks or more that no later block takes, for P3 to P5; got 2"):
-        tiny_model("NAS_FCOS_256_R_50_1x", "MODEL.NAS_FCOS.FPN", str(path))
+        small_model("NAS_FCOS_256_R_50_1x", "MODEL.NAS_FCOS.FPN", str(path))
 
 
-def test_deform_fpn_starts_as_an_fpn_of_plain_convolutions(tiny_model):
+def test_deform_fpn_starts_as_an_fpn_of_plain_convolutions(small_model):
     """Two deformable convolutions for each of P3 to P5; P6 and P7 stay."""
-    backbone = tiny_model("DeformFPN_FCOS_R_50_1x").backbone
+    backbone = small_model("DeformFPN_FCOS_R_50_1x").backbone
     blocks = [backbone.fpn_output3, backbone.fpn_output4, backbone.fpn_output5]
     assert [len(b) for b in blocks] == [2, 2, 2]
     x = torch.randn(1, 32, 8, 8)
@@ -225,14 +225,14 @@ def test_deform_fpn_starts_as_an_fpn_of_plain_convolutions(tiny_model):
         expected = torch.nn.functional.conv2d(expected, block.conv.weight / 2, block.conv.bias, padding=1)
     torch.testing.assert_close(blocks[0](x), expected)
     with pytest.raises(UserError, match="DEFORM_REPEATS must be 1 or more; got 0"):
-        tiny_model("DeformFPN_FCOS_R_50_1x", "MODEL.NAS_FCOS.DEFORM_REPEATS", "0")
+        small_model("DeformFPN_FCOS_R_50_1x", "MODEL.NAS_FCOS.DEFORM_REPEATS", "0")
 
 
 @pytest.mark.parametrize("name", ["NAS_FCOS_256_R_50_1x", "RetinaNet_R_50_1x", "DeformFPN_FCOS_R_50_1x"])
-def test_the_host_waits_for_nothing_before_the_results_leave(name, tiny_model, batch):
+def test_the_host_waits_for_nothing_before_the_results_leave(name, small_model, batch):
     from tests.modeling.host_waits import counted_waits, host_traffic
 
-    model = tiny_model(name).eval()
+    model = small_model(name).eval()
     results, waits = counted_waits(model, batch)
     assert waits == []
     assert results.detections.boxes.shape == (2, 100, 4)

@@ -25,9 +25,9 @@ PAPER = FPNSpace().tokens_of(load_genotype("nas_fcos_fpn"))
 
 
 @pytest.fixture
-def proxy(tiny_config):
+def proxy(small_config):
     def make(*overrides):
-        return Proxy(tiny_config("NAS_FCOS_128_R_50_1x", *SMALL, *overrides))
+        return Proxy(small_config("NAS_FCOS_128_R_50_1x", *SMALL, *overrides))
 
     return make
 
@@ -99,11 +99,11 @@ def test_fpn_and_head_can_be_searched_together(proxy):
     assert found.evaluate(Task(0, PAPER + (0,) * 7, 0)).reward < 0
 
 
-def test_an_image_is_cropped_the_same_way_every_time(tiny_config):
-    images = ProxyImages(tiny_config("NAS_FCOS_128_R_50_1x", *SMALL), "MODEL.NAS_FCOS.SEARCH", 0)
+def test_an_image_is_cropped_the_same_way_every_time(small_config):
+    images = ProxyImages(small_config("NAS_FCOS_128_R_50_1x", *SMALL), "MODEL.NAS_FCOS.SEARCH", 0)
     assert images[3]["image"].shape == (3, 64, 64)
     assert torch.equal(images[3]["image"], images[3]["image"])
-    other = ProxyImages(tiny_config("NAS_FCOS_128_R_50_1x", *SMALL), "MODEL.NAS_FCOS.SEARCH", 1)
+    other = ProxyImages(small_config("NAS_FCOS_128_R_50_1x", *SMALL), "MODEL.NAS_FCOS.SEARCH", 1)
     assert [r["image_id"] for r in images.dicts] != [r["image_id"] for r in other.dicts]
 
 
@@ -138,8 +138,8 @@ def test_weights_that_lack_the_body_are_refused(proxy, tmp_path):
         proxy("MODEL.WEIGHTS", str(tmp_path / "head.pth"))
 
 
-def test_the_command_leaves_journal_report_and_genotypes_and_goes_on(tiny_arguments, tmp_path, capsys):
-    config, tiny = tiny_arguments("NAS_FCOS_128_R_50_1x")
+def test_the_command_leaves_journal_report_and_genotypes_and_goes_on(small_arguments, tmp_path, capsys):
+    config, tiny = small_arguments("NAS_FCOS_128_R_50_1x")
     argv = ["--config-file", config, "--output", str(tmp_path), "--round", "2", "--sampler", "random"]
     assert main([*argv, "--budget", "2", *tiny, *SMALL]) == 0
     assert main([*argv, "--budget", "4", *tiny, *SMALL]) == 0
@@ -154,8 +154,8 @@ def test_the_command_leaves_journal_report_and_genotypes_and_goes_on(tiny_argume
         main([*argv, "--budget", "4", *tiny, *SMALL, "MODEL.NAS_FCOS.SEARCH.ITERATIONS", "5"])
 
 
-def test_architectures_of_a_journal_are_trained_longer(tiny_arguments, tmp_path, capsys):
-    config, tiny = tiny_arguments("NAS_FCOS_128_R_50_1x")
+def test_architectures_of_a_journal_are_trained_longer(small_arguments, tmp_path, capsys):
+    config, tiny = small_arguments("NAS_FCOS_128_R_50_1x")
     argv = ["--config-file", config, "--output", str(tmp_path), "--round", "3", "--sampler", "random", "--budget", "3"]
     assert main([*argv, *tiny, *SMALL]) == 0
     local = ["MODEL.NAS_FCOS.SEARCH.CACHE", "memory"]

@@ -1,19 +1,11 @@
-"""The project is imported from its folder, not installed."""
-
-import sys
-from pathlib import Path
+"""The project's small config, and what else its tests share."""
 
 import pytest
 import torch
+import video_cells  # noqa: F401  (registers its model and keys)
 
-PROJECT = Path(__file__).resolve().parents[1]
-if str(PROJECT) not in sys.path:
-    sys.path.insert(0, str(PROJECT))
-
-import video_cells  # noqa: E402, F401  (registers its model and keys)
-
-from adet_ext.config import get_cfg  # noqa: E402
-from adet_ext.d2.modeling import build_model  # noqa: E402
+from adet_ext.config import get_cfg
+from adet_ext.d2.modeling import build_model
 
 # The whole of arch2 at a width of 8, for three classes.
 TINY = [
