@@ -1,6 +1,5 @@
 """Options of exported files, in onnxruntime, and files of PyTorch in a process that does not have this package."""
 
-import os
 import subprocess
 import sys
 
@@ -28,7 +27,6 @@ def onnx_file(model, tmp_path, options):
     return open_runner(path)
 
 
-@pytest.mark.skipif("ADET_EXT_SLOW" not in os.environ, reason="exporting takes a minute; ADET_EXT_SLOW=1 runs it")
 def test_a_dynamic_onnx_file_takes_batches_and_images_of_other_sizes(model, tmp_path):
     run = onnx_file(model, tmp_path, Options("onnx", SIZE, dynamic=True))
     for size, sizes in (((64, 96), [(64, 90)]), ((96, 128), [(90, 128), (50, 100), (96, 60)])):
