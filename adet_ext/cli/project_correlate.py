@@ -16,6 +16,7 @@ from ..nas.summary import find_journal
 from ..report.charts import CHART_STYLE, scatter_chart
 from ..report.page import page, section
 from ..utils.files import written_beside
+from .train import add_data_arguments
 
 __all__ = ["run_correlate"]
 
@@ -39,7 +40,8 @@ def run_correlate(prog: str, node: str, factory: str, argv: Sequence[str] | None
     limit_threads(recorded.header["threads"])
     # Not part of a journal, which may come from another machine.
     device = ["MODEL.DEVICE", "cuda" if torch.cuda.is_available() else "cpu"]
-    evaluate = load_factory(factory)({**settings, "overrides": [*device, *args.opts]})
+    local = {"overrides": [*device, *args.opts], "datasets": args.dataset, "frames": args.frames}
+    evaluate = load_factory(factory)({**settings, **local})
     rows = []
     for entry in chosen:
         tasks = [Task(entry["index"], tuple(entry["tokens"]), seed) for seed in args.seed]
@@ -68,6 +70,7 @@ def _build_parser(prog: str) -> argparse.ArgumentParser:
     parser.add_argument("--count", type=int, default=15, metavar="N", help="architectures, from worst to best (15)")
     parser.add_argument("--times", type=float, default=4, metavar="X", help="as many iterations as the proxy's (4)")
     parser.add_argument("--seed", type=int, nargs="+", default=[1], help="of the longer trainings, averaged over (1)")
+    add_data_arguments(parser)
     parser.add_argument("--opts", nargs="+", default=[], metavar="KEY VALUE", help="such as MODEL.DEVICE cpu")
     return parser
 

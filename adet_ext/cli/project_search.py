@@ -22,7 +22,7 @@ from ..nas.report import write_report
 from ..nas.samplers import NAMES
 from ..nas.space import Space
 from ..nas.summary import JOURNAL, best_entries
-from .train import configure
+from .train import add_data_arguments, configure
 
 __all__ = ["ProjectSearch", "config_of", "run_search"]
 
@@ -118,10 +118,7 @@ def _build_parser(project: ProjectSearch) -> argparse.ArgumentParser:
         epilog="Write 'python -m adet_ext search report DIR' for the report, also while the search runs.",
     )
     parser.add_argument("--config-file", default="", metavar="FILE", help=f"such as {project.example}")
-    parser.add_argument("--dataset", nargs=3, action="append", default=[], metavar=("NAME", "IMAGES", "ANNOTATIONS"),
-                        help="the images of the proxy, as train_net.py takes them")  # fmt: skip
-    parser.add_argument("--frames", nargs=2, action="append", default=[], metavar=("NAME", "FOLDER"),
-                        help="the sequences of the proxy, as train_net.py takes them")  # fmt: skip
+    add_data_arguments(parser)
     parser.add_argument("--allow-outside", action="store_true", help="accept image files outside the folder of images")
     add_search_arguments(parser, project.output)
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config overrides")

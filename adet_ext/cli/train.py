@@ -31,6 +31,15 @@ def make_parser() -> argparse.ArgumentParser:
     parser = default_argument_parser()
     # Two runs of one user on one machine must not want the same port.
     parser.set_defaults(dist_url="auto")
+    add_data_arguments(parser)
+    parser.add_argument(
+        "--allow-outside", action="store_true", help="accept image files outside the folders given with --dataset"
+    )
+    return parser
+
+
+def add_data_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add --dataset and --frames: data sets that are registered when the command runs."""
     parser.add_argument(
         "--dataset",
         nargs=3,
@@ -52,10 +61,6 @@ def make_parser() -> argparse.ArgumentParser:
         "images/SEQUENCE/*.jpg and labels/SEQUENCE/*.png, and classes.json in it or above it. Repeat the option as "
         "--dataset",
     )
-    parser.add_argument(
-        "--allow-outside", action="store_true", help="accept image files outside the folders given with --dataset"
-    )
-    return parser
 
 
 def configure(args: argparse.Namespace) -> CfgNode:

@@ -10,6 +10,7 @@ from nas_fcos.proxy import Proxy
 from nas_fcos.search import main
 from nas_fcos.search_space import FPNSpace, HeadSpace
 
+from adet_ext.d2.data import DatasetCatalog, MetadataCatalog
 from adet_ext.data.proxy_images import ProxyImages, split
 from adet_ext.errors import UserError
 from adet_ext.nas.evaluation import Task
@@ -168,3 +169,15 @@ def test_architectures_of_a_journal_are_trained_longer(small_arguments, tmp_path
     assert found["best"] == longer[-1] and found["mean_of_others"] == pytest.approx(sum(longer[:2]) / 2)
     with pytest.raises(UserError, match="--count must be 2 to 3"):
         correlate([str(tmp_path), "--count", "4"])
+
+
+def test_a_longer_training_takes_the_data_of_a_search_from_its_command(small_arguments, shapes_folder, tmp_path):
+    config, tiny = small_arguments("NAS_FCOS_128_R_50_1x")
+    data = ["--dataset", "own_shapes", str(shapes_folder), str(shapes_folder / "val.json")]
+    argv = ["--config-file", config, *data, "--output", str(tmp_path), "--sampler", "random", "--budget", "2"]
+    few = ["DATASETS.TRAIN", "('own_shapes',)", "MODEL.NAS_FCOS.SEARCH.IMAGES", "4"]
+    assert main([*argv, *tiny, *SMALL, *few]) == 0
+    for catalog in (DatasetCatalog, MetadataCatalog):  # as in a new process
+        catalog.remove("own_shapes")
+    local = ["MODEL.NAS_FCOS.SEARCH.CACHE", "memory"]
+    assert correlate([str(tmp_path), "--count", "2", "--times", "1.5", *data, "--opts", *local]) == 0

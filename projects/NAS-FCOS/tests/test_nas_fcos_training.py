@@ -6,7 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 from nas_fcos.table import CONFIGS
 
 import adet_ext
@@ -32,30 +31,13 @@ def start(command, config, output, *overrides):
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
 
 
-@pytest.fixture(scope="module")
-def val(tmp_path_factory):
-    """A few shapes as a COCO data set in files, so that evaluation is short."""
-    from PIL import Image
-
-    from adet_ext.data.shapes import ShapesSpec, shapes_coco_json, shapes_image
-
-    folder = tmp_path_factory.mktemp("val")
-    spec = ShapesSpec(num_images=4, height=96, width=96, seed=3)
-    content = shapes_coco_json(spec)
-    for i, entry in enumerate(content["images"]):
-        entry["file_name"] = f"{i}.png"
-        Image.fromarray(shapes_image(spec, i)).save(folder / entry["file_name"])
-    (folder / "val.json").write_text(json.dumps(content))
-    return folder
-
-
-def test_a_config_trains_in_two_processes_and_is_evaluated(tmp_path, val):
+def test_a_config_trains_in_two_processes_and_is_evaluated(tmp_path, shapes_folder):
     """Distributed training fails where a parameter, as of the adapter that no block takes, has no gradient."""
     config = "NAS_FCOS_256_R_50_1x"
     done = start(["-m", "nas_fcos", "train", "--num-gpus", "2"], config, tmp_path)
     assert done.returncode == 0, done.stderr
     assert last_entry(tmp_path)["iteration"] == 2
-    data = ["--dataset", "some_shapes", str(val), str(val / "val.json")]
+    data = ["--dataset", "some_shapes", str(shapes_folder), str(shapes_folder / "val.json")]
     weights = ["MODEL.WEIGHTS", str(tmp_path / "model_final.pth"), "DATASETS.TRAIN", "()", "DATASETS.TEST"]
     command = [str(PROJECT / "train_net.py"), "--eval-only", *data]
     tested = start(command, config, tmp_path, *weights, "('some_shapes',)")
