@@ -20,11 +20,12 @@ from .aoti_file import AOTI, AotiRunner, is_aoti, write_aoti
 from .capture import capture, example, package_operators
 from .card import Card
 from .exported import ExportedModel, Runner
+from .half import halve_weights
+from .int8 import quantize
 from .onnx_file import OnnxRunner, need, write_onnx
 from .openvino_file import OpenVinoRunner
 from .panoptic import map_stride
 from .pt2_file import Pt2Runner, write_pt2
-from .smaller import halve_weights, quantize
 from .wrapper import TensorModel
 
 __all__ = [

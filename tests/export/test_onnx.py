@@ -9,10 +9,11 @@ import torch
 
 onnx = pytest.importorskip("onnx", reason="ONNX files need pip install 'adet-ext[export]'")
 pytest.importorskip("onnxscript", reason="ONNX files need pip install 'adet-ext[export]'")
-pytest.importorskip("onnxruntime", reason="ONNX files need pip install 'adet-ext[export]'")
+onnxruntime = pytest.importorskip("onnxruntime", reason="ONNX files need pip install 'adet-ext[export]'")
 
 from adet_ext.export.files import OPENVINO, Options, export_model, open_runner  # noqa: E402
-from adet_ext.export.smaller import halve_weights, quantize  # noqa: E402
+from adet_ext.export.half import halve_weights  # noqa: E402
+from adet_ext.export.int8 import quantize  # noqa: E402
 from adet_ext.export.wrapper import TensorModel  # noqa: E402
 
 from .test_capture import assert_same  # noqa: E402
@@ -81,3 +82,28 @@ def test_convolutions_compute_in_eight_bits(made, tmp_path):
     found, expected = results(model, small)
     assert (found["scores"] - expected["scores"]).abs().mean() < 0.05
     assert open_runner(small).card == open_runner(path).card
+
+
+def test_what_a_relu6_cuts_off_does_not_widen_the_range(tmp_path):
+    class Network(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.wide = torch.nn.Conv2d(3, 8, 1)
+            torch.nn.init.constant_(self.wide.bias, -100.0)  # so that inputs of the ReLU6 are -200 to 4
+            torch.nn.init.uniform_(self.wide.weight, 0, 0.8)
+            self.narrow = torch.nn.Conv2d(8, 4, 1)
+
+        def forward(self, images, sizes):
+            shift = sizes.sum() * 0.0  # onnxruntime wants both inputs to be used
+            inside = torch.nn.functional.relu6(self.wide(images.float() - 128))
+            return self.narrow(inside) + shift
+
+    torch.manual_seed(0)
+    network, path = Network().eval(), str(tmp_path / "network.onnx")
+    inputs = [(torch.randint(0, 256, (1, 3, 16, 16), dtype=torch.uint8), torch.tensor([[16, 16]])) for _ in range(3)]
+    torch.onnx.export(network, inputs[0], path, dynamo=True, input_names=["images", "sizes"], verbose=False)
+    quantize(path, inputs)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    feed = {name: x.numpy() for name, x in zip(("images", "sizes"), inputs[0])}
+    found, expected = torch.from_numpy(session.run(None, feed)[0]), network(*inputs[0]).detach()
+    assert (found - expected).abs().max() < 0.02 * (expected.max() - expected.min())

@@ -1,50 +1,23 @@
-"""Smaller ONNX files: weights in half precision, or convolutions in eight bits.
-
-N images, H x W the frame of the network.
-"""
+"""ONNX files whose convolutions compute in eight bits (static quantization)."""
 
 import os
 import tempfile
 from collections.abc import Iterable
 
-import numpy as np
 import torch
 
 from ..errors import UserError, one_line
 from .onnx_file import need
 
-__all__ = ["halve_weights", "quantize"]
-
-_SMALLEST = 256  # numbers of a tensor that is worth it
-
-
-def halve_weights(path: str) -> None:
-    """Store the weights of the file at ``path`` in float16, in place. What runs it computes in float32 as before.
-
-    Runtimes widen the weights once, when they open the file.
-    """
-    import onnx
-    from onnx import numpy_helper
-
-    model = onnx.load(path)
-    casts = []
-    for weight in model.graph.initializer:
-        if weight.data_type != onnx.TensorProto.FLOAT or np.prod(weight.dims) < _SMALLEST:
-            continue
-        name, values = weight.name, numpy_helper.to_array(weight)
-        if np.abs(values).max() > np.finfo(np.float16).max:
-            continue
-        weight.CopyFrom(numpy_helper.from_array(values.astype(np.float16), f"{name}.half"))
-        casts.append(onnx.helper.make_node("Cast", [weight.name], [name], to=onnx.TensorProto.FLOAT))
-    for i, node in enumerate(casts):
-        model.graph.node.insert(i, node)
-    onnx.save(model, path)
+__all__ = ["quantize"]
 
 
 def quantize(path: str, inputs: Iterable[tuple[torch.Tensor, ...]]) -> None:
-    """Let the convolutions of the file at ``path`` compute in eight bits, in place (static quantization).
+    """Let the convolutions of the file at ``path`` compute in eight bits, in place.
 
-    Weights have a scale for each output channel. The ranges of activations are those that ``inputs`` show.
+    Weights have a scale for each output channel, feature maps one scale, from the ranges that ``inputs`` show. The
+    ReLU after a convolution and the sum of a residual block are quantized with it. Otherwise the range of a ReLU6's
+    input would count, of which most is cut off.
 
     Args:
         inputs: what the graph takes, from images like those that it is for; some tens.
@@ -53,6 +26,7 @@ def quantize(path: str, inputs: Iterable[tuple[torch.Tensor, ...]]) -> None:
         UserError: onnxruntime cannot quantize the model, or there are no images.
     """
     need("onnxruntime")
+    import onnx
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
     class Reader(CalibrationDataReader):
@@ -63,9 +37,8 @@ def quantize(path: str, inputs: Iterable[tuple[torch.Tensor, ...]]) -> None:
             feed = next(self.feeds, None)
             return None if feed is None else {n: x.numpy() for n, x in zip(("images", "sizes"), feed)}
 
-    import onnx
-
-    properties = {x.key: x.value for x in onnx.load(path).metadata_props}
+    source = onnx.load(path)
+    properties = {x.key: x.value for x in source.metadata_props}
     with tempfile.TemporaryDirectory(dir=os.path.dirname(os.path.abspath(path))) as folder:
         target = os.path.join(folder, "quantized.onnx")
         try:
@@ -74,7 +47,8 @@ def quantize(path: str, inputs: Iterable[tuple[torch.Tensor, ...]]) -> None:
                 target,
                 Reader(),
                 quant_format=QuantFormat.QDQ,
-                op_types_to_quantize=["Conv"],
+                op_types_to_quantize=["Conv", *_ACTIVATIONS, "Add"],
+                nodes_to_quantize=_convolutions_and_after(source.graph.node),
                 per_channel=True,
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
@@ -84,3 +58,21 @@ def quantize(path: str, inputs: Iterable[tuple[torch.Tensor, ...]]) -> None:
         model = onnx.load(target)
         onnx.helper.set_model_props(model, properties)
         onnx.save(model, path)
+
+
+_ACTIVATIONS = ("Relu", "Clip")
+
+
+def _convolutions_and_after(nodes: Iterable) -> list[str]:
+    """Return the names of convolutions, of their activations, and of sums of nothing else.
+
+    Other sums, as of box coordinates, are not for eight bits.
+    """
+    chosen, maps = [], set()
+    for node in nodes:  # in topological order
+        summed = node.op_type == "Add" and maps.issuperset(node.input)
+        active = node.op_type in _ACTIVATIONS and node.input[0] in maps
+        if node.op_type == "Conv" or summed or active:
+            chosen.append(node.name)
+            maps.update(node.output)
+    return chosen
