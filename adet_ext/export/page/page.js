@@ -35,7 +35,8 @@ async function show(source, width, height) {
   const copy = pixels.data.slice();
   const answer = await ask({ pixels: copy, width, height, threshold }, [copy.buffer]);
   draw(pixels, answer.objects);
-  say(`${answer.objects.length} objects, ${Math.round(answer.ms)} ms`);
+  const count = answer.objects.length;
+  say(`${count} ${count === 1 ? "object" : "objects"}, ${Math.round(answer.ms)} ms`);
   return answer;
 }
 
