@@ -3,6 +3,7 @@
 A zoo is a folder, or an address of one, with an index ``zoo.json`` and a folder for each model::
 
     zoo.json                     {"people/blendmask": {"task", "data", "figures", ..., "files": {name: SHA-256}}}
+                                 and "package", the package of a project whose model it is
     people/blendmask/            model.safetensors, config.yaml, record.json, README.md
 
 It is ``weights/`` of a checkout, or what the environment variable ADET_EXT_ZOO names. Files at an address are fetched
@@ -13,6 +14,8 @@ safetensors, the rest is JSON and YAML without tags.
 import difflib
 import json
 import os
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +23,7 @@ from .d2.utils import PathManager
 from .errors import UserError, one_line
 from .utils.files import sha256_of
 
-__all__ = ["FILES", "INDEX", "Trained", "find_trained", "list_trained", "zoo_place"]
+__all__ = ["FILES", "INDEX", "Trained", "check_project", "config_path", "find_trained", "list_trained", "zoo_place"]
 
 INDEX = "zoo.json"
 FILES = ("model.safetensors", "config.yaml", "record.json")
@@ -80,7 +83,7 @@ def find_trained(name: str) -> Trained:
     """Return the files of a trained model, fetched if the zoo is an address.
 
     Raises:
-        UserError: there is no such model, or a file is missing, cut off or altered.
+        UserError: there is no such model, its project has not been imported, or a file is missing, cut off or altered.
     """
     index = list_trained()
     name = name.removesuffix(".yaml")
@@ -88,9 +91,28 @@ def find_trained(name: str) -> Trained:
         near = difflib.get_close_matches(name, index, n=1, cutoff=0.4)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(index)}"
         raise UserError(f"there is no trained model {name!r} in {zoo_place()}; {hint}")
+    check_project(name, index[name])
     place, digests = zoo_place(), index[name]["files"]
     weights, config, record = (_checked(_local(place, f"{name}/{file}"), digests[file]) for file in FILES)
     return Trained(name, weights, config, json.loads(Path(record).read_text(encoding="utf-8")))
+
+
+def check_project(name: str, entry: dict[str, Any]) -> None:
+    """Raise UserError unless the project whose model it is, if any, has been imported.
+
+    It is not imported here, because a zoo must not choose what code runs.
+    """
+    package = entry.get("package", "adet_ext")
+    if package not in sys.modules:
+        raise UserError(
+            f"{name} is a model of the project {package}; in its folder below projects/, write python -m {package} in "
+            f"place of python -m adet_ext, or import {package} first"
+        )
+
+
+def config_path(record: Mapping[str, Any]) -> str:
+    """Return the path of a model's config in the checkout."""
+    return record["config"] if "package" in record else f"configs/{record['config']}"
 
 
 def _checked(path: str, digest: str) -> str:

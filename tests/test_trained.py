@@ -4,6 +4,7 @@ import functools
 import http.server
 import json
 import re
+import sys
 import threading
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from adet_ext import model_zoo, trained
 from adet_ext.cli import demo, zoo
@@ -197,7 +199,10 @@ def test_zoo_eval_compares_with_the_figures_on_record(here, tmp_path, monkeypatc
     pack(str(place), "a/b", cfg, weights, about, {"mask AP": 0.0, "mask AP50": 50.0, "PQ": 1.0})
     monkeypatch.setenv("ADET_EXT_ZOO", str(place))
     with pytest.raises(UserError, match="val.json is missing; make the data set by .* data prepare-tiny' and give"):
+        zoo.main(["eval", "a/b", "--data", str(place)])
+    with pytest.raises(UserError, match="has the data of no model; make a set"):
         zoo.main(["eval", "--data", str(place)])
+    assert "left out: a/b, whose data are not in" in capsys.readouterr().out
     output = ["--output-dir", str(tmp_path / "out")]
     assert zoo.main(["eval", "a/b", "--data", str(tmp_path / "data"), *output]) == 1
     text = capsys.readouterr().out
@@ -206,6 +211,24 @@ def test_zoo_eval_compares_with_the_figures_on_record(here, tmp_path, monkeypatc
     )
     assert re.search(r"box AP +- +0.0 +not on record", text) and "figures differ" in text
     assert re.search(r"PQ +1.0 +- +differs: none here", text)
+
+
+def test_a_project_s_model_needs_the_project(here, tmp_path, monkeypatch, capsys):
+    about = {**_ABOUT, "package": "some_project", "config": "projects/Some/configs/a.yaml", "demo": "--video-input DIR"}
+    cfg = load_config("demo/shapes_R_18.yaml", _SMALL)
+    pack(str(tmp_path), "a/b", cfg, str(here[0] / "model_final.pth"), about, {"mIoU": 1.0})
+    card = (tmp_path / "a" / "b" / "README.md").read_text()
+    assert "python -m some_project demo --video-input DIR --model a/b" in card and "Config: `projects/Some/" in card
+    monkeypatch.setenv("ADET_EXT_ZOO", str(tmp_path))
+    with pytest.raises(UserError, match="a/b is a model of the project some_project; in its folder .* -m some_project"):
+        model_zoo.get("a/b", trained=True)
+    with pytest.raises(UserError, match="has the data of no model"):
+        zoo.main(["eval", "--data", str(tmp_path)])
+    assert zoo.main(["--speed"]) == 0
+    assert "left out: a/b is a model of the project" in (text := capsys.readouterr().out)
+    assert re.search(r"a/b .* mIoU 1.0 +-", text)
+    monkeypatch.setitem(sys.modules, "some_project", sys)
+    assert model_zoo.get_config("a/b", trained=True).MODEL.META_ARCHITECTURE == "BlendMask"
 
 
 def test_a_record_must_be_complete(here, tmp_path):
@@ -219,10 +242,12 @@ def test_the_checkouts_own_zoo_is_whole_and_small(monkeypatch):
     monkeypatch.delenv("ADET_EXT_ZOO", raising=False)
     total = 0
     for name, entry in trained.list_trained().items():
+        if (package := entry.get("package", "adet_ext")) not in sys.modules:
+            monkeypatch.setitem(sys.modules, package, sys)
         found = trained.find_trained(name)
         assert found.record["figures"] == entry["figures"] and entry["figures"]
-        assert load_config(found.config).MODEL.META_ARCHITECTURE
+        assert yaml.safe_load(Path(found.config).read_text())["MODEL"]["META_ARCHITECTURE"]
         assert entry["bytes"] == Path(found.weights).stat().st_size <= 12e6
-        assert model_zoo.get_config_file(found.record["config"])
+        assert (_WEIGHTS.parent / trained.config_path(found.record)).is_file()
         total += entry["bytes"]
     assert total <= 40e6

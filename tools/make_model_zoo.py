@@ -62,7 +62,8 @@ Searched networks are in the projects: [NAS-FCOS](projects/NAS-FCOS/README.md) (
 TRAINED = """\
 Their figures are of one seed each, on the validation images of their data, and say nothing about COCO.
 `python -m adet_ext demo PHOTO --model NAME` draws what one predicts; `python -m adet_ext zoo eval NAME --data DIR`
-evaluates it again. `adet_ext.model_zoo.get(NAME, trained=True)` is the model."""
+evaluates it again. `adet_ext.model_zoo.get(NAME, trained=True)` is the model. Those of a project take its
+commands, as their cards say."""
 
 
 def zoo_rows() -> list[dict[str, Any]]:

@@ -3,17 +3,18 @@
 import argparse
 import os
 import statistics
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from ..engine.predictor import Predictor
-from ..engine.zoo_evaluation import Comparison, evaluate_foreign, evaluate_trained
+from ..engine.zoo_evaluation import Comparison, evaluate_foreign, evaluate_trained, has_data
 from ..errors import UserError
 from ..model_zoo import get_config
-from ..trained import list_trained, zoo_place
+from ..trained import check_project, list_trained, zoo_place
 from ..utils.table import text_table
 
 __all__ = ["build_parser", "main"]
@@ -51,15 +52,32 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _report([evaluate_foreign(arguments.names[0], arguments.weights, arguments.output_dir)])
     if not arguments.data:
         raise UserError("zoo eval needs --data DIR, the folder that 'python -m adet_ext data prepare-...' made")
-    names = arguments.names or sorted(list_trained())
     # Each name in full first, so that a misspelled one costs nothing.
-    return _report([evaluate_trained(name, arguments.data, arguments.output_dir) for name in _known(names)])
+    names = [_known(name) for name in arguments.names] or _those_with_data(arguments.data)
+    return _report([evaluate_trained(name, arguments.data, arguments.output_dir) for name in names])
 
 
-def _known(names: Sequence[str]) -> list[str]:
-    for name in names:
-        get_config(name, trained=True)
-    return list(names)
+def _known(name: str) -> str:
+    get_config(name, trained=True)
+    return name
+
+
+def _those_with_data(data: str) -> list[str]:
+    """Return the models whose data are in a folder, and say which others are left out."""
+    names = []
+    for name, entry in sorted(list_trained().items()):
+        try:
+            check_project(name, entry)
+        except UserError as error:
+            print(f"left out: {error}")
+            continue
+        if has_data(_known(name), data):
+            names.append(name)
+        else:
+            print(f"left out: {name}, whose data are not in {data}")
+    if not names:
+        raise UserError(f"--data {data} has the data of no model; make a set by 'python -m adet_ext data prepare-...'")
+    return names
 
 
 def _list(speed: bool) -> int:
@@ -68,14 +86,19 @@ def _list(speed: bool) -> int:
     for name, entry in sorted(index.items()):
         figures = ", ".join(f"{figure} {value:.1f}" for figure, value in entry["figures"].items())
         row = [name, entry["task"], entry["data"], f"{entry['bytes'] / 1e6:.1f}", figures]
-        rows.append([*row, *([f"{_milliseconds(name):.0f}"] if speed else [])])
+        rows.append([*row, *([_milliseconds(name, entry)] if speed else [])])
     print(text_table(rows, left=5))
     print(f"\nfrom {zoo_place()}; python -m adet_ext demo PHOTO --model NAME draws what one predicts")
     return 0
 
 
-def _milliseconds(name: str) -> float:
-    """Return the median time of a prediction, from an image in memory to masks, after two that warm up."""
+def _milliseconds(name: str, entry: Mapping[str, Any]) -> str:
+    """Return the median time of a prediction, from an image in memory to masks, after two that warm up.
+
+    It is "-" for a model of a project that has not been imported.
+    """
+    if entry.get("package", "adet_ext") not in sys.modules:
+        return "-"
     predictor = Predictor(get_config(name, trained=True))
     image = np.random.default_rng(0).integers(0, 256, (*_SPEED_SIZE, 3), dtype=np.uint8)
     times = []
@@ -83,7 +106,7 @@ def _milliseconds(name: str) -> float:
         begin = time.perf_counter()
         predictor(image)
         times.append(1000 * (time.perf_counter() - begin))
-    return statistics.median(times[2:])
+    return f"{statistics.median(times[2:]):.0f}"
 
 
 def _report(comparisons: Sequence[Comparison]) -> int:

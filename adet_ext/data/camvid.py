@@ -18,7 +18,7 @@ from ..errors import UserError
 from .frame_folders import frame_folder_runs
 from .semantic_sets import Run, read_lines, register_semantic, semantic_name
 
-__all__ = ["CLASSES", "COLORS", "VOID", "camvid_runs", "frame_of"]
+__all__ = ["CLASSES", "COLORS", "VOID", "camvid_runs", "frame_of", "register_camvid"]
 
 CLASSES = (
     "Sky", "Building", "Pole", "Road", "Pavement", "Tree", "SignSymbol", "Fence", "Car", "Pedestrian", "Bicyclist",
@@ -55,6 +55,18 @@ def camvid_runs(root: str, split: str) -> list[Run]:
         for sequence, frames in sorted(sequences.items())
         for part in _cut(sorted(frames))
     ]
+
+
+def register_camvid(name: str, root: str, split: str) -> list[str]:
+    """Check the list of a split in the folder ``root``, register its sequences, and return the class names.
+
+    Raises:
+        UserError: as :func:`camvid_runs`.
+    """
+    camvid_runs(root, split)  # what is wrong is said now
+    read = functools.partial(camvid_runs, root, split)
+    register_semantic(name, read, CLASSES, COLORS, VOID, images=False, root=os.path.join(root, f"{split}.txt"))
+    return list(CLASSES)
 
 
 def frame_of(path: str) -> tuple[str, int]:

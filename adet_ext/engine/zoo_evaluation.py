@@ -7,18 +7,20 @@ from typing import Any, NamedTuple
 
 from ..config import load_config
 from ..d2.config import CfgNode
+from ..data.camvid import register_camvid
 from ..data.register import register_dataset
 from ..errors import UserError
 from ..model_zoo import config_folder, get_config
 from ..trained import find_trained
 from ..utils.files import make_folder
 from .checkpoint import AdetCheckpointer
-from .trainer import Trainer
+from .trainers import trainer_of
 
-__all__ = ["Comparison", "evaluate_foreign", "evaluate_trained", "figures_of"]
+__all__ = ["Comparison", "evaluate_foreign", "evaluate_trained", "figures_of", "has_data"]
 
 # What an evaluation calls a figure, and what the zoo calls it.
 _FIGURES = {"segm": ("mask AP", {"AP": "", "AP50": "50", "AP75": "75"}), "bbox": ("box AP", {"AP": ""})}
+_SEMANTIC = ("mIoU", "mAcc", "gAcc", "tIoU")
 
 
 class Comparison(NamedTuple):
@@ -38,6 +40,7 @@ def figures_of(results: dict[str, Any]) -> dict[str, float]:
                 found[name + suffix] = float(results[task][part])
     if "panoptic_seg" in results:
         found["PQ"] = float(results["panoptic_seg"]["PQ"])
+    found.update({name: float(results["sem_seg"][name]) for name in _SEMANTIC if name in results.get("sem_seg", {})})
     return found
 
 
@@ -63,23 +66,42 @@ def _compared(name: str, recorded: dict[str, float], results: dict[str, float], 
     return Comparison(name, {key: (recorded.get(key), results.get(key)) for key in names}, output)
 
 
+def has_data(name: str, data: str) -> bool:
+    """Return whether the folder has the validation data of a trained model."""
+    record = find_trained(name).record["evaluated_on"]
+    return "folder" not in record or _folder_of(record, data) is not None
+
+
 def _register(record: dict[str, str], data: str, cfg: CfgNode) -> None:
-    """Register the data set of a record: its ``name``, ``folder``, ``images`` and ``annotations``, relative paths."""
-    if "annotations" in record:
-        folders = [data, os.path.join(data, record["folder"])]
-        fitting = [x for x in folders if os.path.isfile(os.path.join(x, record["annotations"]))]
-        if not fitting:
-            raise UserError(
-                f"{os.path.join(data, record['annotations'])} is missing; make the data set by 'python -m adet_ext "
-                f"data {record['made_by']}' and give its folder by --data"
-            )
-        register_dataset(
-            record["name"],
-            os.path.join(fitting[0], record["images"]),
-            os.path.join(fitting[0], record["annotations"]),
-            classes=record["classes"],
-        )
+    """Register the data set of a record, in the folder ``data`` or in its ``folder`` there.
+
+    It has ``images`` and ``annotations``, relative paths of instances in COCO format, or ``split``, of CamVid's
+    sequences. A built-in set has no ``folder``.
+    """
     cfg.DATASETS.TEST = (record["name"],)
+    if "folder" not in record:
+        return
+    folder = _folder_of(record, data)
+    if folder is None:
+        raise UserError(
+            f"{os.path.join(data, _list_of(record))} is missing; make the data set by 'python -m adet_ext data "
+            f"{record['made_by']}' and give its folder by --data"
+        )
+    if "split" in record:
+        register_camvid(record["name"], folder, record["split"])
+    else:
+        images, annotations = (os.path.join(folder, record[part]) for part in ("images", "annotations"))
+        register_dataset(record["name"], images, annotations, classes=record["classes"])
+
+
+def _folder_of(record: dict[str, str], data: str) -> str | None:
+    folders = [data, os.path.join(data, record["folder"])]
+    return next((folder for folder in folders if os.path.isfile(os.path.join(folder, _list_of(record)))), None)
+
+
+def _list_of(record: dict[str, str]) -> str:
+    """Return the file that lists the images of a record's data set."""
+    return f"{record['split']}.txt" if "split" in record else record["annotations"]
 
 
 def evaluate_foreign(config: str, weights: str, output: str) -> Comparison:
@@ -98,6 +120,7 @@ def evaluate_foreign(config: str, weights: str, output: str) -> Comparison:
 
 def _evaluate(cfg: CfgNode, folder: str) -> dict[str, float]:
     cfg.OUTPUT_DIR = make_folder(folder, "--output-dir")
-    model = Trainer.build_model(cfg)
+    trainer = trainer_of(cfg)
+    model = trainer.build_model(cfg)
     AdetCheckpointer(model).load_to_predict(cfg.MODEL.WEIGHTS)
-    return figures_of(Trainer.test(cfg, model))
+    return figures_of(trainer.test(cfg, model))

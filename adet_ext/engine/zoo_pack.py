@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from ..d2.checkpoint import read_checkpoint
 from ..d2.config import CfgNode
 from ..errors import UserError
-from ..trained import FILES, INDEX
+from ..trained import FILES, INDEX, config_path
 from ..utils.files import make_folder, sha256_of, written_beside
 
 __all__ = ["pack"]
@@ -32,7 +32,8 @@ def pack(
         cfg: what it was trained with, whole. Folders of the machine are left out.
         checkpoint: its file; tensors of floating point are rounded to half precision.
         about: ``task``, ``data``, ``purpose``, ``limits``, ``license`` (texts), ``trained`` (how, on what, with which
-            seed, where and how long), ``evaluated_on`` (see :func:`.zoo_evaluation.evaluate_trained`).
+            seed, where and how long), ``evaluated_on`` (see :func:`.zoo_evaluation.evaluate_trained`). Of a project's
+            model also ``package``, ``config``, its path in the checkout, and ``demo``, what ``demo`` takes for PHOTO.
         figures: in percent, by name, of the rounded weights.
 
     Raises:
@@ -78,14 +79,15 @@ def model_card(record: Mapping[str, Any], size: int) -> str:
     """Return the card of a model: what it is for, what it cannot do, how it was trained, its figures and licenses."""
     trained = "\n".join(f"- {key}: {value}" for key, value in record["trained"].items())
     figures = "\n".join(f"| {key} | {value:.1f} |" for key, value in record["figures"].items())
+    program = f"python -m {record.get('package', 'adet_ext')}"
     return (
         f"# {record['name']}\n\n{record['task']}; trained on {record['data']}; classes: "
         f"{', '.join(record['evaluated_on']['classes'])}. {record['parameters'] / 1e6:.1f} million parameters, "
-        f"{size / 1e6:.1f} MB in half precision. Config: `configs/{record['config']}`.\n\n"
-        f"    python -m adet_ext demo PHOTO --model {record['name']}\n\n"
+        f"{size / 1e6:.1f} MB in half precision. Config: `{config_path(record)}`.\n\n"
+        f"    {program} demo {record.get('demo', 'PHOTO')} --model {record['name']}\n\n"
         f"**What it is for.** {record['purpose']}\n\n**What it cannot do.** {record['limits']}\n\n"
         f"**License.** {record['license']}\n\n## Figures\n\nOf these half-precision weights, on "
-        f"{record['evaluated_on']['name']}, in percent; `python -m adet_ext zoo eval {record['name']} --data DIR` "
+        f"{record['evaluated_on']['name']}, in percent; `{program} zoo eval {record['name']} --data DIR` "
         f"evaluates them again.\n\n| figure | value |\n| --- | ---: |\n{figures}\n\n## Training\n\n{trained}\n"
     )
 
@@ -99,6 +101,7 @@ def _enter(zoo: str, record: Mapping[str, Any], paths: Mapping[str, str]) -> Non
         "figures": record["figures"],
         "bytes": os.path.getsize(paths[FILES[0]]),
         "files": {file: sha256_of(path) for file, path in paths.items()},
+        **({"package": record["package"]} if "package" in record else {}),
     }
     _write(path, json.dumps(dict(sorted(index.items())), indent=2) + "\n")
 

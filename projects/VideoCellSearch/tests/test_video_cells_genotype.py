@@ -14,7 +14,7 @@ ROWS = [[0, 2, 5, 4, 0], [5, 5, 0, 1, 3], [1, 5, 2, 3, 4]]
 
 
 def test_the_decoders_of_the_paper_come_with_the_project():
-    assert {"arch0", "arch1", "arch2"} <= set(architecture_names())
+    assert {"arch0", "arch1", "arch2", "camvid_cell"} <= set(architecture_names())
     arch2 = load_genotype("arch2", DecoderGenotype)
     assert arch2 == DecoderGenotype.from_numbers(
         [5, [0, 0, 4, 1], [3, 2, 0, 1], [5, 6, 5, 0]], [[1, 3], [4, 3], [2, 2]]
