@@ -18,6 +18,7 @@ __all__ = [
     "MakeNorm",
     "WeightedSum",
     "deformable",
+    "larger_size",
     "match",
     "plain",
     "resize",
@@ -61,9 +62,14 @@ def resize(x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     return x if x.shape[-2:] == size else F.interpolate(x, size=size, mode="bilinear", align_corners=False)
 
 
+def larger_size(x: torch.Tensor, y: torch.Tensor) -> tuple[int, int]:
+    """Return (height, width) of the larger of two maps, which is the one that is higher, then wider."""
+    return max(tuple(x.shape[-2:]), tuple(y.shape[-2:]))
+
+
 def match(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Bring the smaller of two maps to the size of the larger, which is the one that is higher, then wider."""
-    size = max(tuple(x.shape[-2:]), tuple(y.shape[-2:]))
+    """Bring the smaller of two maps to the size of the larger."""
+    size = larger_size(x, y)
     return resize(x, size), resize(y, size)
 
 

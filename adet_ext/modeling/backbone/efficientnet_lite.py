@@ -83,20 +83,34 @@ class _LiteConv2d(Conv2d):
     same = False
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.same:
-            (above, below), (left, right) = (
-                _same(size, kernel, stride) for size, kernel, stride in zip(x.shape[-2:], self.kernel_size, self.stride)
-            )
-            x = F.pad(x, (left, right, above, below))
-        norm = self.norm
-        if not (torch.is_grad_enabled() and isinstance(norm, FrozenBatchNorm2d)):
-            return super().forward(x)
+        norm, weight, bias = self.norm, self.weight, self.bias
         # A frozen norm in the weights saves passes over memory in training too, where the engines apply it apart.
-        scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-        shift = norm.bias - norm.running_mean * scale
-        weight = (self.weight * scale[:, None, None, None]).to(self.weight.dtype)
-        x = F.conv2d(x, weight, shift.to(weight.dtype), self.stride, self.padding, self.dilation, self.groups)
+        if not (self.same or torch.is_grad_enabled() and isinstance(norm, FrozenBatchNorm2d)):
+            return super().forward(x)
+        fixed = isinstance(norm, FrozenBatchNorm2d) or isinstance(norm, nn.BatchNorm2d) and not norm.training
+        if fixed:
+            scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+            bias = (norm.bias - norm.running_mean * scale).to(weight.dtype)
+            weight = (weight * scale[:, None, None, None]).to(weight.dtype)
+        padding = self.padding
+        if self.same:
+            x, weight, padding = _pad_same(x, weight, self.stride)
+        x = F.conv2d(x, weight, bias, self.stride, padding, self.dilation, self.groups)
+        x = x if fixed or norm is None else norm(x)
         return x if self.activation is None else self.activation(x)
+
+
+def _pad_same(x: Tensor, weight: Tensor, stride: tuple[int, int]) -> tuple[Tensor, Tensor, tuple[int, int]]:
+    """Return map, weights and padding of a convolution that is the same as one with TensorFlow's padding.
+
+    Where a map needs one row more at its end, a CPU takes a kernel with a row of zeros before its first, and the same
+    padding at both ends. Padding the map itself would copy it, which takes longer than a depthwise convolution.
+    """
+    rows, columns = (_same(*sizes) for sizes in zip(x.shape[-2:], weight.shape[-2:], stride))
+    if x.is_cpu and not torch.compiler.is_compiling():
+        ahead = [end - begin for begin, end in (columns, rows)]
+        return x, F.pad(weight, (ahead[0], 0, ahead[1], 0)) if any(ahead) else weight, (rows[1], columns[1])
+    return F.pad(x, (*columns, *rows)), weight, (0, 0)
 
 
 def _same(size: int, kernel: int, stride: int) -> tuple[int, int]:

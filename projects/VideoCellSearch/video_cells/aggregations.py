@@ -50,10 +50,11 @@ class Predictive(nn.Module):
         height, width = y.shape[-2:]
         weights = self.filters(x)  # N x 9 x H x W, row by row of the filter
         padded = F.pad(y, (1, 1, 1, 1))  # N x C x H + 2 x W + 2
-        result = 0
+        result = torch.zeros_like(y)
         for k in range(_KERNEL**2):  # a shift at a time: all nine of them at once would take nine times the memory
             top, left = divmod(k, _KERNEL)
-            result = result + weights[:, k : k + 1] * padded[:, :, top : top + height, left : left + width]
+            shifted = padded[:, :, top : top + height, left : left + width]
+            result = torch.addcmul(result, weights[:, k : k + 1], shifted)
         return result
 
 

@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
-from adet_ext.layers.cells import match
+from adet_ext.layers.cells import larger_size, resize
 
 from .aggregations import build_aggregation
 from .genotype import CELL_INPUTS, CellGenotype, CellLayer
@@ -91,10 +92,17 @@ class DynamicCell(nn.Module):
         for layer, module in zip(self.genotype.layers, self.layers):
             pool.append(module(*(pool[number] for number in layer.inputs)))
         first, *others = (pool[number] for number in self.genotype.unsampled)
-        collected = first
+        parts = [first]
         for other in others:
-            collected = torch.cat(match(collected, other), dim=1)
-        return self.project(collected.relu())
+            size = larger_size(parts[0], other)
+            parts = [resize(part, size) for part in [*parts, other]]
+        return self._projected(parts)
+
+    def _projected(self, parts: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Return the projection of the concatenation: each part convolved, and summed. The whole would be large."""
+        conv, norm, relu = self.project
+        weights = conv.weight.split(self.width, dim=1)
+        return relu(norm(sum(F.conv2d(part.relu(), weight) for part, weight in zip(parts, weights))))
 
     def _adapted(self, number: int, x: torch.Tensor, connected: bool) -> torch.Tensor:
         if number in _FROM_BEFORE and not connected:
