@@ -1,11 +1,11 @@
-"""Time models eager, compiled, in onnxruntime (also int8) and in OpenVINO, over a Mask R-CNN, in paired rounds.
+"""Time models eager, compiled, in onnxruntime and in OpenVINO, also int8 and bfloat16, over a Mask R-CNN in paired rounds.
 
     python tools/time_exported.py --files exported --prepare           # exports and compiles; the machine may be busy
     python tools/time_exported.py --files exported --json times.json   # on an idle machine, in at most 10 minutes
 
 Without --prepare what is missing is made first. Weights are random, calibrated to 60 to 80 detections an image of
-noise, and the same for all runs of a model. The rival is Detectron2's Mask R-CNN R-50-FPN where it is installed, else
-torchvision's. "first mask" is the time from the start of a process to its first result; what has been compiled before
+noise, and the same for all runs of a model. The rival is Detectron2's Mask R-CNN R-50-FPN where it is installed, else,
+or with --torchvision, that of torchvision. "first mask" is the time from the start of a process to its first result; what has been compiled before
 is found in the folder. The JSON file is written after every round, and so has what there is when the run is cut.
 """
 
@@ -28,7 +28,7 @@ from adet_ext.benchmark.rivals import MASK_RCNN, TORCHVISION
 from adet_ext.benchmark.runtimes import RUNS, check_runs, prepare_runs
 from adet_ext.cli import run_program
 from adet_ext.d2 import ENGINE
-from adet_ext.export.files import OPENVINO
+from adet_ext.export.files import file_of
 from adet_ext.utils.files import written_beside
 from adet_ext.utils.machine import processor_name
 
@@ -45,6 +45,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--config-file", nargs="+", default=MODELS, help=f"({' '.join(MODELS)})")
     parser.add_argument("--size", type=int, nargs=2, action="append", help="of the images; may come again (800 1088)")
     parser.add_argument("--runs", nargs="+", default=[name for name in RUNS if name != "pt2"], help=f"of {RUNS}")
+    parser.add_argument("--torchvision", action="store_true", help="take torchvision's Mask R-CNN as the rival")
     parser.add_argument("--minutes", type=float, default=10.0, help="in which all is timed (10)")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--detections", type=int, nargs=2, default=(60, 80), metavar=("LOW", "HIGH"))
@@ -62,8 +63,8 @@ class Timing:
         self.folder = Path(arguments.files)
         self.clock = ClockWatch()
         self.groups: list[dict[str, Any]] = []
-        installed = importlib.util.find_spec("detectron2") is not None
-        self.rival = (MASK_RCNN, "detectron2") if installed else (TORCHVISION, "embedded")
+        theirs = importlib.util.find_spec("detectron2") is not None and not arguments.torchvision
+        self.rival = (MASK_RCNN, "detectron2") if theirs else (TORCHVISION, "embedded")
 
     def place(self, config: str, size: tuple[int, int]) -> Path:
         """Return the folder of a model's files."""
@@ -158,7 +159,7 @@ class Timing:
 
     def _row(self, partner: Partner, everyone: list[Partner], seconds: dict[str, float]) -> dict[str, Any]:
         totals = {one.label: [result["total"] for result in one.rounds] for one in everyone}
-        path = Path(partner.config.removeprefix(OPENVINO))
+        path = Path(file_of(partner.config))
         if not path.is_file() and partner.opts:
             path = Path(partner.opts[1])
         mine = totals[partner.label]

@@ -10,15 +10,22 @@ from ..config import load_config
 from ..d2.modeling import build_model
 from ..engine.checkpoint import AdetCheckpointer
 from ..errors import UserError
-from ..export.files import OPENVINO, Options, export_model
+from ..export.files import Options, export_model
 from ..export.onnx_file import need
+from ..export.openvino_file import OPENVINO, OPENVINO_BF16
 from .calibrate import calibrate
 from .rivals import COMPILED
 
 __all__ = ["RUNS", "check_runs", "prepare_runs"]
 
-RUNS = ("eager", "compiled", "pt2", "onnxruntime", "int8", "openvino")
 _FILES = {"pt2": ("pt2", "float32"), "onnxruntime": ("onnx", "float32"), "int8": ("onnx", "int8")}
+# What goes before the path of another run's file.
+_OPENVINO = {
+    "openvino": (OPENVINO, "onnxruntime"),
+    "openvino-bf16": (OPENVINO_BF16, "onnxruntime"),
+    "openvino-int8": (OPENVINO, "int8"),
+}
+RUNS = ("eager", "compiled", *_FILES, *_OPENVINO)
 
 
 def check_runs(runs: Sequence[str]) -> None:
@@ -26,9 +33,9 @@ def check_runs(runs: Sequence[str]) -> None:
     unknown = [name for name in runs if name not in RUNS]
     if unknown:
         raise UserError(f"--runs must be some of {', '.join(RUNS)}; got {', '.join(unknown)}")
-    if {"onnxruntime", "int8", "openvino"} & set(runs):
+    if {"onnxruntime", "int8", *_OPENVINO} & set(runs):
         need("onnx", "onnxscript", "onnxruntime")
-    if "openvino" in runs:
+    if set(_OPENVINO) & set(runs):
         need("openvino")
 
 
@@ -55,10 +62,11 @@ def prepare_runs(
     if "compiled" in names:
         names["compiled"] = COMPILED + config
     paths = {name: os.path.join(folder, f"{precision}.{kind}") for name, (kind, precision) in _FILES.items()}
-    wanted = [name for name in _FILES if name in runs or name == "onnxruntime" and "openvino" in runs]
-    names.update((name, paths[name]) for name in wanted if name in runs)
-    if "openvino" in names:
-        names["openvino"] = OPENVINO + paths["onnxruntime"]
+    for name, (prefix, other) in _OPENVINO.items():
+        if name in names:
+            names[name] = prefix + paths[other]
+    names.update((name, path) for name, path in paths.items() if name in names)
+    wanted = [name for name, path in paths.items() if any(value.endswith(path) for value in names.values())]
     missing = [name for name in wanted if not os.path.isfile(paths[name])]
     if not missing and os.path.isfile(weights):
         return names, weights

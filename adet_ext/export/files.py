@@ -23,18 +23,17 @@ from .exported import ExportedModel, Runner
 from .half import halve_weights
 from .int8 import quantize
 from .onnx_file import OnnxRunner, need, write_onnx
-from .openvino_file import OpenVinoRunner
+from .openvino_file import OPENVINO, OPENVINO_BF16, OpenVinoRunner
 from .panoptic import map_stride
 from .pt2_file import Pt2Runner, write_pt2
 from .wrapper import TensorModel
 
 __all__ = [
-    "FORMATS", "PRECISIONS", "Options", "check_options", "export_model", "exported_config", "is_exported",
-    "open_exported", "open_runner",
+    "FORMATS", "PRECISIONS", "Options", "check_options", "export_model", "exported_config", "file_of",
+    "is_exported", "open_exported", "open_runner",
 ]  # fmt: skip
 
 PRECISIONS = ("float32", "float16", "int8")
-OPENVINO = "openvino:"  # before the name of an ONNX file
 FORMATS = {"onnx": ".onnx", "pt2": ".pt2", "aoti": ".pt2"}
 
 
@@ -194,18 +193,27 @@ def is_exported(path: str | None) -> bool:
     return bool(path) and path.lower().endswith(tuple(FORMATS.values()))
 
 
+def file_of(path: str) -> str:
+    """Return the path of an exported file without what may say before it what runs it."""
+    for prefix in (OPENVINO, OPENVINO_BF16, AOTI):
+        path = path.removeprefix(prefix)
+    return path
+
+
 def open_runner(path: str) -> Runner:
-    """Open an exported file; one whose name starts with "openvino:" in OpenVINO, with "aoti:" as machine code.
+    """Open an exported file by its path, before which "openvino:", "openvino-bf16:" and "aoti:" may say what runs it.
+
+    ONNX files are run by onnxruntime unless it is OpenVINO, in float32 or bfloat16. "aoti:" is for machine code.
 
     Raises:
         UserError: it is missing, damaged, or this package did not write it; or it is machine code, and its name does
             not start with "aoti:".
     """
-    given, path = path, path.removeprefix(OPENVINO).removeprefix(AOTI)
+    given, path = path, file_of(path)
     if not os.path.isfile(path):
         raise UserError(f"{path} must be an exported file; there is none of this name")
-    if given.startswith(OPENVINO):
-        return OpenVinoRunner(path)
+    if given.startswith((OPENVINO, OPENVINO_BF16)):
+        return OpenVinoRunner(path, bf16=given.startswith(OPENVINO_BF16))
     if given.startswith(AOTI):
         return AotiRunner(path)
     if is_aoti(path):

@@ -20,7 +20,8 @@ from torch.nn import functional as F
 from adet_ext.cli.inputs import find_images
 from adet_ext.errors import UserError
 from adet_ext.export.exported import fit
-from adet_ext.export.files import OPENVINO, Options, export_model, open_runner
+from adet_ext.export.files import Options, export_model, open_runner
+from adet_ext.export.openvino_file import OPENVINO
 from adet_ext.export.wrapper import TensorModel
 from adet_ext.utils.image_io import read_image
 

@@ -11,9 +11,11 @@ onnx = pytest.importorskip("onnx", reason="ONNX files need pip install 'adet-ext
 pytest.importorskip("onnxscript", reason="ONNX files need pip install 'adet-ext[export]'")
 onnxruntime = pytest.importorskip("onnxruntime", reason="ONNX files need pip install 'adet-ext[export]'")
 
-from adet_ext.export.files import OPENVINO, Options, export_model, open_runner  # noqa: E402
+from adet_ext.errors import UserError  # noqa: E402
+from adet_ext.export.files import Options, export_model, open_runner  # noqa: E402
 from adet_ext.export.half import halve_weights  # noqa: E402
 from adet_ext.export.int8 import quantize  # noqa: E402
+from adet_ext.export.openvino_file import OPENVINO, OPENVINO_BF16  # noqa: E402
 from adet_ext.export.wrapper import TensorModel  # noqa: E402
 
 from .test_capture import assert_same  # noqa: E402
@@ -58,6 +60,20 @@ def test_openvino_reads_a_file(made):
     pytest.importorskip("openvino", reason="OpenVINO is not installed")
     model, path = made
     assert_same(*results(model, f"{OPENVINO}{path}"))
+
+
+@pytest.mark.parametrize("made", ["SmalMask2"], indirect=True)
+def test_openvino_computes_in_bfloat16_where_the_cpu_does(made, monkeypatch):
+    openvino = pytest.importorskip("openvino", reason="OpenVINO is not installed")
+    model, path = made
+    monkeypatch.setattr(openvino.Core, "get_property", lambda *_: ["FP32"])
+    with pytest.raises(UserError, match="this CPU has no bfloat16; write openvino: in place of openvino-bf16:"):
+        open_runner(f"{OPENVINO_BF16}{path}")
+    monkeypatch.undo()
+    if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        pytest.skip("this CPU has no bfloat16")
+    found, expected = results(model, f"{OPENVINO_BF16}{path}")
+    assert 0 < (found["scores"] - expected["scores"]).abs().mean() < 0.01
 
 
 @pytest.mark.parametrize("made", ["SmalMask2"], indirect=True)
