@@ -1,12 +1,13 @@
-"""Time models eager, compiled, in onnxruntime and in OpenVINO, also int8 and bfloat16, over a Mask R-CNN in paired rounds.
+"""Time models eager, compiled, in onnxruntime and OpenVINO, also int8 and bfloat16, over Mask R-CNN in paired rounds.
 
     python tools/time_exported.py --files exported --prepare           # exports and compiles; the machine may be busy
     python tools/time_exported.py --files exported --json times.json   # on an idle machine, in at most 10 minutes
 
 Without --prepare what is missing is made first. Weights are random, calibrated to 60 to 80 detections an image of
 noise, and the same for all runs of a model. The rival is Detectron2's Mask R-CNN R-50-FPN where it is installed, else,
-or with --torchvision, that of torchvision. "first mask" is the time from the start of a process to its first result; what has been compiled before
-is found in the folder. The JSON file is written after every round, and so has what there is when the run is cut.
+or with --torchvision, that of torchvision. "first mask" is the time from the start of a process to its first result;
+what has been compiled before is found in the folder. The JSON file is written after every round, and so has what there
+is when the run is cut.
 """
 
 import argparse
