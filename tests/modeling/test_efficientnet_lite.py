@@ -7,6 +7,7 @@ efficientnet-lite-pytorch too), for the weights and the picture of ``_fill`` and
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from adet_ext.d2.layers import FrozenBatchNorm2d
 from adet_ext.d2.modeling import BACKBONE_REGISTRY
@@ -14,8 +15,9 @@ from adet_ext.engine.checkpoint import AdetCheckpointer
 from adet_ext.engine.pretrained import PACKAGED_WEIGHTS
 from adet_ext.errors import UserError
 from adet_ext.modeling.backbone import EfficientNetLite
-from adet_ext.modeling.backbone.efficientnet_lite import _same
+from adet_ext.modeling.backbone.efficientnet_lite import _pad_same, _same
 
+from .launches import CountLaunches
 from .test_backbones import _fill, _picture
 from .test_families import FAMILIES, build_dr1, with_stuff
 
@@ -61,6 +63,20 @@ def test_lite0_has_the_channels_of_its_paper():
 )
 def test_same_padding_is_what_the_windows_need_with_the_odd_row_last(size, kernel, padding):
     assert _same(size, kernel, 2) == padding
+
+
+@pytest.mark.parametrize("height, width", [(6, 8), (7, 9), (6, 9), (7, 8), (1, 2)])
+@pytest.mark.parametrize("kernel", [3, 5])
+def test_a_widened_kernel_gives_what_a_padded_map_does(kernel, height, width):
+    x, weight = torch.randn(2, 4, height, width, dtype=torch.float64), torch.randn(4, 1, kernel, kernel).double()
+    map_, widened, padding = _pad_same(x, weight, (2, 2))
+    assert map_ is x
+    with CountLaunches():  # operators are counted
+        padded, plain, none = _pad_same(x, weight, (2, 2))
+    assert plain is weight and none == (0, 0)
+    expected = F.conv2d(padded, weight, stride=2, groups=4)
+    assert expected.shape[2:] == (-(-height // 2), -(-width // 2))
+    torch.testing.assert_close(F.conv2d(x, widened, stride=2, padding=padding, groups=4), expected)
 
 
 def test_sizes_are_halved_rounding_up():

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from ...d2.layers import Conv2d, FrozenBatchNorm2d, ShapeSpec, get_norm
 from ...d2.modeling import BACKBONE_REGISTRY, FPN, Backbone
@@ -104,10 +105,11 @@ def _pad_same(x: Tensor, weight: Tensor, stride: tuple[int, int]) -> tuple[Tenso
     """Return map, weights and padding of a convolution that is the same as one with TensorFlow's padding.
 
     Where a map needs one row more at its end, a CPU takes a kernel with a row of zeros before its first, and the same
-    padding at both ends. Padding the map itself would copy it, which takes longer than a depthwise convolution.
+    padding at both ends. Padding the map itself would copy it, which takes longer than a depthwise convolution. What
+    traces or counts operators gets the plain convolution.
     """
     rows, columns = (_same(*sizes) for sizes in zip(x.shape[-2:], weight.shape[-2:], stride))
-    if x.is_cpu and not torch.compiler.is_compiling():
+    if x.is_cpu and not torch.compiler.is_compiling() and _get_current_dispatch_mode() is None:
         ahead = [end - begin for begin, end in (columns, rows)]
         return x, F.pad(weight, (ahead[0], 0, ahead[1], 0)) if any(ahead) else weight, (rows[1], columns[1])
     return F.pad(x, (*columns, *rows)), weight, (0, 0)
