@@ -21,18 +21,19 @@ ADET_HOST_DEVICE constexpr float binomial(int taps, int t) {
 }
 
 // One direction. Tap t of output o reads input o * stride - before + t.
-struct BlurAxis {
-  int64_t in, out;
-  int64_t stride, before;
+template <typename Int>
+struct BlurAxisOf {
+  Int in, out;
+  Int stride, before;
   int taps;
   BlurPadding padding;
 
-  ADET_HOST_DEVICE int64_t first(int64_t o) const {
+  ADET_HOST_DEVICE Int first(Int o) const {
     return o * stride - before;
   }
 
   // The input that is read at position p, inside or beyond the border; -1 for a zero.
-  ADET_HOST_DEVICE int64_t source(int64_t p) const {
+  ADET_HOST_DEVICE Int source(Int p) const {
     if (p >= 0 && p < in) {
       return p;
     }
@@ -42,11 +43,12 @@ struct BlurAxis {
     if (padding == BlurPadding::replicate) {
       return p < 0 ? 0 : in - 1;
     }
-    const int64_t period = in > 1 ? 2 * in - 2 : 1;
-    const int64_t q = ((p % period) + period) % period;
+    const Int period = in > 1 ? 2 * in - 2 : 1;
+    const Int q = ((p % period) + period) % period;
     return q < in ? q : period - q;
   }
 };
+using BlurAxis = BlurAxisOf<int64_t>;
 
 inline BlurAxis make_blur_axis(int64_t in, int64_t taps, int64_t stride, int64_t padding, int64_t extend) {
   BlurAxis axis;

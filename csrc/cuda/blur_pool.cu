@@ -14,9 +14,12 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int kRows = 4; // outputs of a thread, forward
 
+// Positions have 32 bits, which takes half the registers; offsets in memory have 64.
+using Axis = BlurAxisOf<int32_t>;
+
 // The maps of a kernel. Its units are V channels (channels-last) or single columns (contiguous).
 struct Walk {
-  BlurAxis rows, columns;
+  Axis rows, columns;
   int64_t images, channels;
   BlurStrides read, written;
   bool channels_last;
@@ -79,13 +82,13 @@ __global__ void __launch_bounds__(kThreads)
   acc weight[most];
 #pragma unroll
   for (int t = 0; t < most; ++t) {
-    const int64_t place = t < taps ? walk.columns.source(walk.columns.first(x) + t) : -1;
+    const int32_t place = t < taps ? walk.columns.source(walk.columns.first(static_cast<int32_t>(x)) + t) : -1;
     column[t] = place < 0 ? -1 : place * walk.read.column;
     weight[t] = static_cast<acc>(M > 0 ? binomial(most, t) : walk.weight[t]);
   }
-  const int64_t output = static_cast<int64_t>(y) * kRows;
-  const int64_t first = walk.rows.first(output);
-  const int outputs = static_cast<int>(min(static_cast<int64_t>(kRows), walk.rows.out - output));
+  const int32_t output = static_cast<int32_t>(y) * kRows;
+  const int32_t first = walk.rows.first(output);
+  const int outputs = min(kRows, walk.rows.out - output);
   const int lines = (outputs - 1) * S + taps;
 
   for (int64_t n = blockIdx.y; n < walk.images; n += gridDim.y) {
@@ -93,7 +96,7 @@ __global__ void __launch_bounds__(kThreads)
     acc sum[kRows][V] = {};
 #pragma unroll
     for (int k = 0; k < (kRows - 1) * S + most; ++k) {
-      const int64_t row = k < lines ? walk.rows.source(first + k) : -1;
+      const int32_t row = k < lines ? walk.rows.source(first + k) : -1;
       if (row < 0) {
         continue;
       }
@@ -129,10 +132,10 @@ __global__ void __launch_bounds__(kThreads)
 
 // Calls take(output, weight) for every tap of an output that reads position p.
 template <int S, typename Take>
-__device__ __forceinline__ void taps_at(const Walk& walk, const BlurAxis& axis, int64_t p, Take take) {
-  const int64_t reach = p + axis.before; // not negative: p starts at -before
-  for (int t = static_cast<int>(reach % S); t < axis.taps; t += S) {
-    const int64_t output = (reach - t) / S;
+__device__ __forceinline__ void taps_at(const Walk& walk, const Axis& axis, int32_t p, Take take) {
+  const int32_t reach = p + axis.before; // not negative: p starts at -before
+  for (int32_t t = reach % S; t < axis.taps; t += S) {
+    const int32_t output = (reach - t) / S;
     if (reach >= t && output < axis.out) {
       take(output, walk.weight[t]);
     }
@@ -141,17 +144,17 @@ __device__ __forceinline__ void taps_at(const Walk& walk, const BlurAxis& axis, 
 
 // The same for input i and all positions beyond the border that read it.
 template <int S, typename Take>
-__device__ __forceinline__ void taps_on(const Walk& walk, const BlurAxis& axis, int64_t i, Take take) {
+__device__ __forceinline__ void taps_on(const Walk& walk, const Axis& axis, int32_t i, Take take) {
   taps_at<S>(walk, axis, i, take);
   if (axis.padding == BlurPadding::zeros || (i >= axis.taps && i < axis.in - axis.taps)) {
     return;
   }
-  for (int64_t p = -axis.before; p < 0; ++p) {
+  for (int32_t p = -axis.before; p < 0; ++p) {
     if (axis.source(p) == i) {
       taps_at<S>(walk, axis, p, take);
     }
   }
-  for (int64_t p = axis.in; p < axis.in + axis.taps; ++p) {
+  for (int32_t p = axis.in; p < axis.in + axis.taps; ++p) {
     if (axis.source(p) == i) {
       taps_at<S>(walk, axis, p, take);
     }
@@ -159,7 +162,7 @@ __device__ __forceinline__ void taps_on(const Walk& walk, const BlurAxis& axis, 
 }
 
 template <typename T, int S, int V>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 4) // up to 64 registers, so that none is spilled
     blur_backward(const T* __restrict__ from, T* __restrict__ to, const __grid_constant__ Walk walk, uint32_t threads) {
   using acc = acc_t<T>;
   const uint32_t i = blockIdx.x * kThreads + threadIdx.x;
@@ -171,9 +174,9 @@ __global__ void __launch_bounds__(kThreads)
   for (int64_t n = blockIdx.y; n < walk.images; n += gridDim.y) {
     const T* map = from + n * walk.read.image + c * walk.read.channel;
     acc sum[V] = {};
-    taps_on<S>(walk, walk.rows, y, [&](int64_t row, float row_weight) {
+    taps_on<S>(walk, walk.rows, static_cast<int32_t>(y), [&](int32_t row, float row_weight) {
       const T* line = map + row * walk.read.line;
-      taps_on<S>(walk, walk.columns, x, [&](int64_t column, float weight) {
+      taps_on<S>(walk, walk.columns, static_cast<int32_t>(x), [&](int32_t column, float weight) {
         add<T, V>(sum, line + column * walk.read.column, static_cast<acc>(row_weight * weight));
       });
     });
@@ -184,8 +187,8 @@ __global__ void __launch_bounds__(kThreads)
 
 template <typename T, int S, int V>
 void launch(const T* from, T* to, const Walk& walk, bool backward, cudaStream_t stream) {
-  const int64_t rows = backward ? walk.rows.in : (walk.rows.out + kRows - 1) / kRows;
-  const int64_t columns = backward ? walk.columns.in : walk.columns.out;
+  const int32_t rows = backward ? walk.rows.in : (walk.rows.out + kRows - 1) / kRows;
+  const int32_t columns = backward ? walk.columns.in : walk.columns.out;
   const int64_t threads = walk.channels / V * rows * columns; // an image
   ADET_CHECK(
       threads <= std::numeric_limits<int32_t>::max(), "x must have less than 2^31 numbers an image on a GPU; got ",
@@ -213,11 +216,17 @@ void launch(const T* from, T* to, const Walk& walk, bool backward, cudaStream_t 
   }
 }
 
+Axis narrow(const BlurAxis& axis) {
+  constexpr int64_t most = int64_t(1) << 28; // so that no position or period overflows
+  ADET_CHECK(axis.in <= most && axis.out <= most, "x must have sides of at most 2^28 on a GPU; got ", axis.in);
+  return {int32_t(axis.in), int32_t(axis.out), int32_t(axis.stride), int32_t(axis.before), axis.taps, axis.padding};
+}
+
 void run(const BlurCall& call) {
   const OnDeviceOf guard(call.from);
   const Tensor& x = call.from;
-  Walk walk{call.rows,      call.columns,         x.size(0),          x.size(1),
-            BlurStrides(x), BlurStrides(call.to), call.channels_last, {}};
+  Walk walk{narrow(call.rows), narrow(call.columns), x.size(0),          x.size(1),
+            BlurStrides(x),    BlurStrides(call.to), call.channels_last, {}};
   for (int k = 0; k < call.rows.taps; ++k) {
     walk.weight[k] = binomial(call.rows.taps, k);
   }
