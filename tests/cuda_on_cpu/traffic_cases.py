@@ -1,6 +1,7 @@
 """Calls of the operators whose traffic is counted: the shapes of ``python -m adet_ext bench ops`` at 800 x 1088.
 
-Blending has 5 boxes in place of 100, and the convolution runs on P5 in place of P3, because the emulator is slow.
+Blending has 5 boxes in place of 100, the convolution runs on P5 in place of P3, the group norm on three levels of five,
+because the emulator is slow.
 """
 
 from collections.abc import Callable
@@ -62,7 +63,7 @@ def traffic_cases() -> list[TrafficCase]:
         found += [TrafficCase(operator, name, dtype, _benched(case, dtype), flops, scale=scale) for dtype in types]
     for width, dtype in ((32, _HALF), (64, _HALF), (64, _FLOAT)):
         found += [_dr1(width, 25, 34, dtype, factors) for factors in (False, True)]
-    return [*found, _nms(1000)]
+    return [*found, *(_norm(dtype) for dtype in (_FLOAT, _HALF)), _nms(1000)]
 
 
 def _benched(case, dtype: torch.dtype) -> Callable[[], Callable[[], object]]:
@@ -89,6 +90,17 @@ def _dr1(width: int, height: int, across: int, dtype: torch.dtype, factors: bool
     arithmetic = "tf32" if dtype == torch.float32 else "half"
     name = "dr1_conv" if factors else "dr1_conv without factors"
     return TrafficCase(name, f"1x{width}x{height}x{across}", dtype, make, flops, arithmetic, scale=16.0)
+
+
+def _norm(dtype: torch.dtype) -> TrafficCase:
+    def make():
+        generator = torch.Generator().manual_seed(0)
+        maps = [torch.randn(1, 256, *size, generator=generator).to(dtype) for size in ((25, 34), (13, 17), (7, 9))]
+        maps = [x.contiguous(memory_format=torch.channels_last) for x in maps]
+        weight, bias = torch.ones(256, dtype=dtype), torch.zeros(256, dtype=dtype)
+        return lambda: torch.ops.adet_ext.group_norm_relu(maps, weight, bias, 32, 1e-5)
+
+    return TrafficCase("group_norm_relu", "1x256, P5-P7 of 800x1088", dtype, make, scale=16.0)
 
 
 def _nms(count: int) -> TrafficCase:

@@ -14,5 +14,5 @@ def test_levels_share_launches_and_images_share_tables(build, blur, monkeypatch)
     first, counts = launches(build(*options, *backbone), (96, 128))
     assert first >= sum(counts.values()) + (150 if blur else 50)
     assert counts["full"] == 0  # of tables
-    # A layer each of the towers for classes, boxes and masks, and the distances; three kinds of scores.
-    assert counts["_foreach_clamp_min_"] == 4 and counts["sigmoid"] <= 4
+    # A layer each of the towers for classes, boxes and masks; the distances; three kinds of scores.
+    assert counts["group_norm_relu"] == 3 and counts["_foreach_clamp_min_"] == 1 and counts["sigmoid"] <= 4

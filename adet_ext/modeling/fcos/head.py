@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from ...d2.layers import get_norm
 from ...layers.deform import ModulatedDeformBlock
+from ...layers.group_norm_relu import group_norm_relu, has_kernel
 
 __all__ = ["FCOSHead", "HeadOutput", "Tower", "conv_tower", "rectify", "run_tower"]
 
@@ -58,9 +59,13 @@ class Tower(nn.Sequential):
 
     def over(self, levels: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Return :meth:`forward` of all levels, (N, C, H_l, W_l) each, layer by layer."""
-        levels = list(levels)
-        for layer in self:
-            if type(layer) is nn.ReLU and layer.inplace and not _has_hooks(layer):
+        levels, layers = list(levels), list(self)
+        pairs = iter(zip(layers, [*layers[1:], None]))
+        for layer, following in pairs:
+            if _normalizes(layer, levels) and _rectifies(following):
+                levels = group_norm_relu(levels, layer.weight, layer.bias, groups=layer.num_groups, eps=layer.eps)
+                next(pairs)
+            elif _rectifies(layer):
                 levels = rectify(levels)
             else:
                 each = isinstance(layer, PerLevelNorm)
@@ -73,6 +78,15 @@ def run_tower(tower: nn.Module, levels: Sequence[torch.Tensor]) -> list[torch.Te
     if isinstance(tower, Tower) and not _has_hooks(tower):
         return tower.over(levels)
     return [tower(x, i) for i, x in enumerate(levels)]
+
+
+def _normalizes(layer: nn.Module, levels: Sequence[torch.Tensor]) -> bool:
+    """Return whether a layer is a group norm that all levels pass in one launch, with the ReLU after it."""
+    return type(layer) is nn.GroupNorm and not _has_hooks(layer) and has_kernel(levels, layer.weight, layer.bias)
+
+
+def _rectifies(layer: nn.Module | None) -> bool:
+    return type(layer) is nn.ReLU and layer.inplace and not _has_hooks(layer)
 
 
 def _has_hooks(module: nn.Module) -> bool:

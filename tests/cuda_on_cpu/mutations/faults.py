@@ -20,6 +20,7 @@ class Fault(NamedTuple):
 
 
 BLEND, ROI, BLUR, NMS, PASTE, DR1 = "blend_masks", "roi_sample", "blur_pool", "nms_mask", "paste_masks", "dr1_conv"
+NORM = "group_norm_relu"
 
 _SOURCES = {
     "bilinear.h": (
@@ -198,6 +199,22 @@ _SOURCES = {
             ("bool fits = t.stride(1) == 1 && «reinterpret_cast<uintptr_t>(t.data_ptr()) % 16 == 0»;", "true"),
             ("if («bytes > 48 * 1024») {", "false"),
             ("uint32_t((«p.O + dr1::kOutputs - 1») / dr1::kOutputs));", "p.O"),
+        ],
+    ),
+    "cuda/group_norm_relu.cu": (
+        NORM,
+        [
+            ("«block >= norm.at[l + 1].first»", "block > norm.at[l + 1].first"),
+            ("min(static_cast<int64_t>(kPlaces), «map.places - chunk * kPlaces»)", "static_cast<int64_t>(kPlaces)"),
+            ("shared[threadIdx.x / kWarp] = value;\n  }\n  «__syncthreads();»", ""),
+            ("«__syncthreads();» // before the next sum", ""),
+            ("value += __shfl_down_sync(0xffffffffu, value, «offset»);", "1"),
+            ("squares += moments[2 * k + 1] + «apart * apart» * static_cast<acc>(places_of(map, k)) * norm.width();", "0 * apart"),
+            ("static_cast<T>(«value < 0 ? acc(0) : value»); // NaN stays", "value > 0 ? value : acc(0)"),
+            ("bool wide = «norm.width() % V == 0»;", "true"),
+            ("wide && «reinterpret_cast<uintptr_t>(map.from) % 16 == 0»", "true"),
+            ("const int64_t image = «slot / groups», place", "0"),
+            ("const int channel = «i % units * V»;", "0"),
         ],
     ),
 }  # fmt: skip

@@ -1,0 +1,34 @@
+"""Cases of the group norm with its ReLU, of the five levels of a head at 800 x 1088. CPUs have no kernel of it."""
+
+import torch
+
+from ...layers.group_norm_relu import group_norm_relu, group_norm_relu_reference
+from .case import Case, Contest
+
+__all__ = ["LEVELS", "cases"]
+
+LEVELS = ((100, 136), (50, 68), (25, 34), (13, 17), (7, 9))
+_CHANNELS, _GROUPS = 256, 32
+
+
+def cases() -> list[Case]:
+    """Against PyTorch's norm and ReLU, level by level."""
+    types = (torch.float32, torch.float16, torch.bfloat16)
+    baseline = "group norm, then ReLU, level by level"
+    return [Case("group_norm_relu", "1x256, P3-P7 of 800x1088", baseline, _make, {}, types, ("cuda",))]
+
+
+def _make(device: torch.device, dtype: torch.dtype) -> Contest:
+    generator = torch.Generator().manual_seed(0)
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator).to(device, dtype)
+
+    maps = [random(1, _CHANNELS, *size).contiguous(memory_format=torch.channels_last) for size in LEVELS]
+    weight, bias = random(_CHANNELS), random(_CHANNELS)
+    moved = 2 * sum(x.numel() for x in maps) * maps[0].element_size()
+    return Contest(
+        lambda: tuple(group_norm_relu(maps, weight, bias, groups=_GROUPS)),
+        lambda: tuple(group_norm_relu_reference(maps, weight, bias, groups=_GROUPS)),
+        moved,
+    )
