@@ -23,7 +23,7 @@ from .d2.utils import PathManager
 from .errors import UserError, one_line
 from .utils.files import sha256_of
 
-__all__ = ["FILES", "INDEX", "Trained", "check_project", "config_path", "find_trained", "list_trained", "zoo_place"]
+__all__ = ["FILES", "INDEX", "Trained", "find_trained", "list_trained", "why_not", "zoo_place"]
 
 INDEX = "zoo.json"
 FILES = ("model.safetensors", "config.yaml", "record.json")
@@ -91,28 +91,25 @@ def find_trained(name: str) -> Trained:
         near = difflib.get_close_matches(name, index, n=1, cutoff=0.4)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(index)}"
         raise UserError(f"there is no trained model {name!r} in {zoo_place()}; {hint}")
-    check_project(name, index[name])
+    if reason := why_not(name, index[name]):
+        raise UserError(reason)
     place, digests = zoo_place(), index[name]["files"]
     weights, config, record = (_checked(_local(place, f"{name}/{file}"), digests[file]) for file in FILES)
     return Trained(name, weights, config, json.loads(Path(record).read_text(encoding="utf-8")))
 
 
-def check_project(name: str, entry: dict[str, Any]) -> None:
-    """Raise UserError unless the project whose model it is, if any, has been imported.
+def why_not(name: str, entry: Mapping[str, Any]) -> str | None:
+    """Return why a model of the index cannot be built: its project has not been imported. None if it can.
 
-    It is not imported here, because a zoo must not choose what code runs.
+    A project is not imported here, because a zoo must not choose what code runs.
     """
     package = entry.get("package", "adet_ext")
-    if package not in sys.modules:
-        raise UserError(
-            f"{name} is a model of the project {package}; in its folder below projects/, write python -m {package} in "
-            f"place of python -m adet_ext, or import {package} first"
-        )
-
-
-def config_path(record: Mapping[str, Any]) -> str:
-    """Return the path of a model's config in the checkout."""
-    return record["config"] if "package" in record else f"configs/{record['config']}"
+    if package in sys.modules:
+        return None
+    return (
+        f"{name} is a model of the project {package}; in its folder below projects/, write python -m {package} in "
+        f"place of python -m adet_ext, or import {package} first"
+    )
 
 
 def _checked(path: str, digest: str) -> str:

@@ -19,7 +19,7 @@ from .rivals import COMPILED
 __all__ = ["RUNS", "check_runs", "prepare_runs"]
 
 _FILES = {"pt2": ("pt2", "float32"), "onnxruntime": ("onnx", "float32"), "int8": ("onnx", "int8")}
-# What goes before the path of another run's file.
+# What goes before the path of a file, and the run whose file it is.
 _OPENVINO = {
     "openvino": (OPENVINO, "onnxruntime"),
     "openvino-bf16": (OPENVINO_BF16, "onnxruntime"),
@@ -62,11 +62,10 @@ def prepare_runs(
     if "compiled" in names:
         names["compiled"] = COMPILED + config
     paths = {name: os.path.join(folder, f"{precision}.{kind}") for name, (kind, precision) in _FILES.items()}
-    for name, (prefix, other) in _OPENVINO.items():
-        if name in names:
-            names[name] = prefix + paths[other]
-    names.update((name, path) for name, path in paths.items() if name in names)
-    wanted = [name for name, path in paths.items() if any(value.endswith(path) for value in names.values())]
+    opened = {name: ("", name) for name in _FILES} | _OPENVINO
+    opened = {name: opened[name] for name in runs if name in opened}
+    names.update((name, prefix + paths[file]) for name, (prefix, file) in opened.items())
+    wanted = dict.fromkeys(file for _, file in opened.values())
     missing = [name for name in wanted if not os.path.isfile(paths[name])]
     if not missing and os.path.isfile(weights):
         return names, weights

@@ -3,9 +3,8 @@
 import argparse
 import os
 import statistics
-import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from ..engine.predictor import Predictor
 from ..engine.zoo_evaluation import Comparison, evaluate_foreign, evaluate_trained, has_data
 from ..errors import UserError
 from ..model_zoo import get_config
-from ..trained import check_project, list_trained, zoo_place
+from ..trained import list_trained, why_not, zoo_place
 from ..utils.table import text_table
 
 __all__ = ["build_parser", "main"]
@@ -66,12 +65,9 @@ def _those_with_data(data: str) -> list[str]:
     """Return the models whose data are in a folder, and say which others are left out."""
     names = []
     for name, entry in sorted(list_trained().items()):
-        try:
-            check_project(name, entry)
-        except UserError as error:
-            print(f"left out: {error}")
-            continue
-        if has_data(_known(name), data):
+        if reason := why_not(name, entry):
+            print(f"left out: {reason}")
+        elif has_data(_known(name), data):
             names.append(name)
         else:
             print(f"left out: {name}, whose data are not in {data}")
@@ -86,19 +82,16 @@ def _list(speed: bool) -> int:
     for name, entry in sorted(index.items()):
         figures = ", ".join(f"{figure} {value:.1f}" for figure, value in entry["figures"].items())
         row = [name, entry["task"], entry["data"], f"{entry['bytes'] / 1e6:.1f}", figures]
-        rows.append([*row, *([_milliseconds(name, entry)] if speed else [])])
+        if speed:
+            row.append("-" if why_not(name, entry) else f"{_milliseconds(name):.0f}")
+        rows.append(row)
     print(text_table(rows, left=5))
     print(f"\nfrom {zoo_place()}; python -m adet_ext demo PHOTO --model NAME draws what one predicts")
     return 0
 
 
-def _milliseconds(name: str, entry: Mapping[str, Any]) -> str:
-    """Return the median time of a prediction, from an image in memory to masks, after two that warm up.
-
-    It is "-" for a model of a project that has not been imported.
-    """
-    if entry.get("package", "adet_ext") not in sys.modules:
-        return "-"
+def _milliseconds(name: str) -> float:
+    """Return the median time of a prediction, from an image in memory to masks, after two that warm up."""
     predictor = Predictor(get_config(name, trained=True))
     image = np.random.default_rng(0).integers(0, 256, (*_SPEED_SIZE, 3), dtype=np.uint8)
     times = []
@@ -106,7 +99,7 @@ def _milliseconds(name: str, entry: Mapping[str, Any]) -> str:
         begin = time.perf_counter()
         predictor(image)
         times.append(1000 * (time.perf_counter() - begin))
-    return f"{statistics.median(times[2:]):.0f}"
+    return statistics.median(times[2:])
 
 
 def _report(comparisons: Sequence[Comparison]) -> int:

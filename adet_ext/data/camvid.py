@@ -57,8 +57,8 @@ def camvid_runs(root: str, split: str) -> list[Run]:
     ]
 
 
-def register_camvid(name: str, root: str, split: str) -> list[str]:
-    """Check the list of a split in the folder ``root``, register its sequences, and return the class names.
+def register_camvid(name: str, root: str, split: str) -> None:
+    """Check the list of a split in the folder ``root``, and register its sequences.
 
     Raises:
         UserError: as :func:`camvid_runs`.
@@ -66,7 +66,6 @@ def register_camvid(name: str, root: str, split: str) -> list[str]:
     camvid_runs(root, split)  # what is wrong is said now
     read = functools.partial(camvid_runs, root, split)
     register_semantic(name, read, CLASSES, COLORS, VOID, images=False, root=os.path.join(root, f"{split}.txt"))
-    return list(CLASSES)
 
 
 def frame_of(path: str) -> tuple[str, int]:

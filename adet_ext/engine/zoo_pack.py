@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from ..d2.checkpoint import read_checkpoint
 from ..d2.config import CfgNode
 from ..errors import UserError
-from ..trained import FILES, INDEX, config_path
+from ..trained import FILES, INDEX
 from ..utils.files import make_folder, sha256_of, written_beside
 
 __all__ = ["pack"]
@@ -51,7 +51,7 @@ def pack(
     _write(paths[1], cfg.dump())
     record = {
         "name": name,
-        "config": f"{name}.yaml",
+        "config": f"configs/{name}.yaml",
         **about,
         "parameters": count,
         "figures": {key: round(value, 1) for key, value in figures.items()},
@@ -83,7 +83,7 @@ def model_card(record: Mapping[str, Any], size: int) -> str:
     return (
         f"# {record['name']}\n\n{record['task']}; trained on {record['data']}; classes: "
         f"{', '.join(record['evaluated_on']['classes'])}. {record['parameters'] / 1e6:.1f} million parameters, "
-        f"{size / 1e6:.1f} MB in half precision. Config: `{config_path(record)}`.\n\n"
+        f"{size / 1e6:.1f} MB in half precision. Config: `{record['config']}`.\n\n"
         f"    {program} demo {record.get('demo', 'PHOTO')} --model {record['name']}\n\n"
         f"**What it is for.** {record['purpose']}\n\n**What it cannot do.** {record['limits']}\n\n"
         f"**License.** {record['license']}\n\n## Figures\n\nOf these half-precision weights, on "

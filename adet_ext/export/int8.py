@@ -11,6 +11,8 @@ from .onnx_file import need
 
 __all__ = ["quantize"]
 
+_ACTIVATIONS = ("Relu", "Clip")
+
 
 def quantize(path: str, inputs: Iterable[tuple[torch.Tensor, ...]]) -> None:
     """Let the convolutions of the file at ``path`` compute in eight bits, in place.
@@ -58,9 +60,6 @@ def quantize(path: str, inputs: Iterable[tuple[torch.Tensor, ...]]) -> None:
         model = onnx.load(target)
         onnx.helper.set_model_props(model, properties)
         onnx.save(model, path)
-
-
-_ACTIVATIONS = ("Relu", "Clip")
 
 
 def _convolutions_and_after(nodes: Iterable) -> list[str]:

@@ -29,20 +29,19 @@ class OpenVinoRunner(Runner):
         import onnx
         import openvino
 
+        core = openvino.Core()
+        if bf16 and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+            raise UserError(f"this CPU has no bfloat16; write {OPENVINO} in place of {OPENVINO_BF16}")
         try:
             block = {x.key: x.value for x in onnx.load(path, load_external_data=False).metadata_props}.get(KEY)
-            core = openvino.Core()
             # Always said, as OpenVINO's own choice depends on the CPU.
             options = {
                 "INFERENCE_NUM_THREADS": torch.get_num_threads(),
                 "INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32",
             }
-            able = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
             self.model = core.compile_model(core.read_model(path), "CPU", options)
         except Exception as error:  # protobuf's and OpenVINO's exceptions have no common base
             raise UserError(f"{path} cannot be opened by OpenVINO: {one_line(error)}") from error
-        if bf16 and "BF16" not in able:
-            raise UserError(f"this CPU has no bfloat16; write {OPENVINO} in place of {OPENVINO_BF16}")
         self.card = Card.loads(block, path)
 
     def __call__(self, images: torch.Tensor, sizes: torch.Tensor | None = None) -> dict[str, torch.Tensor]:

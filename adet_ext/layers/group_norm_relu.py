@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import torch
 
-from .checks import check_device, check_floating, check_number, check_range, check_shape, check_type
+from .checks import check_device, check_floating, check_number, check_range, check_sequence, check_shape, check_type
 from .extension import native_operators, serves
 
 __all__ = ["group_norm_relu", "group_norm_relu_reference", "has_kernel"]
@@ -36,9 +36,9 @@ def group_norm_relu(
         TypeError: an argument is not a floating-point tensor, or not of the type of the maps.
         ValueError: a shape does not fit, or a tensor is on another device.
     """
+    _check(maps, weight, bias, groups, eps)
     if has_kernel(maps, weight, bias):
         return torch.ops.adet_ext.group_norm_relu(list(maps), weight, bias, groups, eps)
-    _check(maps, weight, bias, groups, eps)
     return group_norm_relu_reference(maps, weight, bias, groups=groups, eps=eps)
 
 
@@ -64,6 +64,7 @@ def has_kernel(maps: Sequence[torch.Tensor], weight: torch.Tensor, bias: torch.T
 
 
 def _check(maps, weight, bias, groups, eps) -> None:
+    check_sequence(maps, "maps")
     check_range(len(maps), "the number of maps", 1, _MAX_MAPS)
     for i, x in enumerate(maps):
         check_floating(x, f"maps[{i}]")

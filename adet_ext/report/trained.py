@@ -3,8 +3,6 @@
 import json
 from pathlib import Path
 
-from ..trained import config_path
-
 __all__ = ["trained_rows"]
 
 
@@ -17,7 +15,7 @@ def trained_rows(folder: Path) -> list[list[str]]:
         record = json.loads((folder / name / "record.json").read_text(encoding="utf-8"))
         figures = ", ".join(f"{figure} **{value:.1f}**" for figure, value in entry["figures"].items())
         size = f"{entry['bytes'] / 1e6:.1f} MB, {record['parameters'] / 1e6:.1f} M"
-        evaluated, config = record["evaluated_on"]["name"], config_path(record)
-        card, recipe = f"[{name}](weights/{name}/README.md)", f"[{record['config']}]({config})"
+        evaluated, config = record["evaluated_on"]["name"], record["config"]
+        card, recipe = f"[{name}](weights/{name}/README.md)", f"[{config}]({config})"
         rows.append([card, record["task"], record["data"], evaluated, figures, size, recipe])
     return rows

@@ -10,7 +10,8 @@ from unittest import mock
 
 import torch
 
-from adet_ext.benchmark.ops import cases_blend
+from adet_ext.benchmark.ops import cases_blend, cases_group_norm_relu
+from adet_ext.benchmark.ops.case import PYRAMID
 from adet_ext.benchmark.ops.registry import all_cases
 from adet_ext.layers.nms_mask import nms_mask
 
@@ -94,11 +95,8 @@ def _dr1(width: int, height: int, across: int, dtype: torch.dtype, factors: bool
 
 def _norm(dtype: torch.dtype) -> TrafficCase:
     def make():
-        generator = torch.Generator().manual_seed(0)
-        maps = [torch.randn(1, 256, *size, generator=generator).to(dtype) for size in ((25, 34), (13, 17), (7, 9))]
-        maps = [x.contiguous(memory_format=torch.channels_last) for x in maps]
-        weight, bias = torch.ones(256, dtype=dtype), torch.zeros(256, dtype=dtype)
-        return lambda: torch.ops.adet_ext.group_norm_relu(maps, weight, bias, 32, 1e-5)
+        inputs = cases_group_norm_relu.make_inputs(PYRAMID[2:], torch.device("cpu"), dtype)
+        return lambda: torch.ops.adet_ext.group_norm_relu(*inputs, cases_group_norm_relu.GROUPS, 1e-5)
 
     return TrafficCase("group_norm_relu", "1x256, P5-P7 of 800x1088", dtype, make, scale=16.0)
 

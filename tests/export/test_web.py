@@ -100,7 +100,8 @@ def test_the_page_finds_what_the_model_finds(page, tmp_path):
 
 def assert_same_objects(found, expected):
     assert len(found["objects"]) == len(expected) > 0
-    assert re.fullmatch(rf"{len(expected)} objects?, \d+ ms", found["status"])
+    kind = "object" if len(expected) == 1 else "objects"
+    assert re.fullmatch(rf"{len(expected)} {kind}, \d+ ms", found["status"])
     boxes = torch.tensor([x["box"] for x in found["objects"]])
     torch.testing.assert_close(boxes, expected.pred_boxes.tensor, rtol=0, atol=0.1)
     scores = torch.tensor([x["score"] for x in found["objects"]])

@@ -25,6 +25,7 @@ from adet_ext.layers import (
     blur_pool,
     dr1_conv,
     extension,
+    group_norm_relu,
     nms_mask,
     paste_masks,
     roi_pred,
@@ -39,6 +40,7 @@ FACES = {
     "crop_bases": blend_reference.crop_bases,
     "blur_pool": blur_pool.blur_pool,
     "dr1_conv": dr1_conv.dr1_conv,
+    "group_norm_relu": group_norm_relu.group_norm_relu,
     "nms_mask": nms_mask.nms_mask,
     "paste_masks": paste_masks.paste_masks,
     "roi_sample": roi_sample.roi_sample,
@@ -136,6 +138,11 @@ class Call:
         made |= {"a": self.randn(n, c, h, w), "before": None, "after2": None, "results": self.rng.choice([1, 2])}
         after = self.randn(n, o, h, w)
         return {**made, "b": after, "after": after, "after2": after if made["results"] == 2 else None}
+
+    def group_norm_relu(self, op, name):
+        n, maps = self.rng.randint(0, 2), range(self.rng.randint(1, 3))
+        maps = [self.randn(n, 6, self.rng.randint(0, 9), self.rng.randint(1, 9)) for _ in maps]
+        return {"maps": maps, "weight": self.randn(6), "bias": self.randn(6), "groups": 3, "eps": 1e-5}
 
     def nms_mask(self, op, name):
         n, k = self.rng.randint(0, 2), self.rng.randint(0, 20)

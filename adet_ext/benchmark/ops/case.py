@@ -5,7 +5,10 @@ from dataclasses import dataclass
 
 import torch
 
-__all__ = ["Case", "Contest"]
+__all__ = ["PYRAMID", "Case", "Contest"]
+
+# Height and width of P3 to P7 for an image of 800 x 1088.
+PYRAMID = ((100, 136), (50, 68), (25, 34), (13, 17), (7, 9))
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,12 @@ import torch
 from torch.nn import functional as F
 
 from ...layers.dr1_conv import dr1_conv, dr1_conv_reference
-from .case import Case, Contest
+from .case import PYRAMID, Case, Contest
 
 __all__ = ["cases"]
 
 # H, W of P3 to P7 at 800 x 1088, and of P3 at 800 x 1344.
-LEVELS = ((100, 136), (50, 68), (25, 34), (13, 17), (7, 9), (100, 168))
+LEVELS = (*PYRAMID, (100, 168))
 BARE, COMPOSITION = "F.conv2d alone, without the factors", "multiply, F.conv2d, multiply"
 
 
