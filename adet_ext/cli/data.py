@@ -3,11 +3,12 @@
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from tqdm import tqdm
 
 from ..d2.data import DatasetCatalog, MetadataCatalog
+from ..data.camvid_panoptic import prepare_camvid_panoptic
 from ..data.lvis import lvis_splits, prepare_lvis
 from ..data.prepare_camvid import prepare_camvid
 from ..data.prepare_panoptic import annotated_images, coco_splits, prepare_panoptic
@@ -38,6 +39,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _prepare_panoptic(arguments)
     if arguments.command == "prepare-lvis":
         return _prepare_lvis(arguments)
+    if arguments.command == "prepare-camvid-panoptic":
+        with tqdm(unit="image", disable=None) as bar:
+            done = prepare_camvid_panoptic(arguments.folder, tick=bar.update)
+        return _report(arguments.folder, done, "instances")
     if arguments.command.startswith("prepare-"):
         return _prepare_small(arguments)
     if arguments.command == "cut-frames":
@@ -107,7 +112,11 @@ def _prepare_small(arguments: argparse.Namespace) -> int:
     prepare = _PREPARE[arguments.command.removeprefix("prepare-")]
     with tqdm(unit="image", disable=None) as bar:
         done = prepare(arguments.source, arguments.target, tick=bar.update)
+    return _report(arguments.target, done, "people")
+
+
+def _report(folder: str, done: Mapping[str, int | tuple[int, int]], what: str) -> int:
     for part, count in done.items():
         images, instances = count if isinstance(count, tuple) else (count, None)
-        print(f"{arguments.target}, {part}: {images} images" + ("" if instances is None else f", {instances} people"))
+        print(f"{folder}, {part}: {images} images" + ("" if instances is None else f", {instances} {what}"))
     return 0

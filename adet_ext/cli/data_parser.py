@@ -27,6 +27,11 @@ def build_parser() -> argparse.ArgumentParser:
         small = commands.add_parser(f"prepare-{name}", help=f"make the layout for training of {archive}")
         small.add_argument("source", metavar="FROM", help=archive)
         small.add_argument("target", metavar="TO", help="the folder of the data set to make")
+    regions = commands.add_parser(
+        "prepare-camvid-panoptic",
+        help="make panoptic annotations of CamVid, with connected regions of cars and people as instances",
+    )
+    regions.add_argument("folder", metavar="DIR", help="what prepare-camvid made; the annotations go there too")
     add_cut_frames(commands)
     add_draw(commands)
     return parser

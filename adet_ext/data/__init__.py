@@ -1,6 +1,7 @@
 """Data sets: reading, checking, registering, mapping, and the loaders of training and evaluation."""
 
-from . import camvid, cityscapes, lvis, shapes, shapes_sequences, voc  # register the built-in data sets
+# These register the built-in data sets.
+from . import camvid, camvid_panoptic, cityscapes, lvis, shapes, shapes_sequences, voc
 from .frame_folders import register_frame_folders
 from .loader import build_test_loader, build_train_loader
 from .lvis import register_lvis_dataset
@@ -17,6 +18,7 @@ __all__ = [
     "build_test_loader",
     "build_train_loader",
     "camvid",
+    "camvid_panoptic",
     "cityscapes",
     "lvis",
     "num_classes_of",

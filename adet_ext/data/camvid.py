@@ -18,7 +18,7 @@ from ..errors import UserError
 from .frame_folders import frame_folder_runs
 from .semantic_sets import Run, read_lines, register_semantic, semantic_name
 
-__all__ = ["CLASSES", "COLORS", "VOID", "camvid_runs", "frame_of", "register_camvid"]
+__all__ = ["CLASSES", "COLORS", "SPLITS", "VOID", "camvid_runs", "frame_of", "register_camvid"]
 
 CLASSES = (
     "Sky", "Building", "Pole", "Road", "Pavement", "Tree", "SignSymbol", "Fence", "Car", "Pedestrian", "Bicyclist",
@@ -28,7 +28,7 @@ COLORS = (
     (192, 128, 128), (64, 64, 128), (64, 0, 128), (64, 64, 0), (0, 128, 192),
 )  # fmt: skip
 VOID = 11
-_SPLITS = ("train", "val", "test")
+SPLITS = ("train", "val", "test")
 _STEM = re.compile(r"(?P<sequence>.+)_f?(?P<frame>\d+)")
 
 
@@ -90,7 +90,7 @@ def _cut(frames: Sequence[tuple[int, str, str]]) -> list[Sequence[tuple[int, str
 
 def _register_built_in() -> None:
     root = os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets"))
-    for split in _SPLITS:
+    for split in SPLITS:
         annotated, raw = os.path.join(root, "camvid"), os.path.join(root, "camvid_raw", split)
         collections = (
             ("camvid", functools.partial(camvid_runs, annotated, split), os.path.join(annotated, f"{split}.txt")),

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from ..config import load_config
 from ..d2.config import CfgNode
 from ..data.camvid import register_camvid
+from ..data.camvid_panoptic import register_camvid_panoptic
 from ..data.register import register_dataset
 from ..errors import UserError
 from ..model_zoo import config_folder, get_config
@@ -76,7 +77,7 @@ def _register(record: dict[str, str], data: str, cfg: CfgNode) -> None:
     """Register the data set of a record, in the folder ``data`` or in its ``folder`` there.
 
     It has ``images`` and ``annotations``, relative paths of instances in COCO format, or ``split``, of CamVid's
-    sequences. A built-in set has no ``folder``.
+    sequences, or ``panoptic_split``, of CamVid's panoptic images. A built-in set has no ``folder``.
     """
     cfg.DATASETS.TEST = (record["name"],)
     if "folder" not in record:
@@ -89,6 +90,8 @@ def _register(record: dict[str, str], data: str, cfg: CfgNode) -> None:
         )
     if "split" in record:
         register_camvid(record["name"], folder, record["split"])
+    elif "panoptic_split" in record:
+        register_camvid_panoptic(record["name"], folder, record["panoptic_split"])
     else:
         images, annotations = (os.path.join(folder, record[part]) for part in ("images", "annotations"))
         register_dataset(record["name"], images, annotations, classes=record["classes"])
@@ -101,7 +104,11 @@ def _folder_of(record: dict[str, str], data: str) -> str | None:
 
 def _list_of(record: dict[str, str]) -> str:
     """Return the file that lists the images of a record's data set."""
-    return f"{record['split']}.txt" if "split" in record else record["annotations"]
+    if "split" in record:
+        return f"{record['split']}.txt"
+    if "panoptic_split" in record:
+        return f"annotations/panoptic_{record['panoptic_split']}.json"
+    return record["annotations"]
 
 
 def evaluate_foreign(config: str, weights: str, output: str) -> Comparison:

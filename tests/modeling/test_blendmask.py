@@ -141,6 +141,10 @@ def test_an_image_without_instances_has_semantic_labels_too(batch):
         (("MODEL.BLENDMASK.TOP_INTERP", "cubic"), "TOP_INTERP must be .*; got 'cubic'"),
         (("MODEL.BLENDMASK.POOLER_SCALES", (0.25, 0.125)), "must have one scale"),
         (("MODEL.BASIS_MODULE.IN_FEATURES", ["p9"]), "IN_FEATURES must name features.*got \\['p9'\\]"),
+        (
+            ("MODEL.BASIS_MODULE.LOSS_ON", True, "MODEL.BASIS_MODULE.COMMON_STRIDE", 4),
+            "COMMON_STRIDE must be the stride of p3, .* with LOSS_ON; got 4. Set it to 8",
+        ),
         (("MODEL.BASIS_MODULE.NAME", "DeepLabV3Plus"), "a fine and a coarse feature"),
         (("MODEL.PANOPTIC_FPN.COMBINE.ENABLED", True), "SEM_SEG_HEAD.IN_FEATURES must name features.*got \\['p2'\\]"),
     ],

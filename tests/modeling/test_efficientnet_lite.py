@@ -85,6 +85,15 @@ def test_sizes_are_halved_rounding_up():
     assert [tuple(x.shape[2:]) for x in outputs.values()] == [(23, 35), (12, 18), (6, 9), (3, 5), (2, 3)]
 
 
+def test_stages_that_no_feature_needs_are_not_built():
+    body, whole = (_body(out_features=names).eval() for names in (["res2", "res4"], _FEATURES))
+    assert len(body.blocks) == 11 and list(body.output_shape()) == ["res2", "res4"]
+    body.load_state_dict({key: value for key, value in whole.state_dict().items() if key in body.state_dict()})
+    with torch.no_grad():
+        ours, theirs = body(_picture()), whole(_picture())
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
 @pytest.mark.parametrize("freeze_at, blocks", [(-1, 0), (0, 0), (1, 1), (2, 3), (5, 16), (9, 16)])
 def test_the_first_parts_are_frozen_with_their_norms(freeze_at, blocks):
     body = _body(norm="BN", freeze_at=freeze_at)

@@ -31,7 +31,8 @@ class NonLocal(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map (N, C, H, W) to the same shape."""
-        query, key, value = self.project(x).flatten(2).transpose(1, 2).chunk(3, dim=2)
+        # On a CPU, the fused attention takes channels that lie together, and else falls back to the plain products.
+        query, key, value = self.project(x).flatten(2).transpose(1, 2).contiguous().chunk(3, dim=2)
         if self.fused:
             seen = F.scaled_dot_product_attention(query[:, None], key[:, None], value[:, None], scale=1.0)[:, 0]
         else:

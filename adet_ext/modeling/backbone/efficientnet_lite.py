@@ -179,6 +179,7 @@ class EfficientNetLite(Backbone):
         padding: of the strided convolutions: "same", TensorFlow's, or "symmetric" for weights trained in timm.
         in_channels: channels of the images.
         out_features: which of "stem" (stride 2), "res2" (4), "res3" (8), "res4" (16) and "res5" (32) to return.
+            Stages after the last of them are not built.
         freeze_at: 0 and below freeze nothing, 1 the stem with its first block, 2 what leads to res2 too, and so on;
             frozen norms have fixed statistics.
 
@@ -214,7 +215,8 @@ class EfficientNetLite(Backbone):
         self._out_features = list(out_features)
         self._out_feature_channels, self._out_feature_strides = {}, {}
         channels, stride = _STEM_CHANNELS, 2
-        for row, repeats in zip(_ROWS, lite_repeats(variant)):
+        last = max((i for i, row in enumerate(_ROWS) if row.feature in out_features), default=len(_ROWS) - 1)
+        for row, repeats in list(zip(_ROWS, lite_repeats(variant)))[: last + 1]:
             stride *= row.stride
             for index in range(repeats):
                 self.blocks.append(

@@ -68,6 +68,9 @@ class BasisModule(nn.Module):
             channels: width of the module.
             num_classes: foreground classes of the auxiliary loss; None: no such loss.
             common_stride: stride of the finest feature, at which the auxiliary loss is taken.
+
+        Raises:
+            ValueError: there is an auxiliary loss, and the finest feature has another stride.
         """
         super().__init__()
         check_features("MODEL.BASIS_MODULE.IN_FEATURES", in_features, input_shape)
@@ -76,6 +79,12 @@ class BasisModule(nn.Module):
         self.common_stride = common_stride
         self.loss_on = num_classes is not None
         if self.loss_on:
+            stride = input_shape[self.in_features[0]].stride
+            if stride not in (None, common_stride):
+                raise ValueError(
+                    f"MODEL.BASIS_MODULE.COMMON_STRIDE must be the stride of {self.in_features[0]}, the first of "
+                    f"IN_FEATURES, with LOSS_ON; got {common_stride}. Set it to {stride}"
+                )
             # AdelaiDet normalizes within each process. This synchronizes if the bases do.
             seg_norm = norm if norm in ("SyncBN", "naiveSyncBN") else "BN"
             blocks: list[nn.Module] = []
