@@ -1,7 +1,7 @@
 """Data sets: reading, checking, registering, mapping, and the loaders of training and evaluation."""
 
 # These register the built-in data sets.
-from . import camvid, camvid_panoptic, cityscapes, lvis, shapes, shapes_sequences, voc
+from . import camvid, camvid_panoptic, cityscapes, lvis, pennfudan, shapes, shapes_sequences, voc
 from .frame_folders import register_frame_folders
 from .loader import build_test_loader, build_train_loader
 from .lvis import register_lvis_dataset
@@ -22,6 +22,7 @@ __all__ = [
     "cityscapes",
     "lvis",
     "num_classes_of",
+    "pennfudan",
     "register_dataset",
     "register_frame_folders",
     "register_lvis_dataset",

@@ -23,10 +23,12 @@ _SITE = "https://www.cis.upenn.edu/~jshi/ped_html/"
 
 
 def prepare_pennfudan(source: str, target: str, tick: Callable[[], Any] = lambda: None) -> dict[str, tuple[int, int]]:
-    """Write ``target``/{train,val}/*.jpg and annotations/instances_{train,val}.json; return images and people of each.
+    """Write ``target``/{train,val}/*.jpg and annotations/instances_*.json; return images and people of each part.
 
-    Images are numbered from 1 in the order of their names; every fifth validates. Masks are run lengths and have the
-    pixels of the archive's. Images that are there already stay, so that a run that was stopped can be started again.
+    Images are numbered from 1 in the order of their names; every fifth validates. The training images are divided once
+    more: recipes are chosen by every fifth ("choose"), which learn from the rest ("fit"). Masks are run lengths and
+    have the pixels of the archive's. Images that are there already stay, so that a run that was stopped can be started
+    again.
 
     Args:
         source: the folder PennFudanPed of the archive.
@@ -56,6 +58,10 @@ def prepare_pennfudan(source: str, target: str, tick: Callable[[], Any] = lambda
         for value in np.unique(labels[labels > 0]):
             people[part].append({"id": len(people[part]) + 1, "image_id": number, **_annotation(labels == value)})
         tick()
+    chooses = {image["id"] for image in images["train"][VALIDATION_STEP - 1 :: VALIDATION_STEP]}
+    for part, wanted in (("fit", False), ("choose", True)):
+        images[part] = [image for image in images["train"] if (image["id"] in chooses) is wanted]
+        people[part] = [person for person in people["train"] if (person["image_id"] in chooses) is wanted]
     for part in images:
         _write(os.path.join(folders["annotations"], f"instances_{part}.json"), part, images[part], people[part])
     return {part: (len(images[part]), len(people[part])) for part in images}

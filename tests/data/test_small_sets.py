@@ -9,6 +9,8 @@ import pytest
 from PIL import Image
 
 from adet_ext.cli.data import main
+from adet_ext.d2.data import DatasetCatalog, MetadataCatalog
+from adet_ext.data.pennfudan import FOLDER_OF, _register_built_in
 from adet_ext.data.prepare_camvid import prepare_camvid
 from adet_ext.data.prepare_pennfudan import prepare_pennfudan
 from adet_ext.data.validate import validate_coco
@@ -39,9 +41,9 @@ def test_penn_fudan_becomes_a_coco_set_with_the_masks_of_the_archive(people, tmp
     assert main(["prepare-pennfudan", str(people), str(target)]) == 0
     assert "train: 5 images, 8 people" in capsys.readouterr().out
     assert sorted(p.name for p in (target / "val").iterdir()) == ["Ped00005.jpg"]
-    for part in ("train", "val"):
+    for part, folder in FOLDER_OF.items():
         path = target / "annotations" / f"instances_{part}.json"
-        checked = validate_coco(str(path), str(target / part))
+        checked = validate_coco(str(path), str(target / folder))
         assert checked.report.ok and checked.classes == ["person"]
         content = json.loads(path.read_text())
         for image in content["images"]:
@@ -50,8 +52,35 @@ def test_penn_fudan_becomes_a_coco_set_with_the_masks_of_the_archive(people, tmp
             for k, annotation in enumerate(mine, start=1):
                 assert (mask_util.decode(annotation["segmentation"]) == (mask == k)).all()
                 assert annotation["area"] == (mask == k).sum()
-            pixels = np.array(Image.open(target / part / image["file_name"]))
+            pixels = np.array(Image.open(target / folder / image["file_name"]))
             assert pixels.shape == (20, 30, 3) and abs(int(pixels.mean()) - 40 * image["id"]) <= 1
+
+
+def test_a_recipe_is_chosen_by_training_images_alone(people, tmp_path):
+    target = tmp_path / "out"
+    done = prepare_pennfudan(str(people), str(target))
+    assert done == {"train": (5, 8), "val": (1, 1), "fit": (4, 6), "choose": (1, 2)}
+    parts = {
+        part: [
+            i["file_name"]
+            for i in json.loads((target / "annotations" / f"instances_{part}.json").read_text())["images"]
+        ]
+        for part in FOLDER_OF
+    }
+    assert sorted(parts["fit"] + parts["choose"]) == parts["train"] and parts["choose"] == ["Ped00006.jpg"]
+
+
+def test_the_built_in_names_read_the_prepared_folder(people, tmp_path, monkeypatch):
+    prepare_pennfudan(str(people), str(tmp_path / "pennfudan"))
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    _register_built_in()
+    records = DatasetCatalog.get("pennfudan_fit")
+    assert len(records) == 4 and MetadataCatalog.get("pennfudan_fit").thing_classes == ["person"]
+    assert {a["category_id"] for record in records for a in record["annotations"]} == {0}
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "elsewhere"))
+    _register_built_in()
+    with pytest.raises(UserError, match="instances_fit.json"):
+        DatasetCatalog.get("pennfudan_fit")
 
 
 def test_a_second_start_finishes_what_the_first_left(people, tmp_path):
@@ -60,7 +89,7 @@ def test_a_second_start_finishes_what_the_first_left(people, tmp_path):
     kept, lost = target / "train" / "Ped00001.jpg", target / "train" / "Ped00002.jpg"
     before = kept.stat().st_mtime_ns
     lost.unlink()
-    assert prepare_pennfudan(str(people), str(target)) == {"train": (5, 8), "val": (1, 1)}
+    assert prepare_pennfudan(str(people), str(target))["train"] == (5, 8)
     assert lost.is_file() and kept.stat().st_mtime_ns == before
 
 
