@@ -1,11 +1,12 @@
-"""Let torchvision's operators serve Detectron2's deformable convolutions on a CPU, for which it has no kernels."""
+"""Serve Detectron2's deformable convolutions on a CPU, for which it has no kernels."""
 
 import functools
 from collections.abc import Callable
 
 from detectron2.layers import deform_conv
 from torch import Tensor
-from torchvision.ops import deform_conv2d
+
+from ..utils.deform_conv import deform_conv2d
 
 __all__ = ["serve_cpu"]
 

@@ -13,12 +13,12 @@ from typing import NamedTuple
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torchvision.ops import deform_conv2d
 
 from ...layers.deform import ConvWeights
 from ...layers.roi_pred import roi_pred, roi_pred_dense
 from ...layers.sparse_conv import conv_at
 from ...layers.sparse_deform import deform_conv_at
+from ...utils.deform_conv import deform_conv2d
 
 __all__ = ["PREDICTORS", "ConvPredictor", "DefConvPredictor", "Places", "RoIConvPredictor", "RoIPredictor"]
 

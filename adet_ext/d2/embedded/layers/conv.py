@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
-from torchvision.ops import deform_conv2d
 
+from ....utils.deform_conv import deform_conv2d
 from .norm import FrozenBatchNorm2d, NaiveSyncBatchNorm
 
 _FOLDABLE = (FrozenBatchNorm2d, nn.BatchNorm2d, nn.SyncBatchNorm, NaiveSyncBatchNorm)
