@@ -7,6 +7,7 @@ import re
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -16,8 +17,9 @@ import yaml
 
 from adet_ext import model_zoo, trained
 from adet_ext.cli import demo, zoo
-from adet_ext.config import load_config
+from adet_ext.config import get_cfg, load_config
 from adet_ext.d2.modeling import build_model
+from adet_ext.engine import zoo_evaluation
 from adet_ext.engine.checkpoint import AdetCheckpointer
 from adet_ext.engine.zoo_pack import pack
 from adet_ext.errors import UserError
@@ -252,3 +254,24 @@ def test_the_checkouts_own_zoo_is_whole_and_small(monkeypatch):
         assert (_WEIGHTS.parent / found.record["config"]).is_file()
         total += entry["bytes"]
     assert total <= 40e6
+
+
+@pytest.mark.parametrize(
+    ("kind", "file"),
+    [
+        ({"split": "val"}, "val.txt"),
+        ({"panoptic_split": "val"}, "annotations/panoptic_val.json"),
+        ({"images": "val", "annotations": "annotations/instances_val.json"}, "annotations/instances_val.json"),
+    ],
+)
+def test_a_records_data_is_found_by_the_file_that_lists_it(kind, file, tmp_path, monkeypatch):
+    record = {"name": "some_val", "folder": "some", "made_by": "prepare-some", "classes": ["one"], **kind}
+    found = SimpleNamespace(record={"evaluated_on": record})
+    monkeypatch.setattr(zoo_evaluation, "find_trained", lambda name: found)
+    assert not zoo_evaluation.has_data("a/b", str(tmp_path))
+    with pytest.raises(UserError, match=f"{re.escape(file)} is missing; make the data set by .* data prepare-some'"):
+        zoo_evaluation._register(record, str(tmp_path), get_cfg())
+    for folder in (tmp_path / "some", tmp_path / "plain"):
+        (folder / file).parent.mkdir(parents=True)
+        (folder / file).touch()
+    assert zoo_evaluation.has_data("a/b", str(tmp_path)) and zoo_evaluation.has_data("a/b", str(tmp_path / "plain"))
