@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from tqdm import tqdm
 
 from ..d2.data import DatasetCatalog, MetadataCatalog
-from ..data.camvid_panoptic import prepare_camvid_panoptic
 from ..data.lvis import lvis_splits, prepare_lvis
 from ..data.prepare_camvid import prepare_camvid
+from ..data.prepare_camvid_panoptic import prepare_camvid_panoptic
 from ..data.prepare_panoptic import annotated_images, coco_splits, prepare_panoptic
 from ..data.prepare_pennfudan import prepare_pennfudan
 from ..data.validate import validate_coco

@@ -15,7 +15,7 @@ import pycocotools.mask as mask_util
 from ..errors import UserError
 from ..utils.files import make_folder, written_beside
 from ..utils.image_io import read_labels
-from .small_sets import VALIDATION_STEP, copy_as_jpeg, required
+from .small_sets import VALIDATION_STEP, copy_as_jpeg, required, run_lengths
 
 __all__ = ["prepare_pennfudan"]
 
@@ -68,13 +68,13 @@ def prepare_pennfudan(source: str, target: str, tick: Callable[[], Any] = lambda
 
 
 def _annotation(mask: np.ndarray) -> dict[str, Any]:
-    code = mask_util.encode(np.asfortranarray(mask, dtype=np.uint8))
+    code = run_lengths(mask)
     return {
         "category_id": 1,
         "iscrowd": 0,
         "area": int(mask.sum()),
         "bbox": [int(value) for value in mask_util.toBbox(code)],
-        "segmentation": {"size": list(mask.shape), "counts": code["counts"].decode("ascii")},
+        "segmentation": code,
     }
 
 

@@ -1,14 +1,17 @@
-"""Copy images of small public data sets into a layout for training: JPEG of quality 95 without color subsampling."""
+"""What the layouts of small public data sets share: JPEG of quality 95 without color subsampling, and run lengths."""
 
 import os
 from collections.abc import Iterable
+from typing import Any
 
+import numpy as np
+import pycocotools.mask as mask_util
 from PIL import Image
 
 from ..errors import UserError, one_line
 from ..utils.files import written_beside
 
-__all__ = ["VALIDATION_STEP", "copy_as_jpeg", "required"]
+__all__ = ["VALIDATION_STEP", "copy_as_jpeg", "required", "run_lengths"]
 
 VALIDATION_STEP = 5  # where a set has no split, every fifth image of the sorted names validates
 
@@ -40,3 +43,9 @@ def copy_as_jpeg(source: str, target: str) -> tuple[int, int]:
         raise
     except Exception as error:  # Pillow raises errors of many types for broken files
         raise UserError(f"{source} is not an image, or only a part of one ({one_line(error)}); replace it") from error
+
+
+def run_lengths(mask: np.ndarray) -> dict[str, Any]:
+    """Return a mask (H, W) as COCO's compressed run lengths, for JSON."""
+    code = mask_util.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return {"size": list(mask.shape), "counts": code["counts"].decode("ascii")}

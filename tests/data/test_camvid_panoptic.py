@@ -11,8 +11,9 @@ from adet_ext.cli.data import main
 from adet_ext.config import get_cfg
 from adet_ext.d2.data import DatasetCatalog, MetadataCatalog
 from adet_ext.data.camvid import CLASSES, VOID
-from adet_ext.data.camvid_panoptic import STUFF, THINGS, prepare_camvid_panoptic, register_camvid_panoptic
+from adet_ext.data.camvid_panoptic import STUFF, THINGS, register_camvid_panoptic
 from adet_ext.data.mapper import AdetDatasetMapper
+from adet_ext.data.prepare_camvid_panoptic import prepare_camvid_panoptic
 from adet_ext.errors import UserError
 from adet_ext.utils.segment_ids import rgb2id
 
