@@ -40,9 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.command == "prepare-lvis":
         return _prepare_lvis(arguments)
     if arguments.command == "prepare-camvid-panoptic":
-        with tqdm(unit="image", disable=None) as bar:
-            done = prepare_camvid_panoptic(arguments.folder, tick=bar.update)
-        return _report(arguments.folder, done, "instances")
+        return _prepare_camvid_panoptic(arguments)
     if arguments.command.startswith("prepare-"):
         return _prepare_small(arguments)
     if arguments.command == "cut-frames":
@@ -113,6 +111,12 @@ def _prepare_small(arguments: argparse.Namespace) -> int:
     with tqdm(unit="image", disable=None) as bar:
         done = prepare(arguments.source, arguments.target, tick=bar.update)
     return _report(arguments.target, done, "people")
+
+
+def _prepare_camvid_panoptic(arguments: argparse.Namespace) -> int:
+    with tqdm(unit="image", disable=None) as bar:
+        done = prepare_camvid_panoptic(arguments.folder, tick=bar.update)
+    return _report(arguments.folder, done, "instances")
 
 
 def _report(folder: str, done: Mapping[str, int | tuple[int, int]], what: str) -> int:

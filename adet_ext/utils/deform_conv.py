@@ -9,8 +9,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils._python_dispatch import _get_current_dispatch_mode
 from torchvision.ops import deform_conv2d as operator
+
+from .observed import operators_are_observed
 
 __all__ = ["deform_conv2d", "sampled_deform_conv2d"]
 
@@ -32,24 +33,13 @@ def deform_conv2d(
     Graphs for other runtimes, and whatever counts operators, get torchvision's operator.
     """
     tensors = [t for t in (x, offsets, weight, mask) if t is not None]
-    sampled = (
-        all(t.is_cpu and t.dtype == torch.float32 and t.numel() for t in tensors)
-        and not torch.compiler.is_compiling()
-        and _get_current_dispatch_mode() is None
-    )
-    convolve = sampled_deform_conv2d if sampled else operator
+    on_cpu = all(t.is_cpu and t.dtype == torch.float32 and t.numel() for t in tensors)
+    convolve = sampled_deform_conv2d if on_cpu and not operators_are_observed() else operator
     return convolve(x, offsets, weight, bias, _pair(stride), _pair(padding), _pair(dilation), mask)
 
 
 def sampled_deform_conv2d(
-    x: Tensor,
-    offsets: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: _Pair = 1,
-    padding: _Pair = 0,
-    dilation: _Pair = 1,
-    mask: Tensor | None = None,
+    x: Tensor, offsets: Tensor, weight: Tensor, bias: Tensor | None, stride, padding, dilation, mask: Tensor | None
 ) -> Tensor:
     """Return what ``torchvision.ops.deform_conv2d`` does, by ``grid_sample`` and a product.
 
@@ -62,7 +52,7 @@ def sampled_deform_conv2d(
         offsets: (N, 2 T G, H', W') in pixels, y before x, with H' and W' as of a convolution.
         weight: (F, C / groups, kh, kw).
         bias: (F,), or None.
-        stride, padding, dilation: an int, or one for each direction.
+        stride, padding, dilation: two ints each, for rows and columns.
         mask: (N, T G, H', W') factors of the samples, or None.
 
     Returns:
@@ -71,7 +61,7 @@ def sampled_deform_conv2d(
     taps = weight.shape[-2] * weight.shape[-1]
     (height, width), (rows, columns) = x.shape[-2:], offsets.shape[-2:]
     sampled_groups, groups = offsets.shape[1] // (2 * taps), x.shape[1] // weight.shape[1]
-    settings = zip(weight.shape[-2:], (rows, columns), _pair(stride), _pair(padding), _pair(dilation))
+    settings = zip(weight.shape[-2:], (rows, columns), stride, padding, dilation)
     # Where the taps are without offsets: kh x H' and kw x W'.
     y, x0 = (
         (torch.arange(kernel, dtype=x.dtype) * d)[:, None] + torch.arange(size, dtype=x.dtype) * s - p

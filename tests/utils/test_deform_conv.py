@@ -34,7 +34,8 @@ def test_sampling_gives_the_deformable_convolution_and_its_gradients(kernel, set
     offsets, mask = draw(2, 2 * taps, *size), draw(2, taps, *size) if masked else None
     inputs = [t for t in (x, offsets, weight, bias, mask) if t is not None]
     theirs = operator(x, offsets * 3, weight, bias, mask=mask, **settings)
-    ours = sampled_deform_conv2d(x, offsets * 3, weight, bias, mask=mask, **settings)
+    pairs = [nn.modules.utils._pair(settings.get(k, d)) for k, d in (("stride", 1), ("padding", 0), ("dilation", 1))]
+    ours = sampled_deform_conv2d(x, offsets * 3, weight, bias, *pairs, mask)
     torch.testing.assert_close(ours, theirs)
     seed = torch.randn(theirs.shape, generator=generator, dtype=torch.float64)
     for mine, expected in zip(*(torch.autograd.grad(out, inputs, seed) for out in (ours, theirs))):

@@ -13,10 +13,10 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from ...d2.layers import Conv2d, FrozenBatchNorm2d, ShapeSpec, get_norm
 from ...d2.modeling import BACKBONE_REGISTRY, FPN, Backbone
+from ...utils.observed import operators_are_observed
 from .fpn import build_fcos_fpn
 
 __all__ = [
@@ -109,7 +109,7 @@ def _pad_same(x: Tensor, weight: Tensor, stride: tuple[int, int]) -> tuple[Tenso
     traces or counts operators gets the plain convolution.
     """
     rows, columns = (_same(*sizes) for sizes in zip(x.shape[-2:], weight.shape[-2:], stride))
-    if x.is_cpu and not torch.compiler.is_compiling() and _get_current_dispatch_mode() is None:
+    if x.is_cpu and not operators_are_observed():
         ahead = [end - begin for begin, end in (columns, rows)]
         return x, F.pad(weight, (ahead[0], 0, ahead[1], 0)) if any(ahead) else weight, (rows[1], columns[1])
     return F.pad(x, (*columns, *rows)), weight, (0, 0)
