@@ -105,8 +105,9 @@ def near_boxes(boxes: torch.Tensor, height: int, width: int, scale: float = 1.0)
         scale: cells of the map in one unit of the boxes.
     """
     x, y = boxes[:, 0::2], boxes[:, 1::2]  # (D, 2) each
-    x = x.clamp(-_REACH / scale, (width + _REACH) / scale)
-    y = y.clamp(-_REACH / scale, (height + _REACH) / scale)
+    most = torch.finfo(boxes.dtype).max
+    low, right, bottom = (min(cells / scale, most) for cells in (_REACH, width + _REACH, height + _REACH))
+    x, y = x.clamp(-low, right), y.clamp(-low, bottom)
     return torch.stack([x, y], dim=2).flatten(1)  # (D, 4): x0, y0, x1, y1
 
 

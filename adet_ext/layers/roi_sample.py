@@ -202,8 +202,8 @@ def _register_shapes() -> None:
         _check_grad(grad)
         _check_call(grad, boxes, image, level, *grad.shape[2:], border)
         check_shape(grad, "grad", (boxes.shape[0], "C", "h", "w"))
-        n, c = sizes[0], grad.shape[1]
-        pairs = _check_sizes(sizes, scales, c, channels_last)
+        c = grad.shape[1]
+        pairs, n = _check_sizes(sizes, scales, c, channels_last), sizes[0]
         _check_images(n, boxes)
         if channels_last:
             return [grad.new_empty(n, h, w, c).permute(0, 3, 1, 2) for h, w in pairs]
