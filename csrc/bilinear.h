@@ -42,7 +42,7 @@ ADET_HOST_DEVICE void neighbours(acc p, int64_t size, Border border, int64_t& i0
   i1 = i + 1 < size ? i + 1 : size - 1;
 }
 
-// Derivatives of the two weights of neighbours() with respect to p; zero if p is clamped.
+// Derivatives of the two weights of neighbours() with respect to p, from above where they jump; zero if p is clamped.
 template <typename acc>
 ADET_HOST_DEVICE void slopes(acc p, int64_t size, Border border, acc& s0, acc& s1) {
   s0 = s1 = acc(0);
@@ -51,7 +51,7 @@ ADET_HOST_DEVICE void slopes(acc p, int64_t size, Border border, acc& s0, acc& s
       s0 = acc(-1);
       s1 = acc(1);
     }
-  } else if (p > acc(-1) && p < acc(size)) {
+  } else if (p >= acc(-1) && p < acc(size)) {
     s0 = p >= acc(0) ? acc(-1) : acc(0);
     s1 = p < acc(size - 1) ? acc(1) : acc(0);
   }

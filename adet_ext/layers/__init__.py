@@ -24,3 +24,5 @@ from .extension import native_operators, serves, status
 __all__ = ["native_operators", "serves", "status"]
 
 status()
+
+from . import deform_conv  # noqa: E402, F401  (registers the gradients of what embedded layers call)

@@ -1,4 +1,4 @@
-"""Deformable convolution, on a CPU by ``grid_sample`` and a matrix product, elsewhere by torchvision's operator.
+"""Deformable convolution: on a CPU by the compiled operator, elsewhere by torchvision's.
 
 N images of H x W places, C channels in, F out, T taps of a kernel of kh x kw, G groups of input channels with offsets
 of their own.
@@ -30,12 +30,32 @@ def deform_conv2d(
 ) -> Tensor:
     """Return what ``torchvision.ops.deform_conv2d`` does, faster on a CPU in float32.
 
-    Graphs for other runtimes, and whatever counts operators, get torchvision's operator.
+    Without the compiled operator, and for grouped weights, a CPU takes ``grid_sample`` and a product. Graphs for other
+    runtimes, and whatever counts operators, get torchvision's operator.
     """
     tensors = [t for t in (x, offsets, weight, mask) if t is not None]
     on_cpu = all(t.is_cpu and t.dtype == torch.float32 and t.numel() for t in tensors)
-    convolve = sampled_deform_conv2d if on_cpu and not operators_are_observed() else operator
+    if not on_cpu or operators_are_observed():
+        convolve = operator
+    else:
+        convolve = _compiled if _is_compiled() and x.shape[1] == weight.shape[1] else sampled_deform_conv2d
     return convolve(x, offsets, weight, bias, _pair(stride), _pair(padding), _pair(dilation), mask)
+
+
+def _is_compiled() -> bool:
+    """Return whether ``adet_ext.layers`` has loaded the compiled operators."""
+    return hasattr(torch.ops.adet_ext, "deform_conv")
+
+
+def _compiled(
+    x: Tensor, offsets: Tensor, weight: Tensor, bias: Tensor | None, stride, padding, dilation, mask: Tensor | None
+) -> Tensor:
+    if mask is None:
+        mask = offsets.new_ones(len(offsets), offsets.shape[1] // 2, *offsets.shape[2:])
+    found = torch.ops.adet_ext.deform_conv(x, offsets, mask, weight, stride, padding, dilation)
+    if x.is_contiguous():
+        found = found.contiguous()
+    return found if bias is None else found + bias[:, None, None]
 
 
 def sampled_deform_conv2d(

@@ -131,6 +131,20 @@ class Call:
         made = {"x": x, "grad": grad, "height": height, "width": width, "taps": taps, "stride": stride}
         return {**made, "padding": 1 if op else "reflect", "rows": 0, "columns": 0}
 
+    def deform_conv(self, op, name):
+        rng = self.rng
+        n, groups, kernel = rng.randint(0, 2), rng.randint(1, 2), (rng.randint(1, 3), rng.randint(1, 3))
+        stride, padding, dilation = ([rng.randint(1, 2), rng.randint(1, 2)] for _ in range(3))
+        size = rng.randint(5, 9), rng.randint(5, 9)
+        places = [
+            (s + 2 * p - d * (k - 1) - 1) // t + 1 for s, p, d, k, t in zip(size, padding, dilation, kernel, stride)
+        ]
+        parts = kernel[0] * kernel[1] * groups
+        made = {"x": self.randn(n, 4, *size, dtype=self.wide), "weight": self.randn(3, 4, *kernel, dtype=self.wide)}
+        made |= {"offsets": self.randn(n, 2 * parts, *places, dtype=self.wide)}
+        made |= {"mask": self.randn(n, parts, *places, dtype=self.wide), "stride": stride, "padding": padding}
+        return {**made, "dilation": dilation, "grad": self.randn(n, 3, *places, dtype=self.wide)}
+
     def dr1_conv(self, op, name):
         n, c, o, h, w = self.rng.randint(0, 2), 16, self.rng.choice([16, 32]), *(self.rng.randint(0, 18),) * 2
         weight, bias = self.randn(o, c, 3, 3), self.randn(o)

@@ -1,4 +1,4 @@
-"""Deformable convolution by sampling: torchvision's numbers and gradients, and where it is taken."""
+"""Deformable convolution: what computes it where, and by sampling torchvision's numbers and gradients."""
 
 import pytest
 import torch
@@ -6,6 +6,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.ops import deform_conv2d as operator
 
+from adet_ext.layers import native_operators
 from adet_ext.utils import deform_conv
 from adet_ext.utils.deform_conv import deform_conv2d, sampled_deform_conv2d
 
@@ -51,17 +52,35 @@ class _Layer(nn.Module):
         return deform_conv2d(x, offsets, self.weight, padding=1)
 
 
-def test_graphs_and_counters_see_the_operator_and_a_cpu_samples(monkeypatch):
+def test_graphs_and_counters_see_the_operator(monkeypatch):
     layer, inputs = _Layer(), (torch.randn(2, 4, 6, 5), torch.randn(2, 18, 6, 5))
     graph = torch.export.export(layer, inputs).graph
     assert any("deform_conv2d" in str(node.target) for node in graph.nodes)
-    sampled = layer(*inputs)
+    on_cpu = layer(*inputs)
+    monkeypatch.setattr(deform_conv, "_compiled", None)
     monkeypatch.setattr(deform_conv, "sampled_deform_conv2d", None)
     with FlopCounterMode(display=False):
-        torch.testing.assert_close(layer(*inputs), sampled)
-    torch.testing.assert_close(layer.double()(*(t.double() for t in inputs)).float(), sampled)
-    with pytest.raises(TypeError):  # otherwise it is sampled
-        layer.float()(*inputs)
+        torch.testing.assert_close(layer(*inputs), on_cpu)
+    torch.testing.assert_close(layer.double()(*(t.double() for t in inputs)).float(), on_cpu)
+
+
+def test_a_cpu_takes_the_compiled_operator_and_samples_without_it_or_for_groups(monkeypatch):
+    monkeypatch.setattr(deform_conv, "_compiled", lambda *arguments: "compiled")
+    monkeypatch.setattr(deform_conv, "sampled_deform_conv2d", lambda *arguments: "sampled")
+    x, offsets, weight = torch.randn(2, 4, 6, 5), torch.randn(2, 18, 6, 5), torch.randn(6, 4, 3, 3)
+    best = "compiled" if "deform_conv" in native_operators() else "sampled"
+    assert deform_conv2d(x, offsets, weight, padding=1) == best
+    assert deform_conv2d(x, offsets, weight[:, :2], padding=1) == "sampled"
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_the_result_has_the_layout_of_the_input_and_its_bias(layout):
+    x, offsets = torch.randn(2, 4, 6, 5).to(memory_format=layout), torch.randn(2, 18, 6, 5)
+    weight, bias = torch.randn(6, 4, 3, 3), torch.randn(6)
+    found = deform_conv2d(x, offsets, weight, bias, padding=1)
+    torch.testing.assert_close(found, operator(x, offsets, weight, bias, padding=1))
+    if "deform_conv" in native_operators():
+        assert found.is_contiguous(memory_format=layout)
 
 
 def test_an_empty_batch_goes_to_the_operator(monkeypatch):
