@@ -1,6 +1,6 @@
-// deform_conv on CPUs, a chunk of places after the other: their samples are laid in rows of T C values, which stay in
-// the cache for the product with the weights. Channels are innermost in x and in the rows, so a sample is a weighted sum
-// of four rows of C / G values, vector by vector. The backward pass makes the samples again.
+// deform_conv on CPUs, a chunk of places after the other: their samples are laid in rows of T C values, which stay in the
+// cache for the product with the weights. Channels are innermost in x and in the rows, so a sample is a weighted sum of
+// four rows of C / G values, vector by vector. The backward pass makes the samples again.
 #include "../bilinear.h"
 #include "../deform_conv.h"
 #include "cpu.h"
@@ -189,10 +189,10 @@ void for_chunks(const DeformShape& s, const DeformInputs& inputs, const Run& run
   const int64_t budget = kChunk * torch::stable::get_num_threads() / (s.row() * sizeof(T));
   // At least as many as the weights have rows, which are read once a chunk.
   const int64_t size = std::min(std::max<int64_t>(budget, s.outputs), items);
-  const Tensor room = torch::stable::new_empty(inputs.x, {size, s.row()});
+  Tensor room = torch::stable::new_empty(inputs.x, {size, s.row()});
   for (int64_t begin = 0; begin < items; begin += size) {
     const int64_t end = std::min(begin + size, items);
-    Tensor samples = torch::stable::narrow(const_cast<Tensor&>(room), 0, 0, end - begin);
+    Tensor samples = torch::stable::narrow(room, 0, 0, end - begin);
     T* rows = samples.mutable_data_ptr<T>();
     parallel_for(begin, end, std::max<int64_t>(kGrain / s.row(), 1), [&](int64_t first, int64_t last) {
       run_samples(maps, s, rows + (first - begin) * s.row(), first, last);
