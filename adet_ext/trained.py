@@ -45,11 +45,13 @@ def zoo_place() -> str:
     Raises:
         UserError: there is none.
     """
-    place = os.environ.get("ADET_EXT_ZOO", "").rstrip("/") or str(_CHECKOUT)
+    chosen = os.environ.get("ADET_EXT_ZOO", "").rstrip("/")
+    place = chosen or str(_CHECKOUT)
     if "://" not in place and not os.path.isfile(os.path.join(os.path.expanduser(place), INDEX)):
+        why = f"it has no {INDEX}" if chosen else "they are not part of the installed package"
         raise UserError(
-            f"there are no trained checkpoints in {place}, because they are not part of the installed package; set "
-            "ADET_EXT_ZOO to the folder weights/ of a checkout, or to the address of a zoo"
+            f"there are no trained checkpoints in {place}, because {why}; set ADET_EXT_ZOO to the folder weights/ of a "
+            "checkout, or to the address of a zoo"
         )
     return place if "://" in place else os.path.expanduser(place)
 

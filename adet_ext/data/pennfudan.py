@@ -7,6 +7,7 @@
 import functools
 import os
 
+from ..errors import UserError
 from .catalog import replace_dataset
 from .validate import validate_coco
 
@@ -17,6 +18,11 @@ FOLDER_OF = {"train": "train", "val": "val", "fit": "train", "choose": "train"}
 
 
 def _load(images: str, annotations: str) -> list[dict]:
+    if not os.path.isfile(annotations):
+        raise UserError(
+            f"{annotations} is missing; make it by 'python -m adet_ext data prepare-pennfudan PennFudanPed "
+            f"{os.path.dirname(os.path.dirname(annotations))}'"
+        )
     checked = validate_coco(annotations, images)
     checked.report.raise_for_errors()
     return checked.dataset_dicts

@@ -79,7 +79,7 @@ def test_the_built_in_names_read_the_prepared_folder(people, tmp_path, monkeypat
     assert {a["category_id"] for record in records for a in record["annotations"]} == {0}
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "elsewhere"))
     _register_built_in()
-    with pytest.raises(UserError, match="instances_fit.json"):
+    with pytest.raises(UserError, match="instances_fit.json is missing; make it by .* data prepare-pennfudan Penn"):
         DatasetCatalog.get("pennfudan_fit")
 
 
