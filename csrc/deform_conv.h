@@ -105,7 +105,7 @@ Tensor deform_conv(
     Ints dilation) {
   const DeformShape shape = check_deform(x, offsets, mask, weight, stride, padding, dilation);
   Tensor out = deform_zeros(x, {shape.images, shape.outputs, shape.out[0], shape.out[1]}, true);
-  if (out.numel() > 0 && shape.channels > 0) {
+  if (out.numel() > 0 && x.numel() > 0) {
     Device::forward(shape, deform_inputs(x, offsets, mask, weight), out);
   }
   return out;
@@ -124,7 +124,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> deform_conv_backward(
       deform_zeros(x, {shape.images, 2 * parts, shape.out[0], shape.out[1]}, false),
       deform_zeros(x, {shape.images, parts, shape.out[0], shape.out[1]}, false),
       deform_zeros(x, {shape.outputs, shape.channels, shape.kernel[0], shape.kernel[1]}, true)};
-  if (grad.numel() > 0 && shape.channels > 0) {
+  if (grad.numel() > 0 && x.numel() > 0) {
     Device::backward(
         shape, torch::stable::contiguous(grad, torch::headeronly::MemoryFormat::ChannelsLast),
         deform_inputs(x, offsets, mask, weight), by);

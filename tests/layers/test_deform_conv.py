@@ -122,11 +122,12 @@ def test_arguments_that_do_not_fit_are_named(change, error):
 
 
 @compiled
-@pytest.mark.parametrize("shape", [(0, 4, 5, 6), (2, 0, 5, 6)])
+@pytest.mark.parametrize("shape", [(0, 4, 5, 6), (2, 0, 5, 6), (2, 4, 0, 6)])
 def test_nothing_to_sample_gives_zeros(shape):
     n, c, h, w = shape
-    tensors = [torch.zeros(n, k, h, w) for k in (c, 18, 9)] + [torch.ones(3, c, 3, 3)]
-    pairs = [[1, 1], [1, 1], [1, 1]]
-    assert torch.equal(torch.ops.adet_ext.deform_conv(*tensors, *pairs), torch.zeros(n, 3, h, w))
-    grads = torch.ops.adet_ext.deform_conv_backward(torch.ones(n, 3, h, w), *tensors, *pairs)
+    places = (h + 2, w + 2)
+    tensors = [torch.zeros(shape), *(torch.zeros(n, k, *places) for k in (18, 9)), torch.ones(3, c, 3, 3)]
+    pairs = [[1, 1], [2, 2], [1, 1]]
+    assert torch.equal(torch.ops.adet_ext.deform_conv(*tensors, *pairs), torch.zeros(n, 3, *places))
+    grads = torch.ops.adet_ext.deform_conv_backward(torch.ones(n, 3, *places), *tensors, *pairs)
     assert all(torch.equal(found, torch.zeros_like(t)) for found, t in zip(grads, tensors))
