@@ -103,9 +103,9 @@ ADET_INLINE void backward_places(
       neighbours(sample.x, s.in[1], Border::zeros, i0, i1, x0, x1);
       slopes(sample.y, s.in[0], Border::zeros, dy0, dy1);
       slopes(sample.x, s.in[1], Border::zeros, dx0, dx1);
-      const int64_t at = (item / places * s.groups * taps + part) * places + item % places;
-      T* offsets = by.offsets + at + (at - item % places);
-      by.mask[at] = y0 * (x0 * s00 + x1 * s01) + y1 * (x0 * s10 + x1 * s11);
+      const int64_t place = item % places, plane = item / places * s.groups * taps + part;
+      T* offsets = by.offsets + 2 * plane * places + place;
+      by.mask[plane * places + place] = y0 * (x0 * s00 + x1 * s01) + y1 * (x0 * s10 + x1 * s11);
       offsets[0] = sample.factor * (dy0 * (x0 * s00 + x1 * s01) + dy1 * (x0 * s10 + x1 * s11));
       offsets[places] = sample.factor * (dx0 * (y0 * s00 + y1 * s10) + dx1 * (y0 * s01 + y1 * s11));
     }
