@@ -4,7 +4,8 @@ G groups of channels with offsets of their own, F outputs, T = kh kw taps; other
 
 ``torch.ops.adet_ext.deform_conv`` serves :func:`adet_ext.utils.deform_conv.deform_conv2d` on a CPU, which describes the
 arguments. It keeps the samples of some places in the cache and makes them again for the gradients, which are
-deterministic. A sample reads four rows of C / G values, where ``grid_sample`` reads four values C / G times.
+deterministic and cannot be differentiated again. A sample reads four rows of C / G values, where ``grid_sample`` reads
+four values C / G times.
 """
 
 from collections.abc import Sequence
@@ -81,7 +82,11 @@ def _register() -> None:
         grads = torch.ops.adet_ext.deform_conv_backward(grad, *ctx.saved_tensors, *ctx.settings)
         return *grads, None, None, None
 
+    def no_second_time(ctx, *grads):
+        raise RuntimeError("deform_conv has no second derivatives")
+
     torch.library.register_autograd("adet_ext::deform_conv", backward, setup_context=setup)
+    torch.library.register_autograd("adet_ext::deform_conv_backward", no_second_time)
 
 
 if "deform_conv" in native_operators():

@@ -62,6 +62,15 @@ def test_offsets_of_whole_pixels_have_the_gradient_of_torchvision():
 
 
 @compiled
+def test_second_derivatives_are_refused():
+    tensors, pairs = arguments((3, 3), {"padding": 1}, 2)
+    found = torch.ops.adet_ext.deform_conv(*tensors, *pairs)
+    (first,) = torch.autograd.grad(found.sum(), tensors[3], create_graph=True)
+    with pytest.raises(RuntimeError, match="deform_conv has no second derivatives"):
+        first.sum().backward()
+
+
+@compiled
 def test_chunks_that_end_within_an_image_change_nothing():
     # A row of samples is 9 x 512 numbers, so that a chunk is 57 of the 3 x 6 x 9 places.
     tensors, pairs = arguments((3, 3), {"padding": 1}, 2, images=3, channels=512, outputs=8, size=(6, 9))
