@@ -103,7 +103,7 @@ def test_a_copy_reads_and_writes(monkeypatch):
     assert copy_bandwidth(CPU, size=2**20, rounds=2) == 2 * 2**20 / 0.5
 
 
-@pytest.mark.skipif(not os.path.exists("/proc/self/clear_refs"), reason="the high-water mark is Linux'")
+@pytest.mark.skipif(not os.path.exists("/proc/self/clear_refs"), reason="only Linux has the high-water mark")
 def test_peak_memory_counts_intermediates_and_results():
     source = "tests.benchmark.test_ops:memory_cases"
     ticks = []
