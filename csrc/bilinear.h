@@ -1,4 +1,4 @@
-// Bilinear sampling, for all operators, devices and directions: the four neighbors of a point and their weights.
+// Bilinear sampling and resizing, for all operators, devices and directions: the neighbors of a point, their weights.
 #pragma once
 
 #include "common.h"
@@ -68,6 +68,28 @@ ADET_HOST_DEVICE Corners<acc> corners(acc y, acc x, int64_t height, int64_t widt
   c.w10 = wy1 * wx0;
   c.w11 = wy1 * wx1;
   return c;
+}
+
+// The two cells of m that cell i of n reads, and their weights: F.interpolate with align_corners=False.
+template <typename acc>
+ADET_HOST_DEVICE void resize_neighbours(
+    int64_t i, int64_t m, int64_t n, bool nearest, int& i0, int& i1, acc& w0, acc& w1) {
+  if (nearest) {
+    // In float32 for all types, as PyTorch does.
+    const int64_t at =
+        n == m ? i : static_cast<int64_t>(static_cast<float>(i) * (static_cast<float>(m) / static_cast<float>(n)));
+    i0 = i1 = static_cast<int>(at < m - 1 ? at : m - 1);
+    w0 = acc(1);
+    w1 = acc(0);
+    return;
+  }
+  acc p = (acc(i) + acc(0.5)) * (acc(m) / acc(n)) - acc(0.5);
+  p = p < acc(0) ? acc(0) : p;
+  const int64_t low = static_cast<int64_t>(p) < m - 1 ? static_cast<int64_t>(p) : m - 1;
+  i0 = static_cast<int>(low);
+  i1 = static_cast<int>(low < m - 1 ? low + 1 : low);
+  w1 = p - acc(low);
+  w0 = acc(1) - w1;
 }
 
 // The sampling points of an evenly divided box: the center of part i of a side from low to high, in cells of a map with

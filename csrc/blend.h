@@ -1,5 +1,5 @@
-// Shared by blend_masks and blend_factored on all devices: where the samples of a crop are, how small maps are resized
-// to its side, and the checks that both need.
+// Shared by blend_masks and blend_factored on all devices: where the samples of a crop are, and the checks that both
+// need.
 //
 // N images, K bases of H x W, D detections, M side of an attention map, R side of a mask, C channels, r rank.
 // Half and bfloat16 are computed in float32. boxes are float32, or float64 if the bases are; (x0, y0, x1, y1) in
@@ -32,28 +32,6 @@ ADET_HOST_DEVICE acc crop_point(acc low, acc high, int64_t i, int64_t n, acc sca
   }
   const acc step = length / acc(n);
   return start + acc(i) * step + acc(0.5) * step;
-}
-
-// The two cells of m that cell i of n reads, and their weights: F.interpolate with align_corners=False.
-template <typename acc>
-ADET_HOST_DEVICE void resize_neighbours(
-    int64_t i, int64_t m, int64_t n, bool nearest, int& i0, int& i1, acc& w0, acc& w1) {
-  if (nearest) {
-    // In float32 for all types, as PyTorch does.
-    const int64_t at =
-        n == m ? i : static_cast<int64_t>(static_cast<float>(i) * (static_cast<float>(m) / static_cast<float>(n)));
-    i0 = i1 = static_cast<int>(at < m - 1 ? at : m - 1);
-    w0 = acc(1);
-    w1 = acc(0);
-    return;
-  }
-  acc p = (acc(i) + acc(0.5)) * (acc(m) / acc(n)) - acc(0.5);
-  p = p < acc(0) ? acc(0) : p;
-  const int64_t low = static_cast<int64_t>(p) < m - 1 ? static_cast<int64_t>(p) : m - 1;
-  i0 = static_cast<int>(low);
-  i1 = static_cast<int>(low < m - 1 ? low + 1 : low);
-  w1 = p - acc(low);
-  w0 = acc(1) - w1;
 }
 
 inline void check_crops(const Tensor& bases, const Tensor& boxes, const Tensor& image, double scale) {

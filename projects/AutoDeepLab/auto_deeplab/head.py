@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from adet_ext.d2.config import configurable
 from adet_ext.d2.layers import ShapeSpec, get_norm
 from adet_ext.d2.modeling import SEM_SEG_HEADS_REGISTRY
+from adet_ext.layers.resized_cross_entropy import resized_cross_entropy
 from adet_ext.modeling.checks import check_features
 from adet_ext.modeling.context_modules import build_context_module
 
@@ -113,10 +114,11 @@ class AtrousHead(nn.Module):
 
     def losses(self, logits: torch.Tensor, targets: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return ``loss_sem_seg``, the mean cross-entropy over labeled pixels; zero where there are none."""
-        logits = self._enlarged(logits.float())[..., : targets.shape[-2], : targets.shape[-1]]
-        total = F.cross_entropy(logits, targets, ignore_index=self.ignore_value, reduction="sum")
-        labeled = (targets != self.ignore_value).sum().clamp(min=1)
-        return {"loss_sem_seg": total / labeled * self.loss_weight}
+        height, width = (side * self.common_stride for side in logits.shape[-2:])
+        margins = [0, width - targets.shape[-1], 0, height - targets.shape[-2]]
+        labels = F.pad(targets, margins, value=self.ignore_value)
+        loss = resized_cross_entropy(logits, labels, ignored=self.ignore_value)
+        return {"loss_sem_seg": loss * self.loss_weight}
 
     def _enlarged(self, logits: torch.Tensor) -> torch.Tensor:
         return F.interpolate(logits, scale_factor=self.common_stride, mode="bilinear", align_corners=False)

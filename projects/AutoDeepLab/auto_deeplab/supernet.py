@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from adet_ext.d2.config import configurable
 from adet_ext.d2.modeling import META_ARCH_REGISTRY
 from adet_ext.d2.structures import ImageList
+from adet_ext.layers.resized_cross_entropy import resized_cross_entropy
 
 from .backbone import Stem
 from .cell import project
@@ -206,12 +207,11 @@ class AutoDeepLabSearch(nn.Module):
         stride = 4 * 2 ** (LEVELS - 1)
         images = ImageList.from_tensors(images, stride)
         logits = self.logits(images.tensor, *self.probabilities())
-        logits = F.interpolate(logits.float(), size=images.tensor.shape[-2:], mode="bilinear", align_corners=False)
         if self.training:
             labels = [x["sem_seg"].to(self.device) for x in batched_inputs]
             labels = ImageList.from_tensors(labels, stride, self.ignore_value).tensor
-            total = F.cross_entropy(logits, labels, ignore_index=self.ignore_value, reduction="sum")
-            return {"loss_sem_seg": total / (labels != self.ignore_value).sum().clamp(min=1)}
+            return {"loss_sem_seg": resized_cross_entropy(logits, labels, ignored=self.ignore_value)}
+        logits = F.interpolate(logits.float(), size=images.tensor.shape[-2:], mode="bilinear", align_corners=False)
         results = []
         for scores, x, (height, width) in zip(logits, batched_inputs, images.image_sizes):
             size = (x.get("height", height), x.get("width", width))

@@ -13,6 +13,7 @@ from torchvision.models.detection.image_list import ImageList as ProposalImages
 from adet_ext.d2.config import CfgNode, configurable
 from adet_ext.d2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone
 from adet_ext.d2.structures import BitMasks, Boxes, ImageList, Instances
+from adet_ext.layers.resized_cross_entropy import resized_cross_entropy
 from adet_ext.modeling.mask.mask_targets import stuff_labels
 from adet_ext.modeling.panoptic import PanopticMerger, semantic_scores
 from adet_ext.modeling.postprocess import detector_postprocess
@@ -183,7 +184,8 @@ class AutoPanoptic(nn.Module):
         labels = nn.functional.pad(
             labels, (0, width - labels.shape[-1], 0, height - labels.shape[-2]), value=self.ignore_value
         )
-        losses["loss_sem_seg"] = self.semantic.loss(logits, labels, self.ignore_value) * self.semantic_loss_weight
+        loss = resized_cross_entropy(logits, labels, ignored=self.ignore_value)
+        losses["loss_sem_seg"] = loss * self.semantic_loss_weight
         return losses
 
     def _targets(self, batched_inputs: list[dict]) -> list[dict[str, torch.Tensor]]:

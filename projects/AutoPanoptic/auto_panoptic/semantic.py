@@ -62,14 +62,3 @@ class SemanticBranch(nn.Module):
         changed = [change(x, a) for x, a in zip(levels, attention)]
         joined = [F.interpolate(x, size=size, mode="bilinear", align_corners=True) for x in changed[1:]]
         return self.classify(torch.cat([changed[0], *joined], dim=1))
-
-    @staticmethod
-    def loss(logits: torch.Tensor, labels: torch.Tensor, ignore_value: int) -> torch.Tensor:
-        """Return the mean cross-entropy over the labeled pixels, 0 where there is none.
-
-        Args:
-            labels: (N, H, W) int64.
-        """
-        logits = F.interpolate(logits.float(), size=labels.shape[-2:], mode="bilinear", align_corners=False)
-        total = F.cross_entropy(logits, labels, ignore_index=ignore_value, reduction="sum")
-        return total / (labels != ignore_value).sum().clamp(min=1)

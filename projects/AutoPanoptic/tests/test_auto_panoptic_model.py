@@ -83,14 +83,6 @@ def test_semantic_logits_are_those_of_upsampled_and_changed_levels():
     torch.testing.assert_close(branch.logits(levels, features), expected, atol=1e-5, rtol=1e-4)
 
 
-def test_the_semantic_loss_is_a_mean_over_labeled_pixels():
-    logits, labels = torch.randn(1, 3, 4, 4), torch.full((1, 4, 4), 255)
-    assert SemanticBranch.loss(logits, labels, 255) == 0
-    labels[0, 0, :2] = 1
-    expected = F.cross_entropy(logits, labels, ignore_index=255)
-    torch.testing.assert_close(SemanticBranch.loss(logits, labels, 255), expected)
-
-
 def test_boxes_are_pooled_from_the_level_of_their_size():
     pooler = Pooler(["p2", "p3", "p4"], [4, 8, 16], 2, 2, canonical=224)
     features = {f"p{i}": torch.full((1, 1, 256 >> i, 256 >> i), float(i)) for i in (2, 3, 4)}

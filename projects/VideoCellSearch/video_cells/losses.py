@@ -3,7 +3,7 @@
 import torch
 from torch.nn import functional as F
 
-from adet_ext.layers.cells import resize
+from adet_ext.layers.resized_cross_entropy import resized_cross_entropy
 
 __all__ = ["labels_at", "segmentation_loss"]
 
@@ -25,10 +25,6 @@ def segmentation_loss(
         labels: (N, H, W), int64.
         full_size: compare at H x W, to which the logits are resized bilinearly; else at h x w (nas-segm-pytorch).
     """
-    logits = logits.float()
-    if full_size:
-        logits = resize(logits, tuple(labels.shape[-2:]))
-    else:
+    if not full_size:
         labels = labels_at(labels, logits.shape[-2:])
-    total = F.cross_entropy(logits, labels, ignore_index=ignore_value, reduction="sum")
-    return total / (labels != ignore_value).sum().clamp(min=1)
+    return resized_cross_entropy(logits, labels, ignored=ignore_value)

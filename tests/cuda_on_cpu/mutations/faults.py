@@ -20,10 +20,11 @@ class Fault(NamedTuple):
 
 
 BLEND, ROI, BLUR, NMS, PASTE, DR1 = "blend_masks", "roi_sample", "blur_pool", "nms_mask", "paste_masks", "dr1_conv"
-NORM = "group_norm_relu"
+NORM, LOSS = "group_norm_relu", "resized_cross_entropy"
 
-_SOURCES = {
-    "bilinear.h": (
+_SOURCES = [
+    (
+        "bilinear.h",
         ROI,
         [
             ("i1 = i + 1 < size ? i + 1 : «size - 1»;", "size"),
@@ -32,16 +33,18 @@ _SOURCES = {
             ("const bool inside = border == Border::clamp ? («p >= acc(-1)» && p <= acc(size))", "p >= acc(0)"),
         ],
     ),
-    "blur_pool.h": (BLUR, [("return q < in ? q : «period - q»;", "period - q - 1")]),
-    "nms_mask.h": (NMS, [("return «both / (area_a + area_b - both) > limit»;", "both / (area_a + area_b - both) >= limit")]),
-    "blend.h": (
+    ("bilinear.h", LOSS, [("i1 = static_cast<int>(«low < m - 1 ? low + 1 : low»);", "low + 1")]),
+    ("blur_pool.h", BLUR, [("return q < in ? q : «period - q»;", "period - q - 1")]),
+    ("nms_mask.h", NMS, [("return «both / (area_a + area_b - both) > limit»;", "both / (area_a + area_b - both) >= limit")]),
+    (
+        "blend.h",
         BLEND,
         [
-            ("i1 = static_cast<int>(«low < m - 1 ? low + 1 : low»);", "low + 1"),
             ("return start + acc(i) * step + «acc(0.5) * step»;", "acc(0)"),
         ],
     ),
-    "cuda/blend_pixel.cuh": (
+    (
+        "cuda/blend_pixel.cuh",
         BLEND,
         [
             ("(«size * size + kPixelsOfBlock - 1») / kPixelsOfBlock)", "size * size"),
@@ -61,7 +64,8 @@ _SOURCES = {
             ("atomicAdd(plane + at[j], «weight[j] * value»);", "value"),
         ],
     ),
-    "cuda/blend_masks.cu": (
+    (
+        "cuda/blend_masks.cu",
         BLEND,
         [
             ("«__syncthreads();»\n  return shared;", ""),
@@ -79,7 +83,8 @@ _SOURCES = {
             ("for (int x = threadIdx.x % columns; x < size; x += «columns») {", "columns + 1"),
         ],
     ),
-    "cuda/blend_gather.cuh": (
+    (
+        "cuda/blend_gather.cuh",
         BLEND,
         [
             ("const acc lowest = «floor(a) - acc(1)»,", "floor(a) + acc(2)"),
@@ -89,7 +94,8 @@ _SOURCES = {
             ("* grads[(d * num + «k») * plane + pixel];\n            }", "0"),
         ],
     ),
-    "cuda/blend_factored.cu": (
+    (
+        "cuda/blend_factored.cu",
         BLEND,
         [
             ("«__syncthreads();»\n}\n\ntemplate <typename T, typename Body>\n__device__ void each_pixel", ""),
@@ -106,7 +112,8 @@ _SOURCES = {
             ("for (int first = 0; first < num; first += «kMostBases») {", "num"),
         ],
     ),
-    "cuda/blur_pool.cu": (
+    (
+        "cuda/blur_pool.cu",
         BLUR,
         [
             ("i /= width;\n    y = «i % height»;", "i / height"),
@@ -123,7 +130,8 @@ _SOURCES = {
             ("const int lines = «(outputs - 1) * S + taps»;", "(outputs - 1) * S + taps - 1"),
         ],
     ),
-    "cuda/roi_sample.cu": (
+    (
+        "cuda/roi_sample.cu",
         ROI,
         [
             ("return boxes.level[d] >= 0 && «boxes.level[d] < levels.count» &&", "boxes.level[d] <= levels.count"),
@@ -146,7 +154,8 @@ _SOURCES = {
             ("const int k = static_cast<int>(v % points);\n      acc* plane = image + «v / points» * x.stride_c;", "v % points"),
         ],
     ),
-    "cuda/nms_mask.cu": (
+    (
+        "cuda/nms_mask.cu",
         NMS,
         [
             ("«__syncthreads();»\n  const int row = ", ""),
@@ -165,7 +174,29 @@ _SOURCES = {
             ("const int column = blockIdx.x * kBits, columns = «min(kBits, count - column)»;", "kBits"),
         ],
     ),
-    "cuda/paste_masks.cu": (
+    (
+        "cuda/resized_cross_entropy.cu",
+        LOSS,
+        [
+            ("const int64_t image = i / s.pixels(), at = i % s.pixels();\n    const Neighbors<T> y(«at / s.out[1]», s.in[0], s.out[0])", "at % s.out[0]"),
+            ("if («k == 0 || z > top») {", "k == 0"),
+            ("total = k == 0 ? T(1) : «total * exp(top - z) + T(1)»;", "total + T(1)"),
+            ("own = «k == label» ? z : own;", "k == label + 1"),
+            ("job.normalizer[i] = «T(INFINITY)»;", "T(0)"),
+            ("for (int half = kThreads / 2; half > 0; half /= 2) {\n    if (threadIdx.x < half) {\n      values[threadIdx.x] += values[threadIdx.x + half];\n    }\n    «__syncthreads();»", ""),
+            ("values[threadIdx.x] = value;\n  «__syncthreads();»", ""),
+            ("return («low == place» ? low_weight : T(0))", "low == place && high != place"),
+            ("const double low = (static_cast<double>(place) - «0.5») * ratio", "-1.0"),
+            ("const double high = (static_cast<double>(place) + «1.5») * ratio", "0.5"),
+            ("const T own = label == k && «label != job.ignored» ? T(1)", "true"),
+            ("of_line += «share» * (exp(z - job.normalizer", "T(1)"),
+            ("sum += «weight» * of_line;", "T(1)"),
+            ("k = rest % s.classes;\n      «rest /= s.classes;»\n    }\n    const int64_t column", ""),
+            ("for (int i = threadIdx.x; i < count; i += «kThreads») {", "count"),
+        ],
+    ),
+    (
+        "cuda/paste_masks.cu",
         PASTE,
         [
             ("y += «static_cast<int64_t>(gridDim.y) * kRows») {", "static_cast<int64_t>(kRows)"),
@@ -175,7 +206,8 @@ _SOURCES = {
             ("bool* row = out + («d * height + y») * width;", "d * height + y + 1"),
         ],
     ),
-    "cuda/dr1_conv_kernel.cuh": (
+    (
+        "cuda/dr1_conv_kernel.cuh",
         DR1,
         [
             ("if (y >= 0 && «y < p.H» && x >= 0 && x < p.W) {", "y <= p.H"),
@@ -192,7 +224,8 @@ _SOURCES = {
             ("v[k + j] = four.value[j] + (p.bias ? to_float(p.bias[«o0 + o + k + j»]) : 0.0f);", "o + k + j"),
         ],
     ),
-    "cuda/dr1_conv.cu": (
+    (
+        "cuda/dr1_conv.cu",
         DR1,
         [
             ("fits = fits && (t.size(axis) == 1 || «t.stride(axis) % count == 0»);", "true"),
@@ -201,7 +234,8 @@ _SOURCES = {
             ("uint32_t((«p.O + dr1::kOutputs - 1») / dr1::kOutputs));", "p.O"),
         ],
     ),
-    "cuda/group_norm_relu.cu": (
+    (
+        "cuda/group_norm_relu.cu",
         NORM,
         [
             ("«block >= norm.at[l + 1].first»", "block > norm.at[l + 1].first"),
@@ -217,12 +251,10 @@ _SOURCES = {
             ("const int channel = «i % units * V»;", "0"),
         ],
     ),
-}  # fmt: skip
+]  # fmt: skip
 
 FAULTS = [
-    Fault(source, place, replacement, tests)
-    for source, (tests, places) in _SOURCES.items()
-    for place, replacement in places
+    Fault(source, place, replacement, tests) for source, tests, places in _SOURCES for place, replacement in places
 ]
 
 # Faults that change no result and no access that matters, by place, and why.
