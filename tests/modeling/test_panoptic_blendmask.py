@@ -57,7 +57,29 @@ def test_the_semantic_loss_is_weighted_and_ignores_unlabeled_pixels(build, panop
     assert torch.isfinite(only_first_rows) and only_first_rows != one
 
 
-def test_a_batch_without_labeled_pixels_has_no_semantic_loss(model, panoptic_batch):
+def with_own_loss(model):
+    """Let the head's own ``losses`` be called, as that of a head of another class."""
+
+    class Head(SemSegFPNHead):
+        def losses(self, predictions, targets):
+            return super().losses(predictions, targets)
+
+    model.panoptic_module.__class__ = Head
+    return model
+
+
+def test_the_semantic_loss_is_that_of_the_head(model, panoptic_batch):
+    found = model(panoptic_batch)["loss_sem_seg"]
+    expected = with_own_loss(model)(panoptic_batch)["loss_sem_seg"]
+    torch.testing.assert_close(found, expected)
+    parameters = list(model.panoptic_module.parameters())
+    gradients = [torch.autograd.grad(loss, parameters) for loss in (found, expected)]
+    torch.testing.assert_close(*gradients, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_a_batch_without_labeled_pixels_has_no_semantic_loss(model, panoptic_batch, own):
+    model = with_own_loss(model) if own else model
     for x in panoptic_batch:
         x["sem_seg"][:] = 255
     losses = model(panoptic_batch)

@@ -11,8 +11,9 @@ from torch import nn
 
 from ...d2.config import configurable
 from ...d2.layers import ShapeSpec
-from ...d2.modeling import META_ARCH_REGISTRY, Backbone, build_sem_seg_head
+from ...d2.modeling import META_ARCH_REGISTRY, Backbone, SemSegFPNHead, build_sem_seg_head
 from ...d2.structures import ImageList, Instances
+from ...layers.resized_cross_entropy import resized_cross_entropy
 from ...layers.sparse_conv import conv_at
 from ..checks import check_features
 from ..fcos.fcos import FCOS
@@ -162,7 +163,10 @@ class BlendMask(OneStageDetector):
         logits = head.layers(features)
         labels = stuff_labels(batched_inputs, self.device, logits.shape[1], head.ignore_value)
         labels = ImageList.from_tensors(labels, self.backbone.size_divisibility, head.ignore_value).tensor
-        # The head's loss is a mean over labeled pixels, which is NaN if there are none.
+        if type(head).losses is SemSegFPNHead.losses:  # the same numbers, without logits of the labels' size
+            loss = resized_cross_entropy(logits, labels, ignored=head.ignore_value)
+            return {"loss_sem_seg": loss * head.loss_weight}
+        # A mean over labeled pixels is NaN if there are none.
         void = (labels == head.ignore_value).all()
         losses = head.losses(logits, labels.masked_fill(void, 0))
         return {name: loss * ~void for name, loss in losses.items()}
