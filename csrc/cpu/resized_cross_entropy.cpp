@@ -66,16 +66,18 @@ struct Job {
 // Lays rows of an image from `first` to `last` with classes innermost.
 template <typename T>
 ADET_INLINE void lay_rows(const Job<T>& job, int64_t image, int64_t first, int64_t last, T* to) {
-  const int64_t line = job.line(), width = job.sizes.in[1], places = (last - first) * width;
-  for (int64_t k = 0; k < job.sizes.classes; ++k) {
-    const T* plane = job.logits + image * job.read.image + k * job.read.channel;
-    for (int64_t i = 0; i < places; ++i) {
-      to[i * line + k] = plane[(first + i / width) * job.read.row + i % width * job.read.column];
+  const int64_t line = job.line();
+  for (int64_t y = first; y < last; ++y, to += job.width()) {
+    const T* row = job.logits + image * job.read.image + y * job.read.row;
+    for (int64_t k = 0; k < job.sizes.classes; ++k) {
+      for (int64_t x = 0; x < job.sizes.in[1]; ++x) {
+        to[x * line + k] = row[k * job.read.channel + x * job.read.column];
+      }
     }
-  }
-  for (int64_t i = 0; i < places; ++i) {
-    for (int64_t k = job.sizes.classes; k < line; ++k) { // a finite number: infinity times a weight of 0 is none
-      to[i * line + k] = std::numeric_limits<T>::lowest() / 4;
+    for (int64_t x = 0; x < job.sizes.in[1]; ++x) {
+      for (int64_t k = job.sizes.classes; k < line; ++k) { // finite: infinity times a weight of 0 would be NaN
+        to[x * line + k] = std::numeric_limits<T>::lowest() / 4;
+      }
     }
   }
 }
@@ -155,11 +157,13 @@ ADET_INLINE void pixels_of_row(
 
 template <typename T>
 ADET_INLINE void write_gradient(const Job<T>& job, int64_t image, int64_t first, int64_t last, const T* from) {
-  const int64_t line = job.line(), width = job.sizes.in[1];
-  for (int64_t k = 0; k < job.sizes.classes; ++k) {
-    T* plane = job.grad + image * job.written.image + k * job.written.channel;
-    for (int64_t i = 0; i < (last - first) * width; ++i) {
-      plane[(first + i / width) * job.written.row + i % width * job.written.column] = from[i * line + k];
+  const int64_t line = job.line();
+  for (int64_t y = first; y < last; ++y, from += job.width()) {
+    T* row = job.grad + image * job.written.image + y * job.written.row;
+    for (int64_t k = 0; k < job.sizes.classes; ++k) {
+      for (int64_t x = 0; x < job.sizes.in[1]; ++x) {
+        row[k * job.written.channel + x * job.written.column] = from[x * line + k];
+      }
     }
   }
 }
