@@ -1,5 +1,6 @@
-// resized_cross_entropy on CPUs. Classes are innermost, so that the logits of a pixel are a weighted sum of two vectors,
-// after the two rows of its neighbors have been blended. The softmax of a pixel serves for the loss and the gradient.
+// resized_cross_entropy on CPUs. Classes are innermost, so that the logits of a pixel are a weighted sum of two
+// vectors, after the two rows of its neighbors have been blended. The softmax of a pixel serves for the loss and the
+// gradient.
 #include "../resized_cross_entropy.h"
 #include "cpu.h"
 #include "exponential.h"
@@ -36,6 +37,7 @@ std::vector<Neighbors<T>> neighbors_of(int64_t in, int64_t out) {
   return found;
 }
 
+// A call, in tasks of kRows rows of logits of an image.
 template <typename T>
 struct Job {
   ResizedSizes sizes;
@@ -43,9 +45,9 @@ struct Job {
   const T* logits;
   const int64_t* labels;
   int64_t ignored;
-  T* grad;      // null where it is not wanted
-  T* beyond;    // (N, blocks, W, line): the gradient of a task at the first row of the next one
-  double* sums; // of each task
+  T* grad;        // null where it is not wanted
+  T* beyond;      // (N, blocks, W, line): the gradient of a task at the first row of the next one
+  double* sums;   // of each task
   int64_t* wrong; // a wrong label of each task, or `ignored`
   std::vector<Neighbors<T>> rows, columns;
 
@@ -101,8 +103,8 @@ class SumOfLogarithms {
   int64_t count_ = 0;
 };
 
-// The row of logits `blended` against a row of labels: adds to `logarithms` and `rest`, whose sum is the loss, and to
-// `grad`, of the size of `blended`, if it is not null.
+// Compares the row of logits `blended` with a row of labels. The loss is added to `logarithms` and `rest`, which share
+// it; its gradient to `grad`, of the size of `blended`, unless it is null.
 template <typename T>
 ADET_INLINE void pixels_of_row(
     const Job<T>& job, const int64_t* labels, const T* blended, T* exponentials, T* grad, SumOfLogarithms& logarithms,
@@ -249,9 +251,18 @@ struct Cpu {
       using T = scalar_t;
       const bool gradient = by.numel() > 0;
       Job<T> job{
-          s, MapStrides(logits), MapStrides(gradient ? by : logits), logits.const_data_ptr<T>(),
-          labels.const_data_ptr<int64_t>(), ignored, gradient ? by.mutable_data_ptr<T>() : nullptr, nullptr, nullptr,
-          nullptr, neighbors_of<T>(s.in[0], s.out[0]), neighbors_of<T>(s.in[1], s.out[1])};
+          s,
+          MapStrides(logits),
+          MapStrides(gradient ? by : logits),
+          logits.const_data_ptr<T>(),
+          labels.const_data_ptr<int64_t>(),
+          ignored,
+          gradient ? by.mutable_data_ptr<T>() : nullptr,
+          nullptr,
+          nullptr,
+          nullptr,
+          neighbors_of<T>(s.in[0], s.out[0]),
+          neighbors_of<T>(s.in[1], s.out[1])};
       const int64_t tasks = s.images * job.blocks();
       std::vector<double> sums(static_cast<size_t>(tasks));
       std::vector<int64_t> wrong(static_cast<size_t>(tasks), ignored);

@@ -12,6 +12,7 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int64_t kMaxBlocks = 4096; // of pixels: each has one part of the sum
 
+// What the kernels of a call share.
 template <typename T>
 struct Job {
   ResizedSizes sizes;
@@ -25,7 +26,7 @@ struct Job {
   bool channels_last;
 };
 
-// The neighbors of pixel i in one direction, as weights of the places from `first` on.
+// The neighbors of pixel i in one direction, and their weights.
 template <typename T>
 struct Neighbors {
   int low, high;
@@ -72,7 +73,7 @@ __global__ void __launch_bounds__(kThreads) losses_of_pixels(const __grid_consta
     T top = 0, total = 0, own = T(NAN); // if the label is no class
     for (int64_t k = 0; k < s.classes; ++k, low += job.read.channel, high += job.read.channel) {
       const T z = y.low_weight * (x.low_weight * low[left] + x.high_weight * low[right]) +
-          y.high_weight * (x.low_weight * high[left] + x.high_weight * high[right]);
+                  y.high_weight * (x.low_weight * high[left] + x.high_weight * high[right]);
       own = k == label ? z : own;
       if (k == 0 || z > top) {
         total = k == 0 ? T(1) : total * exp(top - z) + T(1);
@@ -151,7 +152,7 @@ __global__ void __launch_bounds__(kThreads) gradients(const __grid_constant__ Jo
         const T share = x.weight_of(column);
         const int64_t a = x.low * job.read.column, b = x.high * job.read.column;
         const T z = y.low_weight * (x.low_weight * low[a] + x.high_weight * low[b]) +
-            y.high_weight * (x.low_weight * high[a] + x.high_weight * high[b]);
+                    y.high_weight * (x.low_weight * high[a] + x.high_weight * high[b]);
         const int64_t label = job.labels[line + px];
         const T own = label == k && label != job.ignored ? T(1) : T(0);
         of_line += share * (exp(z - job.normalizer[line + px]) - own);
@@ -180,14 +181,19 @@ struct Cuda {
       using T = scalar_t;
       const bool gradient = by.numel() > 0;
       const Job<T> job{
-          s, MapStrides(logits), MapStrides(gradient ? by : logits), logits.const_data_ptr<T>(),
-          labels.const_data_ptr<int64_t>(), ignored, normalizer.mutable_data_ptr<T>(),
-          parts.mutable_data_ptr<double>(), gradient ? by.mutable_data_ptr<T>() : nullptr,
+          s,
+          MapStrides(logits),
+          MapStrides(gradient ? by : logits),
+          logits.const_data_ptr<T>(),
+          labels.const_data_ptr<int64_t>(),
+          ignored,
+          normalizer.mutable_data_ptr<T>(),
+          parts.mutable_data_ptr<double>(),
+          gradient ? by.mutable_data_ptr<T>() : nullptr,
           logits.stride(1) == 1 && logits.stride(3) != 1};
       losses_of_pixels<T><<<blocks, kThreads, 0, stream>>>(job);
       STD_CUDA_KERNEL_LAUNCH_CHECK();
-      sum_of_parts<T><<<1, kThreads, 0, stream>>>(
-          job.parts, static_cast<int>(blocks), total.mutable_data_ptr<T>());
+      sum_of_parts<T><<<1, kThreads, 0, stream>>>(job.parts, static_cast<int>(blocks), total.mutable_data_ptr<T>());
       STD_CUDA_KERNEL_LAUNCH_CHECK();
       if (gradient) {
         gradients<T><<<blocks_for(by.numel(), 1 << 20), kThreads, 0, stream>>>(job, by.numel());
