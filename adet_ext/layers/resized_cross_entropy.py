@@ -66,9 +66,9 @@ def _check(logits: torch.Tensor, labels: torch.Tensor) -> None:
 def _register() -> None:
     @torch.library.register_fake("adet_ext::resized_cross_entropy")
     def _(logits, labels, ignored, gradient):
+        _check(logits, labels)
         if logits.dtype not in (torch.float32, torch.float64):
             raise TypeError(f"logits must be float32 or float64; got {dtype_name(logits.dtype)}")
-        _check(logits, labels)
         return logits.new_empty(()), torch.empty_like(logits) if gradient else logits.new_empty(0)
 
     def setup(ctx, inputs, output):
