@@ -44,6 +44,40 @@ inline ResizedSizes check_cross_entropy(const Tensor& logits, const Tensor& labe
   return s;
 }
 
+// The neighbors of pixel i in one direction, and their weights.
+template <typename T>
+struct PixelNeighbors {
+  int low, high;
+  T low_weight, high_weight;
+
+  ADET_HOST_DEVICE PixelNeighbors(int64_t i, int64_t in, int64_t out) {
+    resize_neighbours(i, in, out, false, low, high, low_weight, high_weight);
+  }
+  ADET_HOST_DEVICE T weight_of(int64_t place) const {
+    return (low == place ? low_weight : T(0)) + (high == place ? high_weight : T(0));
+  }
+};
+
+// What the kernels of any device need of a call.
+template <typename T>
+struct CrossEntropyCall {
+  ResizedSizes sizes;
+  MapStrides read, written;
+  const T* logits;
+  const int64_t* labels;
+  int64_t ignored;
+  T* grad; // null where it is not wanted
+
+  CrossEntropyCall(const ResizedSizes& s, const Tensor& logits_, const Tensor& labels_, int64_t ignored_, Tensor& by)
+      : sizes(s),
+        read(logits_),
+        written(by.numel() > 0 ? by : logits_),
+        logits(logits_.const_data_ptr<T>()),
+        labels(labels_.const_data_ptr<int64_t>()),
+        ignored(ignored_),
+        grad(by.numel() > 0 ? by.mutable_data_ptr<T>() : nullptr) {}
+};
+
 // The operator of a device; Device::run writes the sum, and the gradient if it has elements.
 template <typename Device>
 std::tuple<Tensor, Tensor> resized_cross_entropy(

@@ -20,36 +20,27 @@ constexpr int64_t kSums = 16;
 // Where an exponential counts as zero: smaller ones would make subnormal gradients, which take a hundred times as long.
 constexpr int kSmallest = -80;
 
-// The neighbors of a pixel in one direction.
 template <typename T>
-struct Neighbors {
-  int low, high;
-  T low_weight, high_weight;
-};
-
-template <typename T>
-std::vector<Neighbors<T>> neighbors_of(int64_t in, int64_t out) {
-  std::vector<Neighbors<T>> found(static_cast<size_t>(out));
+std::vector<PixelNeighbors<T>> neighbors_of(int64_t in, int64_t out) {
+  std::vector<PixelNeighbors<T>> found;
+  found.reserve(static_cast<size_t>(out));
   for (int64_t i = 0; i < out; ++i) {
-    Neighbors<T>& n = found[static_cast<size_t>(i)];
-    resize_neighbours(i, in, out, false, n.low, n.high, n.low_weight, n.high_weight);
+    found.emplace_back(i, in, out);
   }
   return found;
 }
 
 // A call, in tasks of kRows rows of logits of an image.
 template <typename T>
-struct Job {
-  ResizedSizes sizes;
-  MapStrides read, written;
-  const T* logits;
-  const int64_t* labels;
-  int64_t ignored;
-  T* grad;        // null where it is not wanted
-  T* beyond;      // (N, blocks, W, line): the gradient of a task at the first row of the next one
-  double* sums;   // of each task
-  int64_t* wrong; // a wrong label of each task, or `ignored`
-  std::vector<Neighbors<T>> rows, columns;
+struct Job : CrossEntropyCall<T> {
+  using CrossEntropyCall<T>::CrossEntropyCall;
+  using CrossEntropyCall<T>::sizes;
+
+  T* beyond = nullptr;      // (N, blocks, W, line): the gradient of a task at the first row of the next one
+  double* sums = nullptr;   // of each task
+  int64_t* wrong = nullptr; // a wrong label of each task, or `ignored`
+  std::vector<PixelNeighbors<T>> rows = neighbors_of<T>(sizes.in[0], sizes.out[0]);
+  std::vector<PixelNeighbors<T>> columns = neighbors_of<T>(sizes.in[1], sizes.out[1]);
 
   ADET_INLINE int64_t blocks() const { // of an image
     return (sizes.in[0] + kRows - 1) / kRows;
@@ -110,7 +101,7 @@ ADET_INLINE void pixels_of_row(
     const Job<T>& job, const int64_t* labels, const T* blended, T* exponentials, T* grad, SumOfLogarithms& logarithms,
     double& rest, int64_t& wrong) {
   const int64_t line = job.line(), classes = job.sizes.classes;
-  const Neighbors<T>* columns = job.columns.data();
+  const PixelNeighbors<T>* columns = job.columns.data();
   for (int64_t x = 0; x < job.sizes.out[1]; ++x) {
     const int64_t label = labels[x];
     if (label == job.ignored) {
@@ -120,7 +111,7 @@ ADET_INLINE void pixels_of_row(
       wrong = label;
       continue;
     }
-    const Neighbors<T> n = columns[x];
+    const PixelNeighbors<T> n = columns[x];
     const T *low = blended + n.low * line, *high = blended + n.high * line;
     T top = std::numeric_limits<T>::lowest();
 #pragma omp simd reduction(max : top)
@@ -181,7 +172,7 @@ ADET_INLINE void run_task(const Job<T>& job, int64_t task, int64_t begin, int64_
   SumOfLogarithms logarithms;
   double rest = 0;
   for (int64_t y = begin; y < end; ++y) {
-    const Neighbors<T> n = job.rows[static_cast<size_t>(y)];
+    const PixelNeighbors<T> n = job.rows[static_cast<size_t>(y)];
     const T *low = maps + (n.low - first) * width, *high = maps + (n.high - first) * width;
 #pragma omp simd
     for (int64_t i = 0; i < width; ++i) {
@@ -240,7 +231,7 @@ ADET_CLONES void run_block(const Job<double>& job, int64_t task, int64_t begin, 
 // The first of the pixels whose first neighbor is not before `row`.
 template <typename T>
 int64_t first_pixel(const Job<T>& job, int64_t row) {
-  const auto before = [](const Neighbors<T>& n, int64_t wanted) { return n.low < wanted; };
+  const auto before = [](const PixelNeighbors<T>& n, int64_t wanted) { return n.low < wanted; };
   return std::lower_bound(job.rows.begin(), job.rows.end(), row, before) - job.rows.begin();
 }
 
@@ -249,20 +240,8 @@ struct Cpu {
       const ResizedSizes& s, const Tensor& logits, const Tensor& labels, int64_t ignored, Tensor& total, Tensor& by) {
     ADET_DISPATCH_SUMS(logits.scalar_type(), "resized_cross_entropy", [&] {
       using T = scalar_t;
-      const bool gradient = by.numel() > 0;
-      Job<T> job{
-          s,
-          MapStrides(logits),
-          MapStrides(gradient ? by : logits),
-          logits.const_data_ptr<T>(),
-          labels.const_data_ptr<int64_t>(),
-          ignored,
-          gradient ? by.mutable_data_ptr<T>() : nullptr,
-          nullptr,
-          nullptr,
-          nullptr,
-          neighbors_of<T>(s.in[0], s.out[0]),
-          neighbors_of<T>(s.in[1], s.out[1])};
+      Job<T> job(s, logits, labels, ignored, by);
+      const bool gradient = job.grad != nullptr;
       const int64_t tasks = s.images * job.blocks();
       std::vector<double> sums(static_cast<size_t>(tasks));
       std::vector<int64_t> wrong(static_cast<size_t>(tasks), ignored);

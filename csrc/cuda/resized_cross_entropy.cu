@@ -14,30 +14,12 @@ constexpr int64_t kMaxBlocks = 4096; // of pixels: each has one part of the sum
 
 // What the kernels of a call share.
 template <typename T>
-struct Job {
-  ResizedSizes sizes;
-  MapStrides read, written;
-  const T* logits;
-  const int64_t* labels;
-  int64_t ignored;
-  T* normalizer; // (N, H', W'): the logarithm of the sum of the exponentials; infinity where the label is ignored
-  double* parts; // of the sum
-  T* grad;
-  bool channels_last;
-};
+struct Job : CrossEntropyCall<T> {
+  using CrossEntropyCall<T>::CrossEntropyCall;
 
-// The neighbors of pixel i in one direction, and their weights.
-template <typename T>
-struct Neighbors {
-  int low, high;
-  T low_weight, high_weight;
-
-  __device__ Neighbors(int64_t i, int64_t in, int64_t out) {
-    resize_neighbours(i, in, out, false, low, high, low_weight, high_weight);
-  }
-  __device__ T weight_of(int64_t place) const {
-    return (low == place ? low_weight : T(0)) + (high == place ? high_weight : T(0));
-  }
+  T* normalizer = nullptr; // (N, H', W'): the logarithm of the sum of the exponentials; infinity for an ignored label
+  double* parts = nullptr; // of the sum
+  bool channels_last = false;
 };
 
 // The sum of a value over the threads of a block, for thread 0.
@@ -66,7 +48,7 @@ __global__ void __launch_bounds__(kThreads) losses_of_pixels(const __grid_consta
       continue;
     }
     const int64_t image = i / s.pixels(), at = i % s.pixels();
-    const Neighbors<T> y(at / s.out[1], s.in[0], s.out[0]), x(at % s.out[1], s.in[1], s.out[1]);
+    const PixelNeighbors<T> y(at / s.out[1], s.in[0], s.out[0]), x(at % s.out[1], s.in[1], s.out[1]);
     const T* low = job.logits + image * job.read.image + y.low * job.read.row;
     const T* high = job.logits + image * job.read.image + y.high * job.read.row;
     const int64_t left = x.low * job.read.column, right = x.high * job.read.column;
@@ -139,7 +121,7 @@ __global__ void __launch_bounds__(kThreads) gradients(const __grid_constant__ Jo
     readers_of(column, s.in[1], s.out[1], left, right);
     T sum = 0;
     for (int64_t py = top; py < bottom; ++py) {
-      const Neighbors<T> y(py, s.in[0], s.out[0]);
+      const PixelNeighbors<T> y(py, s.in[0], s.out[0]);
       const T weight = y.weight_of(row);
       if (weight == T(0)) {
         continue;
@@ -148,7 +130,7 @@ __global__ void __launch_bounds__(kThreads) gradients(const __grid_constant__ Jo
       const int64_t line = (image * s.out[0] + py) * s.out[1];
       T of_line = 0; // a sum of its own: where much is enlarged, one sum would lose digits
       for (int64_t px = left; px < right; ++px) {
-        const Neighbors<T> x(px, s.in[1], s.out[1]);
+        const PixelNeighbors<T> x(px, s.in[1], s.out[1]);
         const T share = x.weight_of(column);
         const int64_t a = x.low * job.read.column, b = x.high * job.read.column;
         const T z = y.low_weight * (x.low_weight * low[a] + x.high_weight * low[b]) +
@@ -179,23 +161,15 @@ struct Cuda {
     Tensor parts = torch::stable::new_empty(logits, {blocks}, ScalarType::Double);
     ADET_DISPATCH_SUMS(logits.scalar_type(), "resized_cross_entropy", [&] {
       using T = scalar_t;
-      const bool gradient = by.numel() > 0;
-      const Job<T> job{
-          s,
-          MapStrides(logits),
-          MapStrides(gradient ? by : logits),
-          logits.const_data_ptr<T>(),
-          labels.const_data_ptr<int64_t>(),
-          ignored,
-          normalizer.mutable_data_ptr<T>(),
-          parts.mutable_data_ptr<double>(),
-          gradient ? by.mutable_data_ptr<T>() : nullptr,
-          logits.stride(1) == 1 && logits.stride(3) != 1};
+      Job<T> job(s, logits, labels, ignored, by);
+      job.normalizer = normalizer.mutable_data_ptr<T>();
+      job.parts = parts.mutable_data_ptr<double>();
+      job.channels_last = logits.stride(1) == 1 && logits.stride(3) != 1;
       losses_of_pixels<T><<<blocks, kThreads, 0, stream>>>(job);
       STD_CUDA_KERNEL_LAUNCH_CHECK();
       sum_of_parts<T><<<1, kThreads, 0, stream>>>(job.parts, static_cast<int>(blocks), total.mutable_data_ptr<T>());
       STD_CUDA_KERNEL_LAUNCH_CHECK();
-      if (gradient) {
+      if (job.grad != nullptr) {
         gradients<T><<<blocks_for(by.numel(), 1 << 20), kThreads, 0, stream>>>(job, by.numel());
         STD_CUDA_KERNEL_LAUNCH_CHECK();
       }

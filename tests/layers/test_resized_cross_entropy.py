@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn import functional as F
 
 from adet_ext.layers import extension
 from adet_ext.layers.extension import native_operators, serves
@@ -69,6 +70,14 @@ def test_half_precision_is_computed_in_float32(dtype, device):
 def test_the_parts_of_many_blocks_are_added(device):
     logits, labels = draw(1, 2, (3, 2), (270, 260), device=device)
     assert_like_pytorch(logits, labels)
+
+
+def test_it_is_a_mean_over_labeled_pixels(device):
+    logits, labels = torch.randn(1, 3, 4, 4, device=device), torch.full((1, 4, 4), 255, device=device)
+    assert resized_cross_entropy(logits, labels) == 0
+    labels[0, 0, :2] = 1
+    expected = F.cross_entropy(logits, labels, ignore_index=255)
+    torch.testing.assert_close(resized_cross_entropy(logits, labels), expected)
 
 
 def test_without_labels_loss_and_gradient_are_zero(device):
